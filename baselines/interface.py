@@ -1,0 +1,114 @@
+"""What a baseline sees and returns: camera images in, semantic voxel logits out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OccupancyGrid:
+    """A regular voxel grid in a reference frame.
+
+    lower, upper  corners of the range in metres (x, y, z)
+    voxel_size    edge of a cubic voxel in metres
+    class_names   names by class id; the empty class is one of them
+    empty         class id of empty space
+    ignore        label that is neither trained nor scored (255)
+    frame         "ego" (Occ3D), "lidar" (SurroundOcc) or "velodyne" (KITTI-360)
+    dataset       "occ3d", "surroundocc" or "kitti360": picks the published constants that differ between them
+    """
+
+    lower: tuple[float, float, float]
+    upper: tuple[float, float, float]
+    voxel_size: float
+    class_names: tuple[str, ...]
+    empty: int
+    ignore: int = 255
+    frame: str = "ego"
+    dataset: str = "occ3d"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along x, y, z."""
+        sizes = [round((hi - lo) / self.voxel_size) for lo, hi in zip(self.lower, self.upper, strict=True)]
+        return sizes[0], sizes[1], sizes[2]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, the empty one included."""
+        return len(self.class_names)
+
+    def centres(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        """Voxel centres [X, Y, Z, 3] in metres: lower + (index + 0.5) * voxel_size."""
+        axes = [
+            (torch.arange(n, device=device, dtype=dtype) + 0.5) * self.voxel_size + lo
+            for n, lo in zip(self.shape, self.lower, strict=True)
+        ]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+    def coarsened(self, factor: int) -> OccupancyGrid:
+        """The grid over the same range with voxels ``factor`` times as large; the range must divide evenly."""
+        if any(n % factor for n in self.shape):
+            raise ValueError(f"grid {self.shape} cannot be coarsened by {factor}")
+        return replace(self, voxel_size=self.voxel_size * factor)
+
+
+@dataclass(frozen=True)
+class OccupancyBatch:
+    """A batch of B samples with V cameras each.
+
+    images              [B, V, 3, H, W] float32, normalised as the backbone expects
+    projection          [B, V, 4, 4] reference frame -> pixel of ``images`` (u*z, v*z, z, 1): what the network samples
+                        its features with
+    intrinsics          [B, V, 3, 3] of the label cameras (original, uncropped image), pixels
+    reference_to_camera [B, V, 4, 4] reference frame -> label camera, ego-motion compensated
+    camera_size         (width, height) of the label cameras' image in pixels
+    labels              [B, X, Y, Z] int64 class ids (grid.ignore where unknown)
+    camera_mask         [B, X, Y, Z] bool, voxels that count in evaluation
+    reference_to_lidar  [B, 4, 4] reference frame -> LIDAR_TOP
+    meta                one dict a sample (token, scene, frame index, ...)
+    """
+
+    images: Tensor
+    projection: Tensor
+    intrinsics: Tensor
+    reference_to_camera: Tensor
+    camera_size: tuple[int, int]
+    labels: Tensor
+    camera_mask: Tensor
+    reference_to_lidar: Tensor
+    meta: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def batch_size(self) -> int:
+        return self.images.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> OccupancyBatch:
+        """The same batch with every tensor on ``device``."""
+        moved = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class OccupancyPrediction:
+    """What a model says of a batch.
+
+    logits    one [B, C, X, Y, Z] a scale, coarse to fine; the last one is the answer
+    features  [B, F, X, Y, Z] voxel features behind the last logits, or None
+    """
+
+    logits: tuple[Tensor, ...]
+    features: Tensor | None = None
+
+    @property
+    def labels(self) -> Tensor:
+        """[B, X, Y, Z] int64 arg-max class of the finest logits."""
+        return self.logits[-1].argmax(dim=1)

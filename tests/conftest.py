@@ -1,0 +1,21 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_frames() -> Path:
+    """Folder with a few real nuScenes frames in the official layouts; skips where there is none."""
+    named = os.environ.get("OCC_REAL_FRAMES")
+    candidates = [Path(named)] if named else [p / "shared/data/nuscenes-frames" for p in (ROOT, ROOT.parent)]
+    for folder in candidates:
+        if (folder / "bevdetv2-nuscenes_infos_val.pkl").is_file():
+            return folder
+    pytest.skip("no real frames: set OCC_REAL_FRAMES to a folder with nuScenes frames in the official layouts")
