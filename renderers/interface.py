@@ -179,12 +179,10 @@ def validate(gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, v
     )
     _require(c.width > 0 and c.height > 0, f"width and height must be positive, got {c.width}x{c.height}")
     if g.means.dim() == 4:
-        _require(c.time_index is not None and list(c.time_index.shape) == [v], "means with a time axis need Cameras.time_index [V]")
+        _require(c.time_index is not None and list(c.time_index.shape) == [v], "means with a time axis need time_index [V]")
         assert c.time_index is not None
         t = g.means.shape[1]
-        _require(
-            v == 0 or (int(c.time_index.min()) >= 0 and int(c.time_index.max()) < t), f"time_index must lie in 0..{t - 1}"
-        )
+        _require(v == 0 or (int(c.time_index.min()) >= 0 and int(c.time_index.max()) < t), f"time_index must lie in 0..{t - 1}")
     else:
         _require(c.time_index is None, "time_index is given but means have no time axis")
     named = {
@@ -247,6 +245,4 @@ class Renderer(ABC):
         return self._render(gaussians, cameras, settings, visible)
 
     @abstractmethod
-    def _render(
-        self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None
-    ) -> Rendering: ...
+    def _render(self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None) -> Rendering: ...

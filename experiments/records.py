@@ -1,0 +1,142 @@
+"""Records: one JSON file a finished cell, the source of truth for every table. Light: no torch, no mm stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCAL = ROOT / "results" / "local"
+COMMITTED = ROOT / "results" / "records"
+QUOTED = ROOT / "results" / "quoted"
+SCHEMA_VERSION = 1
+
+
+class RecordError(ValueError):
+    """A record that cannot be read or written; the message names the file and the way out."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Hardware(_Strict):
+    """The machine a cell ran on."""
+
+    cpu: str
+    cores: int
+    memory_gb: float
+    gpu: str | None = None
+
+
+class Record(_Strict):
+    """A finished cell.
+
+    metrics    numbers by metric key, e.g. {"mIoU": 13.2, "RayIoU": 8.1, "depth_l1": 1.9}
+    per_class  metric key -> class name -> number
+    checks     side measurements of the same model, e.g. {"mIoU_shuffled_images": 5.1}
+    overrides  what the command line changed against the preset (empty for a plain cell)
+    renderer_settings  what the backend really rendered with, where it differs from the paper's settings
+    """
+
+    schema_version: Literal[1] = 1
+    table: str
+    preset: str
+    row: str
+    renderer: str
+    seed: int
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]] = Field(default_factory=dict)
+    checks: dict[str, float] = Field(default_factory=dict)
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    renderer_settings: dict[str, Any] = Field(default_factory=dict)
+    fingerprint: str
+    data_fingerprint: str
+    git_commit: str
+    git_dirty: bool
+    command: str
+    versions: dict[str, str]
+    hardware: Hardware
+    started: str
+    iterations: int
+    train_seconds: float
+    eval_seconds: float
+    peak_memory_mb: float
+    parameters: int
+    samples: dict[str, int]
+    mlflow_run_id: str | None = None
+
+
+class QuotedNumber(_Strict):
+    """A published number with its source.
+
+    kind  "readme", "paper", "authors_log" (the authors' own rerun) or "third_party_quote"
+    """
+
+    table: str
+    row: str
+    metric: str
+    value: float
+    kind: Literal["readme", "paper", "authors_log", "third_party_quote"]
+    source: str
+    note: str = ""
+    per_class: dict[str, float] = Field(default_factory=dict)
+
+
+def path_of(table: str, preset: str, cell_name: str, root: Path = LOCAL) -> Path:
+    """Where the record of a cell lies: ``<root>/<table>/<preset>/<cell name>.json``."""
+    return root / table / preset / f"{cell_name}.json"
+
+
+def save(record: Record, path: Path) -> None:
+    """Write a record atomically; a reader sees the old file or the whole new one, never a part."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(record.model_dump_json(indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise RecordError(f"cannot write the record {path}: {error.strerror or error}; make the folder writable") from error
+
+
+def load(path: Path) -> Record:
+    """Read one record; raises RecordError naming the file if it is not a valid record of this schema."""
+    try:
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"cannot read the record {path}: {error.strerror or error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise RecordError(f"{path} is not a valid record ({where}: {first['msg']}); delete it and run the cell again") from error
+
+
+def load_all(root: Path, table: str | None = None) -> Iterator[tuple[Path, Record]]:
+    """All records below ``root`` (of one table, if named), in path order."""
+    for path in sorted((root / table if table else root).rglob("*.json")):
+        yield path, load(path)
+
+
+def load_quoted(table: str, root: Path = QUOTED) -> list[QuotedNumber]:
+    """Published numbers of a table from ``results/quoted/<table>.json``; none if there is no such file."""
+    path = root / f"{table}.json"
+    if not path.is_file():
+        return []
+    try:
+        return [QuotedNumber.model_validate(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise RecordError(f"{path} is not a valid list of quoted numbers: {error}") from error

@@ -1,0 +1,209 @@
+"""What a paper table is, as typed data: columns, rows, presets, cells. Light: no torch, no mm stack."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import json
+import pkgutil
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+PresetName = Literal["toy", "mini", "paper"]
+PRESETS: tuple[PresetName, ...] = ("toy", "mini", "paper")
+
+
+class SpecError(ValueError):
+    """A table, row, preset or glob that does not exist."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of a table: its key in a record's ``metrics``, its heading, and how it is read."""
+
+    metric: str
+    title: str
+    digits: int = 2
+    higher_is_better: bool = True
+    unit: str = "%"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a baseline with or without GaussRender.
+
+    name       key in records and quoted numbers ("tpvformer+gaussrender")
+    model      builder key known to ``experiments.models``, or None while the row is quoted only
+    base       row that this one's gain is measured against
+    presets    presets in which it runs (the prior is a toy row)
+    options    baseline options that differ from the preset's
+    note       printed under the table; says why a row is quoted only
+    """
+
+    name: str
+    title: str
+    model: str | None = None
+    gaussrender: bool = False
+    base: str | None = None
+    presets: tuple[PresetName, ...] = PRESETS
+    options: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def runs(self) -> bool:
+        return self.model is not None
+
+
+@dataclass(frozen=True)
+class DataPreset:
+    """Which data a preset reads and at which sizes.
+
+    source               "toyworld" (generated where no data root is given) or "real" (a data root is required)
+    image_size           (width, height) of the network's input
+    coarsen              voxels of the model's grid per label voxel and axis (1 = the official grid)
+    label_camera_width   width the label cameras are scaled to for rendering, None = the original images
+    mini                 only the published 20 % of the samples
+    toyworld             fields of ToyWorldConfig
+    """
+
+    source: Literal["toyworld", "real"]
+    image_size: tuple[int, int]
+    coarsen: int = 1
+    label_camera_width: int | None = None
+    mini: bool = False
+    workers: int = 0
+    toyworld: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Optimisation of a preset (AdamW, linear warm-up into a cosine, per iteration).
+
+    Exactly one of ``iterations`` and ``epochs`` is set. ``backbone_lr`` multiplies the image backbone's rate.
+    """
+
+    batch_size: int
+    lr: float
+    weight_decay: float
+    warmup_iterations: int
+    lr_min: float
+    iterations: int | None = None
+    epochs: int | None = None
+    backbone_lr: float = 1.0
+    checkpoint_interval: int = 100
+    grad_clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of a run; code, loaders and losses are the same in all of them."""
+
+    data: DataPreset
+    model_size: Literal["toy", "paper"]
+    schedule: Schedule
+    gaussrender: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A paper table: ``default_seeds`` are run when the command names none."""
+
+    name: str
+    title: str
+    dataset: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    presets: dict[PresetName, Preset]
+    default_seeds: tuple[int, ...] = (0,)
+    notes: tuple[str, ...] = ()
+
+    def row(self, name: str) -> Row:
+        """The row called ``name``; raises SpecError with a suggestion."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise SpecError(_unknown("row", name, [r.name for r in self.rows]))
+
+    def select(self, globs: list[str]) -> list[Row]:
+        """Rows whose name matches any glob; every glob must match something."""
+        chosen: list[Row] = []
+        for pattern in globs or ["*"]:
+            hits = [r for r in self.rows if fnmatchcase(r.name, pattern)]
+            if not hits:
+                raise SpecError(_unknown("row", pattern, [r.name for r in self.rows]))
+            chosen += [r for r in hits if r not in chosen]
+        return chosen
+
+    def preset(self, name: str) -> Preset:
+        """The preset called ``name``; raises SpecError with a suggestion."""
+        for key, value in self.presets.items():
+            if key == name:
+                return value
+        raise SpecError(_unknown("preset", name, list(self.presets)))
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"unknown {kind} '{name}'{hint} (known: {', '.join(known)})"
+
+
+def table_names() -> list[str]:
+    """Names of all tables, found as modules of ``experiments.tables``."""
+    package = importlib.import_module("experiments.tables")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name.startswith("table_"))
+
+
+def load_table(name: str) -> TableSpec:
+    """The spec in ``experiments/tables/<name>.py``; raises SpecError with a suggestion."""
+    if name not in table_names():
+        raise SpecError(_unknown("table", name, table_names()))
+    return importlib.import_module(f"experiments.tables.{name}").TABLE
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to run: a row with a renderer, a preset and a seed, and what the command line changed.
+
+    overrides  what differs from the preset ({"iterations": 5, "short": True}); they make a variant that never takes
+               the place of the plain cell's record
+    """
+
+    table: TableSpec
+    row: Row
+    renderer: str
+    preset_name: PresetName
+    seed: int
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def preset(self) -> Preset:
+        return self.table.preset(self.preset_name)
+
+    @property
+    def variant(self) -> str:
+        """ "" for the plain cell, else a short file-name-safe name of the overrides."""
+        return "--".join(f"{k}={v}" if v is not True else k for k, v in sorted(self.overrides.items()))
+
+    @property
+    def name(self) -> str:
+        """File stem of the record: ``<row>--<renderer>--seed<k>`` and the variant, if any."""
+        stem = f"{self.row.name}--{self.renderer}--seed{self.seed}"
+        return f"{stem}--{self.variant}" if self.variant else stem
+
+    def fingerprint(self, data_fingerprint: str) -> str:
+        """Hash of everything that defines the cell's numbers, except code: spec, preset, seed, overrides, data."""
+        content = {
+            "table": self.table.name,
+            "dataset": self.table.dataset,
+            "row": {k: v for k, v in asdict(self.row).items() if k not in ("title", "note", "base", "presets")},
+            "preset": asdict(self.preset),
+            "renderer": self.renderer,
+            "seed": self.seed,
+            "overrides": self.overrides,
+            "data": data_fingerprint,
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""One file a paper table, each with a ``TABLE: TableSpec``."""

@@ -1,0 +1,43 @@
+"""Occ3D-nuScenes, GaussRender's main table: 3D semantic occupancy with and without rendering supervision."""
+
+from experiments.spec import Column, DataPreset, Preset, Row, Schedule, TableSpec
+
+_PAPER_SCHEDULE = Schedule(
+    batch_size=1, lr=2e-4, weight_decay=1e-4, warmup_iterations=500, lr_min=2e-7, epochs=20, backbone_lr=0.1
+)
+_REAL_DATA = DataPreset(source="real", image_size=(1600, 896), workers=8)
+
+TABLE = TableSpec(
+    name="table_occ3d",
+    title="Occ3D-nuScenes: semantic occupancy with rendering supervision",
+    dataset="occ3d",
+    columns=(
+        Column("mIoU", "mIoU"),
+        Column("IoU", "IoU"),
+        Column("RayIoU", "RayIoU"),
+    ),
+    rows=(
+        Row("prior", "Per-voxel prior", model="prior", presets=("toy",), note="each voxel's most frequent training label"),
+        Row("tpvformer", "TPVFormer", model="tpvformer"),
+        Row("tpvformer+gaussrender", "TPVFormer + GaussRender", model="tpvformer", gaussrender=True, base="tpvformer"),
+        Row("surroundocc", "SurroundOcc", note="quoted only"),
+        Row("surroundocc+gaussrender", "SurroundOcc + GaussRender", base="surroundocc", note="quoted only"),
+        Row("occformer", "OccFormer", note="quoted only"),
+        Row("renderocc", "RenderOcc", note="quoted only"),
+    ),
+    presets={
+        "toy": Preset(
+            data=DataPreset(source="toyworld", image_size=(200, 112), coarsen=2, label_camera_width=200),
+            model_size="toy",
+            schedule=Schedule(batch_size=1, lr=1e-3, weight_decay=1e-4, warmup_iterations=50, lr_min=1e-6, iterations=500),
+        ),
+        "mini": Preset(
+            data=DataPreset(source="real", image_size=(1600, 896), workers=8, mini=True),
+            model_size="paper",
+            schedule=Schedule(
+                batch_size=1, lr=2e-4, weight_decay=1e-4, warmup_iterations=500, lr_min=2e-7, epochs=1, backbone_lr=0.1
+            ),
+        ),
+        "paper": Preset(data=_REAL_DATA, model_size="paper", schedule=_PAPER_SCHEDULE),
+    },
+)
