@@ -1,0 +1,28 @@
+# Two commands from a bare machine: `make table_occ3d` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup table_occ3d test test-fast lint reports doctor
+
+setup:
+	@$(PYTHON) experiments/install.py
+
+table_occ3d: setup
+	@$(BIN)/python -m experiments.run table_occ3d
+
+test: setup
+	@$(BIN)/python -m pytest
+
+test-fast: setup
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+reports: setup
+	@$(BIN)/python -m reports.build
+
+doctor: setup
+	@$(BIN)/python -m experiments.doctor

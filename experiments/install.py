@@ -1,0 +1,250 @@
+"""Set up the environment from a bare machine: ``python3 experiments/install.py`` (what ``make setup`` runs).
+
+Standard library only, because it runs before anything is installed. Each step leaves a stamp in ``.venv/.steps`` named
+after what it depends on: a finished step is not repeated, an interrupted set-up goes on where it stopped, and a changed
+lock file repeats just the steps it touches.
+
+mmcv comes as a source package without compiled operators on PyPI. Its stock build compiles 77 files in nine minutes on two
+cores; here the sources are joined into two translation units first, which takes about one. The wheel is kept outside the
+environment under a name that knows the torch version, so that it is built once a machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+STEPS = VENV / ".steps"
+LOCK = ROOT / "requirements.lock"
+CACHE = Path(os.environ.get("OCC_CACHE") or Path.home() / ".cache" / "camera-occupancy-bench")
+TORCH = "torch==2.13.0"
+BUILD_TOOLS = ["numpy==1.26.4", "setuptools==80.10.2", "wheel==0.48.0", "ninja==1.13.2", "packaging==26.3"]
+MMCV = "2.1.0"
+# Written as macros by one mmcv source and undone before the next, now that they share a translation unit.
+LEAKED_MACROS = ("min", "max")
+# These keep file-local helpers of the same names, so they stay translation units of their own.
+SEPARATE_CPU_SOURCES = ("roi_align", "psamask", "rotated")
+
+
+class SetupError(RuntimeError):
+    """Something the user has to change; the message says what."""
+
+
+def run(command: list[str], log: Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+    """Run a command with its output in ``log``; a failure shows the log's end."""
+    with log.open("a", encoding="utf-8") as out:
+        out.write(f"\n$ {' '.join(command)}\n")
+        out.flush()
+        code = subprocess.run(
+            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}, cwd=cwd
+        ).returncode
+    if code:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+        raise SetupError(f"`{' '.join(command[:6])} ...` failed with exit code {code}. End of {log}:\n{tail}")
+
+
+def python() -> str:
+    return str(VENV / "bin" / "python")
+
+
+def pip(*arguments: str, log: Path) -> None:
+    run([python(), "-m", "pip", *arguments], log, env={"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+
+
+def digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def step(name: str, key: str, action: Callable[[Path], None]) -> None:
+    """Do ``action`` unless a stamp says that it was done for the same ``key``."""
+    stamp = STEPS / f"{name}-{key}"
+    if stamp.exists():
+        return
+    print(f"  {name} ...", end="", flush=True)
+    start = time.monotonic()
+    log = VENV / f"setup-{name}.log"
+    log.unlink(missing_ok=True)
+    action(log)
+    for old in STEPS.glob(f"{name}-*"):
+        old.unlink()
+    stamp.touch()
+    print(f" {time.monotonic() - start:.0f} s", flush=True)
+
+
+def check_machine() -> None:
+    """Python's version, a C++ compiler and Python's headers; the last two are installed where apt-get can be used."""
+    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
+        raise SetupError(f"Python 3.10 to 3.12 is needed, this is {platform.python_version()}; call with PYTHON=python3.11")
+    import sysconfig
+
+    missing = []
+    if not any(shutil.which(c) for c in (os.environ.get("CXX") or "g++", "g++", "c++")):
+        missing.append("g++")
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        missing.append(f"python{sys.version_info[0]}.{sys.version_info[1]}-dev")
+    try:
+        import ensurepip  # noqa: F401
+    except ImportError:
+        missing.append(f"python{sys.version_info[0]}.{sys.version_info[1]}-venv")
+    if not missing:
+        return
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise SetupError(f"missing on this machine: {', '.join(missing)}. Install with: sudo {' '.join(command)}")
+    print(f"  system packages ({', '.join(missing)}) ...", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        run(["apt-get", "update"], Path(folder) / "apt.log")
+        run(command, Path(folder) / "apt.log", env={"DEBIAN_FRONTEND": "noninteractive"})
+
+
+def create_venv() -> None:
+    try:
+        done = subprocess.run([python(), "-m", "pip", "--version"], capture_output=True).returncode == 0
+    except OSError:
+        done = False
+    if not done:
+        venv.create(VENV, with_pip=True, clear=VENV.exists())
+    STEPS.mkdir(exist_ok=True)
+
+
+def torch_version() -> str:
+    code = "import torch; print(torch.__version__)"
+    return subprocess.run([python(), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def join_sources(folder: Path, name: str, keep: Callable[[str], bool]) -> None:
+    """Replace the ``*.cpp`` files of ``folder`` for which ``keep`` holds by one that includes them all."""
+    undo = "".join(f"#undef {macro}\n" for macro in LEAKED_MACROS)
+    lines = []
+    for source in sorted(folder.glob("*.cpp")):
+        if keep(source.name):
+            source.rename(source.with_name(source.name + ".inc"))
+            lines.append(f'#include "{source.name}.inc"\n{undo}')
+    (folder / name).write_text("".join(lines), encoding="utf-8")
+
+
+def build_mmcv(wheels: Path, log: Path, joined: bool) -> None:
+    """Build mmcv's wheel with CPU operators into ``wheels``.
+
+    Its CUDA sources include a header that current torch no longer has, so CUDA is hidden from the build.
+    """
+    with tempfile.TemporaryDirectory(prefix="mmcv-") as folder:
+        work = Path(folder)
+        # No build isolation: an isolated build has no torch and "succeeds" without operators.
+        pip("download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "-d", folder, f"mmcv=={MMCV}", log=log)
+        with tarfile.open(next(work.glob("mmcv-*.tar.gz"))) as archive:
+            archive.extractall(work, filter="data") if hasattr(tarfile, "data_filter") else archive.extractall(work)
+        source = work / f"mmcv-{MMCV}"
+        if joined:
+            sources = source / "mmcv" / "ops" / "csrc" / "pytorch"
+            join_sources(sources, "joined.cpp", lambda name: True)
+            join_sources(sources / "cpu", "joined_cpu.cpp", lambda name: not any(s in name for s in SEPARATE_CPU_SOURCES))
+        env = {
+            "CFLAGS": "-g0 -O1 -w",
+            "MAX_JOBS": str(max(1, min(os.cpu_count() or 1, 8))),
+            "MMCV_WITH_OPS": "1",
+            "FORCE_CUDA": "0",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+        command = [python(), "-m", "pip", "wheel", "--no-cache-dir", "--no-build-isolation", "--no-deps", "-w", str(work), "."]
+        run(command, log, env=env, cwd=source)
+        wheels.mkdir(parents=True, exist_ok=True)
+        built = next(work.glob("mmcv-*.whl"))
+        partial = wheels / f".{built.name}.{os.getpid()}"
+        shutil.copyfile(built, partial)
+        os.replace(partial, wheels / built.name)
+
+
+def mmcv_works() -> bool:
+    code = "import mmcv.ops"
+    return subprocess.run([python(), "-c", code], capture_output=True).returncode == 0
+
+
+def install_mmcv(log: Path) -> None:
+    wheels = CACHE / "wheels" / f"torch-{torch_version()}"
+
+    def install_kept() -> bool:
+        for wheel in wheels.glob(f"mmcv-{MMCV}-cp{sys.version_info[0]}{sys.version_info[1]}-*.whl"):
+            pip("install", "--no-deps", "--force-reinstall", str(wheel), log=log)
+            if mmcv_works():
+                return True
+            wheel.unlink()
+        return False
+
+    if install_kept():
+        return
+    print(" building (about a minute on 2 cores) ...", end="", flush=True)
+    try:
+        build_mmcv(wheels, log, joined=True)
+        if install_kept():
+            return
+    except SetupError as error:
+        with log.open("a", encoding="utf-8") as out:
+            out.write(f"\njoined build failed: {error}\n")
+    print(" failed, trying mmcv's own build (about 9 minutes on 2 cores) ...", end="", flush=True)
+    build_mmcv(wheels, log, joined=False)
+    if not install_kept():
+        raise SetupError(f"mmcv was built but `import mmcv.ops` fails; see {log}")
+
+
+def install_packages(log: Path) -> None:
+    pip("install", "--no-deps", "-r", str(LOCK), log=log)
+    # Both OpenCV packages are required by name and own the same files; the headless one must win, since the other
+    # needs libGL, which a server does not have.
+    headless = next(line.strip() for line in LOCK.read_text().splitlines() if line.startswith("opencv-python-headless=="))
+    pip("install", "--no-deps", "--force-reinstall", headless, log=log)
+
+
+def main() -> int:
+    start = time.monotonic()
+    try:
+        check_machine()
+        create_venv()
+        base = digest(platform.python_version(), TORCH, *BUILD_TOOLS)
+        todo = [
+            ("torch", base, lambda log: pip("install", TORCH, *BUILD_TOOLS, log=log)),
+            ("packages", digest(base, LOCK.read_text(encoding="utf-8")), install_packages),
+            ("mmcv", digest(base, MMCV), install_mmcv),
+            (
+                "project",
+                digest(base, (ROOT / "pyproject.toml").read_text(encoding="utf-8")),
+                lambda log: pip("install", "--no-deps", "--no-build-isolation", "-e", str(ROOT), log=log),
+            ),
+        ]
+        if any(not (STEPS / f"{name}-{key}").exists() for name, key, _ in todo):
+            print(f"Setting up {VENV} (about 4 minutes on 2 cores; logs: {VENV}/setup-*.log)", flush=True)
+        for name, key, action in todo:
+            step(name, key, action)
+        renderer = "".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "renderers" / "cpu").glob("**/*.[ch]*")))
+        step(
+            "cpu-renderer",
+            digest(base, platform.machine(), renderer),
+            lambda log: run([python(), "-m", "renderers.cpu.build"], log, cwd=ROOT),
+        )
+    except SetupError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    spent = time.monotonic() - start
+    if spent > 3:
+        print(f"Set up in {spent:.0f} s.", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
