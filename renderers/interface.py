@@ -11,9 +11,11 @@ Conventions (all backends, no exceptions):
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -130,7 +132,19 @@ class RasterSettings:
     background: Tensor | None = field(default=None)
     depth: DepthMode = "accumulated"
 
+    def __post_init__(self) -> None:
+        for name, allowed in (("extent", Extent), ("clamp", ClampRule), ("depth", DepthMode)):
+            value = getattr(self, name)
+            _require(value in get_args(allowed), f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
+        _require(0 <= self.near < self.far, f"near and far must satisfy 0 <= near < far, got {self.near} and {self.far}")
+        _require(self.low_pass >= 0, f"low_pass must not be negative, got {self.low_pass}")
+        _require(0 < self.alpha_min < 1, f"alpha_min must lie between 0 and 1, got {self.alpha_min}")
+        _require(self.alpha_min < self.alpha_max <= 1, f"alpha_max must lie in (alpha_min, 1], got {self.alpha_max}")
+        _require(0 <= self.transmittance_min < 1, f"transmittance_min must lie in [0, 1), got {self.transmittance_min}")
+        _require(self.tile_size > 0, f"tile_size must be positive, got {self.tile_size}")
+
     def with_(self, **changes: Any) -> RasterSettings:
+        """A copy with the named settings changed."""
         return replace(self, **changes)
 
 
@@ -205,6 +219,9 @@ def validate(gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, v
         _require(value.device == g.means.device, f"{name} is on {value.device}, means on {g.means.device}")
         _require(value.dtype == g.means.dtype, f"{name} is {value.dtype}, means are {g.means.dtype}")
         _require_finite(name, value)
+    if g.quaternions is not None and n > 0:
+        zero = int((g.quaternions == 0).all(-1).sum())
+        _require(zero == 0, f"quaternions has {zero} of length zero: they say no rotation; use (1, 0, 0, 0)")
     if visible is not None:
         _require(
             list(visible.shape) == [b, v, n] and visible.dtype == torch.bool,
@@ -213,14 +230,24 @@ def validate(gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, v
         _require(visible.device == g.means.device, f"visible is on {visible.device}, means on {g.means.device}")
 
 
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-6)  # kernels hold them in float32
+    return a == b
+
+
 class Renderer(ABC):
     """A splatting backend.
 
     ``render`` checks its arguments, then hands over to the backend's ``_render``; it is differentiable in every
     Gaussian field (not in the cameras).
+
+    dialect  the settings that this backend has compiled in, by field name of ``RasterSettings`` (see
+             ``renderers.dialects``); asking for any other value raises SettingNotSupported
     """
 
     name: ClassVar[str]
+    dialect: Mapping[str, float | int | str | bool] = {}
 
     @classmethod
     @abstractmethod
@@ -242,7 +269,29 @@ class Renderer(ABC):
         """
         settings = settings or RasterSettings()
         validate(gaussians, cameras, settings, visible)
-        return self._render(gaussians, cameras, settings, visible)
+        for name, (asked, native) in self.departures(settings).items():
+            hint = f"its value is {native!r}, compiled in; pass renderer.native(settings) to accept the backend's values"
+            raise SettingNotSupported(self.name, name, asked, hint)
+        # Half precision cannot hold the transmittance threshold; mixed-precision training must not reach in here.
+        with torch.autocast(gaussians.means.device.type, enabled=False):
+            return self._render(gaussians, cameras, settings, visible)
+
+    def departures(self, settings: RasterSettings) -> dict[str, tuple[object, object]]:
+        """The settings that this backend cannot honour: name -> (value asked for, the backend's own value)."""
+        asked = {name: getattr(settings, name) for name in self.dialect}
+        if settings.extent == "iso" and self.dialect.get("extent", "iso") == "iso":
+            asked.pop("tile_size", None)  # without tiles in the extent rule their size changes nothing
+        return {
+            name: (value, self.dialect[name]) for name, value in asked.items() if not _same(value, self.dialect[name])
+        }
+
+    def native(self, settings: RasterSettings) -> RasterSettings:
+        """``settings`` with this backend's own value wherever it cannot honour the one asked for.
+
+        For callers that accept the differences: rendering with the result never raises SettingNotSupported for a
+        compiled-in value. What changed is in ``departures(settings)``, to be logged beside the results.
+        """
+        return settings.with_(**{name: native for name, (_, native) in self.departures(settings).items()})
 
     @abstractmethod
     def _render(self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None) -> Rendering: ...
