@@ -222,7 +222,7 @@ def _blend(splats: Projected, index: Tensor, block: tuple[int, int, int, int], s
     stopped = torch.zeros(len(pixels), device=device, dtype=torch.bool)
     for part in index.split(max(1, PAIRS // len(pixels))):
         arguments = (splats, part, pixels, accumulated, transmittance, stopped, settings)
-        if torch.is_grad_enabled() and splats.requires_grad:  # keep the tensors of one block only; the backward pass computes them again
+        if torch.is_grad_enabled() and splats.requires_grad:
             accumulated, transmittance, stopped = checkpoint(
                 _accumulate, *arguments, use_reentrant=False, preserve_rng_state=False
             )
