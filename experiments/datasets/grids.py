@@ -1,0 +1,20 @@
+"""The voxel grids of the data sets."""
+
+from __future__ import annotations
+
+from baselines.interface import OccupancyGrid
+from experiments.datasets.layout import OCC3D_CLASSES
+
+
+def occ3d_grid(coarsen: int = 1) -> OccupancyGrid:
+    """Occ3D-nuScenes: 200x200x16 voxels of 0.4 m in the ego frame, free = 17; ``coarsen`` enlarges the voxels."""
+    grid = OccupancyGrid(
+        lower=(-40.0, -40.0, -1.0),
+        upper=(40.0, 40.0, 5.4),
+        voxel_size=0.4,
+        class_names=OCC3D_CLASSES,
+        empty=OCC3D_CLASSES.index("free"),
+        frame="ego",
+        dataset="occ3d",
+    )
+    return grid if coarsen == 1 else grid.coarsened(coarsen)

@@ -1,0 +1,156 @@
+"""Image and label transforms: decode, resize and crop, photometric distortion, normalisation, label pooling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from experiments.datasets.unpickle import DataError
+
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """How a camera image becomes the network's input; the defaults are the published ones (1600x896).
+
+    The image is scaled to ``width``, then its top rows are cut so that ``height`` rows remain
+    (GaussRender dataset/pipeline.py:92-161 with its released settings: no flip, no rotation).
+
+    width, height  network input in pixels
+    mean, std      per channel in the order blue, green, red; no swap to RGB (model_tpvformer.py:36-39)
+    distort        photometric distortion in training
+    """
+
+    width: int = 1600
+    height: int = 896
+    mean: tuple[float, float, float] = (103.53, 116.28, 123.675)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    distort: bool = True
+
+    def matrix(self, native_width: int, native_height: int) -> NDArray[np.float64]:
+        """[3, 3] from native pixels to pixels of the network's input (scale, then shift by the cut rows).
+
+        Raises ValueError if the scaled image has fewer rows than ``height``.
+        """
+        rows = self._scaled_rows(native_width, native_height)
+        scale_x, scale_y = self.width / native_width, rows / native_height
+        cut = rows - self.height
+        return np.array([[scale_x, 0.0, 0.0], [0.0, scale_y, -float(cut)], [0.0, 0.0, 1.0]])
+
+    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize and crop of a native [h, w, 3] image to [height, width, 3]."""
+        native_height, native_width = image.shape[:2]
+        rows = self._scaled_rows(native_width, native_height)
+        if (native_width, native_height) != (self.width, rows):
+            shrinks = self.width < native_width
+            image = cv2.resize(
+                image, (self.width, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            )  # type: ignore[assignment]
+        return image[rows - self.height :]
+
+    def normalise(self, image: NDArray[Any]) -> Float:
+        """(image - mean) / std of a [h, w, 3] image as [3, h, w] float32."""
+        planes = np.empty((3, *image.shape[:2]), dtype=np.float32)
+        for channel in range(3):
+            np.subtract(image[..., channel], np.float32(self.mean[channel]), out=planes[channel])
+            if self.std[channel] != 1.0:
+                planes[channel] /= np.float32(self.std[channel])
+        return planes
+
+    def _scaled_rows(self, native_width: int, native_height: int) -> int:
+        # Rows are cut down to whole ones as upstream; the matrix uses the scale that really results.
+        rows = native_height * self.width // native_width
+        if rows < self.height:
+            raise ValueError(
+                f"a {native_width}x{native_height} image scaled to width {self.width} has {rows} rows, "
+                f"fewer than the {self.height} that the network takes"
+            )
+        return rows
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """A colour image [h, w, 3] uint8, channels blue, green, red; raises DataError if it is missing or damaged."""
+    if not path.is_file():
+        raise DataError(f"image {path} is missing: check the data root, or download this part of the data set again")
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"image {path} cannot be decoded: copy or download it again")
+    return image  # type: ignore[return-value]
+
+
+def distort(image: Float, random: np.random.Generator) -> Float:
+    """Photometric distortion of a [h, w, 3] float32 BGR image with values in 0..255, not clipped.
+
+    Each with probability 1/2: brightness +U(-32, 32); contrast *U(0.5, 1.5), before or after the HSV steps with
+    equal chance; saturation *U(0.5, 1.5); hue +U(-18, 18) degrees; channel permutation
+    (GaussRender dataset/pipeline.py:207-295; the same ranges as SurroundOcc and DETR3D).
+    """
+
+    def coin() -> bool:
+        return bool(random.integers(2))
+
+    if coin():
+        image = image + np.float32(random.uniform(-32.0, 32.0))
+    contrast_first = coin()
+    contrast = np.float32(random.uniform(0.5, 1.5)) if coin() else None
+    if contrast_first and contrast is not None:
+        image = image * contrast
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    if coin():
+        hsv[..., 1] *= np.float32(random.uniform(0.5, 1.5))
+    if coin():
+        hue = hsv[..., 0] + np.float32(random.uniform(-18.0, 18.0))
+        hue[hue > 360.0] -= 360.0
+        hue[hue < 0.0] += 360.0
+        hsv[..., 0] = hue
+    distorted: Float = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), dtype=np.float32)
+    if not contrast_first and contrast is not None:
+        distorted *= contrast
+    return distorted[..., random.permutation(3)] if coin() else distorted
+
+
+@njit(cache=True, nogil=True)
+def _pool(labels: NDArray[np.uint8], visible: NDArray[np.bool_], factor: int, empty: int, classes: int):  # type: ignore[no-untyped-def]
+    nx, ny, nz = labels.shape[0] // factor, labels.shape[1] // factor, labels.shape[2] // factor
+    pooled = np.empty((nx, ny, nz), np.uint8)
+    seen = np.zeros((nx, ny, nz), np.bool_)
+    count = np.zeros(classes, np.int64)
+    for x in range(nx):
+        for y in range(ny):
+            for z in range(nz):
+                count[:] = 0
+                any_seen = False
+                for i in range(x * factor, (x + 1) * factor):
+                    for j in range(y * factor, (y + 1) * factor):
+                        for k in range(z * factor, (z + 1) * factor):
+                            count[labels[i, j, k]] += 1
+                            any_seen |= visible[i, j, k]
+                best, best_count = empty, 0
+                for c in range(classes):
+                    if c != empty and count[c] > best_count:
+                        best, best_count = c, count[c]
+                pooled[x, y, z] = best
+                seen[x, y, z] = any_seen
+    return pooled, seen
+
+
+def coarsen_labels(
+    labels: NDArray[np.uint8], visible: NDArray[np.bool_], factor: int, empty: int, classes: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Labels and camera mask [X, Y, Z] of voxels ``factor`` times as large.
+
+    A coarse voxel takes the most frequent occupied class among its children (the lowest id of equals), or ``empty``
+    if none is occupied; it is visible if any child is. All labels must be below ``classes``.
+    """
+    if any(n % factor for n in labels.shape):
+        raise ValueError(f"labels {labels.shape} cannot be coarsened by {factor}")
+    if int(labels.max(initial=0)) >= classes:
+        raise ValueError(f"labels hold {int(labels.max())}, above the highest class {classes - 1}")
+    return _pool(labels, visible, factor, empty, classes)
