@@ -87,7 +87,7 @@ class GsplatRenderer(Renderer):
             return Availability(False, "the package gsplat is not installed", "pip install 'gsplat>=1.5.3,<1.7'")
         version = importlib.metadata.version("gsplat")
         if not (1, 5) <= parse_version(version) < (2, 0):
-            return Availability(False, f"gsplat {version} is not a version this adapter knows", "pip install 'gsplat>=1.5.3,<1.7'")
+            return Availability(False, f"gsplat {version} is unknown to this adapter", "pip install 'gsplat>=1.5.3,<1.7'")
         state = cuda_state()
         if not state:
             return state
