@@ -1,0 +1,90 @@
+"""A procedural driving world as a data set in the official Occ3D-nuScenes layout; see ``writer.py`` for the files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from .writer import ToyWorldConfig, write
+
+__all__ = ["ToyWorldConfig", "ensure", "ensure_at", "fingerprint", "summary"]
+
+GENERATOR_VERSION = 1  # raise it with every change to what is written
+_SUMMARY = "toyworld.json"
+
+
+def fingerprint(config: ToyWorldConfig) -> str:
+    """Name of the data set that a configuration and this version of the generator give."""
+    text = json.dumps({"generator": GENERATOR_VERSION, **asdict(config)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def default_cache() -> Path:
+    """``$OCC_CACHE``, else ``~/.cache/camera-occupancy-bench``."""
+    named = os.environ.get("OCC_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "camera-occupancy-bench"
+
+
+def ensure(config: ToyWorldConfig, cache_root: Path | None = None) -> Path:
+    """The data root of a toy world, generated first if the cache does not hold it.
+
+    Safe to call from several processes at once; a generation that was killed leaves nothing that a later call takes
+    for a data set. Raises ValueError for a configuration out of range, OSError if the cache cannot be written.
+    """
+    return ensure_at(config, (cache_root or default_cache()) / "toyworld" / fingerprint(config))
+
+
+def ensure_at(config: ToyWorldConfig, root: Path) -> Path:
+    """Like ``ensure``, in a folder of the caller's choice; ValueError if that folder holds something else."""
+    from filelock import FileLock
+
+    root = root.expanduser().resolve()
+    if _holds(root, config):
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(root.with_name(f".{root.name}.lock")):
+        if _holds(root, config):
+            return root
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise ValueError(f"{root} already holds something else than this toy world: name an empty or new folder")
+        building = root.with_name(f".{root.name}.building")
+        if building.exists():  # left by a generation that was killed: the lock says nobody is at work on it
+            shutil.rmtree(building)
+        building.mkdir()
+        _build(config, building)
+        if root.exists():
+            root.rmdir()
+        building.rename(root)
+    return root
+
+
+def summary(root: Path) -> dict:
+    """What ``ensure`` noted about a data set: fingerprint, config, frames and class counts by split."""
+    return json.loads((root / _SUMMARY).read_text())
+
+
+def _holds(root: Path, config: ToyWorldConfig) -> bool:
+    return (root / _SUMMARY).is_file() and summary(root)["fingerprint"] == fingerprint(config)
+
+
+def _build(config: ToyWorldConfig, root: Path) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    splits = {split: config.size(split) for split in ("train", "val")}
+    total = sum(scenes * frames for scenes, frames in splits.values())
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("Generating the toy world", total=total)
+        counts = write(config, root, len(os.sched_getaffinity(0)), lambda: progress.advance(task))
+    note = {
+        "fingerprint": fingerprint(config),
+        "generator": GENERATOR_VERSION,
+        "config": asdict(config),
+        "frames": {split: scenes * frames for split, (scenes, frames) in splits.items()},
+        "visible_voxels": counts,
+    }
+    (root / _SUMMARY).write_text(json.dumps(note, indent=1) + "\n")

@@ -1,0 +1,45 @@
+"""``python -m experiments.toyworld``: generate the toy world and say what is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import ToyWorldConfig, ensure, ensure_at, summary
+from .catalogue import CLASS_NAMES
+
+
+def main(
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default the cache.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed is another world.")] = 0,
+) -> None:
+    """Generate the toy world unless it is there already, and print frames and class counts by split."""
+    config = ToyWorldConfig(seed=seed)
+    try:
+        root = ensure_at(config, out) if out else ensure(config)
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    note = summary(root)
+    table = Table(title="Voxels the cameras see, by class", caption=f"{root}\nfingerprint {note['fingerprint']}")
+    table.add_column("class")
+    for split, frames in note["frames"].items():
+        table.add_column(f"{split} ({frames} frames)", justify="right")
+        table.add_column("share of occupied", justify="right")
+    counts = note["visible_voxels"]
+    for index, name in enumerate(CLASS_NAMES):
+        row = [name]
+        for split in counts:
+            occupied = sum(counts[split][:-1])
+            share = f"{100 * counts[split][index] / occupied:.2f} %" if name != "free" else ""
+            row += [f"{counts[split][index]:,}", share]
+        table.add_row(*row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
