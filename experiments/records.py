@@ -127,7 +127,7 @@ def load(path: Path) -> Record:
 
 def load_all(root: Path, table: str | None = None) -> Iterator[tuple[Path, Record]]:
     """All records below ``root`` (of one table, if named), in path order."""
-    for path in sorted((root / table if table else root).rglob("*.json")):
+    for path in sorted(root.glob(f"{table or '*'}/*/*.json")):
         yield path, load(path)
 
 

@@ -55,6 +55,11 @@ class Row:
     def runs(self) -> bool:
         return self.model is not None
 
+    @property
+    def trained(self) -> bool:
+        """Whether the row has weights; the prior only counts labels."""
+        return self.model not in (None, "prior")
+
 
 @dataclass(frozen=True)
 class DataPreset:
@@ -81,7 +86,8 @@ class DataPreset:
 class Schedule:
     """Optimisation of a preset (AdamW, linear warm-up into a cosine, per iteration).
 
-    Exactly one of ``iterations`` and ``epochs`` is set. ``backbone_lr`` multiplies the image backbone's rate.
+    Exactly one of ``iterations`` and ``epochs`` is set. ``backbone_lr`` multiplies the image backbone's rate; ``amp``
+    trains in mixed precision; ``ema`` is the momentum of averaged weights, which then are the ones evaluated.
     """
 
     batch_size: int
@@ -94,16 +100,24 @@ class Schedule:
     backbone_lr: float = 1.0
     checkpoint_interval: int = 100
     grad_clip: float | None = None
+    amp: bool = False
+    ema: float | None = None
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of a run; code, loaders and losses are the same in all of them."""
+    """Sizes of a run; code, loaders and losses are the same in all of them.
+
+    gaussrender            fields of GaussRenderConfig that differ from the published ones
+    check_shuffled_images  evaluate once more with the validation images swapped between scenes: what a model scores
+                           that does not look at its images
+    """
 
     data: DataPreset
     model_size: Literal["toy", "paper"]
     schedule: Schedule
     gaussrender: dict[str, Any] = field(default_factory=dict)
+    check_shuffled_images: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,210 @@
+"""mmengine's Runner fitted to a cell: schedule, resumable data order, checkpoints that load safely, hooks.
+
+Nothing here trains: the loop, the optimizer wrapper, AMP, EMA and the distributed launchers are mmengine's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import _ParamScheduler
+from mmengine.registry import LOOPS, PARAM_SCHEDULERS
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import nn
+from torch.utils.data import Sampler
+
+from experiments.datasets.sampling import TrainSampler
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss became NaN or infinite; the message names it and the iteration."""
+
+
+def allow_checkpoint_types() -> None:
+    """Let ``torch.load(weights_only=True)`` read what mmengine puts into a training checkpoint, and no more.
+
+    That is its loss history: HistoryBuffer objects around float64 and int64 arrays. mmengine 0.10.7 loads with
+    PyTorch's default, which since 2.6 refuses them.
+    """
+    reconstruct = np.empty(0).__reduce__()[0]  # its module's name differs between numpy 1 and 2
+    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.int64)]
+    torch.serialization.add_safe_globals([HistoryBuffer, reconstruct, np.ndarray, np.dtype, *dtypes])
+
+
+def readable(path: Path) -> bool:
+    """Whether a training checkpoint can be loaded; one that a kill cut short cannot."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # noqa: BLE001 - a truncated archive fails in many ways, all of which mean "not this one"
+        return False
+    return True
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineLR(_ParamScheduler):
+    """timm's CosineLRScheduler as GaussRender uses it, per iteration.
+
+    Warm-up runs linearly from lr/3 to each group's rate and takes nothing off the cosine, whose phase is t / iterations
+    from the start. Start and floor are absolute: groups with a smaller rate share them, so that the backbone's warm-up
+    comes from above (`valeoai/GaussRender train.py:95-102`).
+    """
+
+    def __init__(self, optimizer: Any, lr: float, lr_min: float, warmup: int, iterations: int, **kwargs: Any) -> None:
+        self.start, self.lr_min, self.warmup, self.iterations = lr / 3, lr_min, warmup, iterations
+        super().__init__(optimizer, param_name="lr", by_epoch=False, **kwargs)
+
+    def _get_value(self) -> list[float]:
+        return [self.value(base, self.last_step) for base in self.base_values]
+
+    def value(self, base: float, t: int) -> float:
+        """Rate of a group with rate ``base`` at iteration ``t``."""
+        if t < self.warmup:
+            return self.start + t * (base - self.start) / self.warmup
+        phase = min(t / self.iterations, 1.0)
+        return self.lr_min + 0.5 * (base - self.lr_min) * (1 + math.cos(math.pi * phase))
+
+
+class EndlessSampler(Sampler[tuple[int, int]]):
+    """Epoch after epoch of a TrainSampler, from sample ``start`` (of this rank) on."""
+
+    def __init__(self, epochs: TrainSampler, start: int = 0) -> None:
+        self._epochs, self._start = epochs, start
+
+    def __len__(self) -> int:
+        """Samples of one epoch, from which mmengine's hooks count epochs; the iteration itself never ends."""
+        return len(self._epochs)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, skip = divmod(self._start, len(self._epochs))
+        while True:
+            self._epochs.set_epoch(epoch)
+            yield from itertools.islice(self._epochs, skip, None)
+            epoch, skip = epoch + 1, 0
+
+
+class _Positioned:
+    """A data iterator that already stands behind the first ``seen`` batches: asked for those, it loads nothing."""
+
+    def __init__(self, iterator: Iterator[Any], seen: int) -> None:
+        self._iterator, self._seen = iterator, seen
+
+    def __next__(self) -> Any:
+        if self._seen > 0:
+            self._seen -= 1
+            return None
+        return next(self._iterator)
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(IterBasedTrainLoop):
+    """IterBasedTrainLoop without its "advance the dataloader" on resume, which would load everything again.
+
+    The dataloader's EndlessSampler already starts where the run stopped.
+    """
+
+    def run(self) -> Any:
+        self.dataloader_iterator = _Positioned(self.dataloader_iterator, self._iter)
+        return super().run()
+
+
+class CellRunner(Runner):
+    """mmengine's Runner that writes its log to ``train.log`` in the work folder and keeps the terminal quiet."""
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(log_level, log_file or str(Path(self.work_dir) / "train.log"), **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.ERROR)
+        return logger
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        if not self.distributed or torch.cuda.is_available():
+            return super().wrap_model(model_wrapper_cfg, model)
+        # mmengine names a device id, which DistributedDataParallel refuses for a model on the CPU.
+        return MMDistributedDataParallel(module=model, broadcast_buffers=False)
+
+
+class SeedIterationHook(Hook):
+    """Seeds PyTorch from (seed, rank, iteration) before every iteration, so that dropout after a resume is what it would have been."""
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        state = np.random.SeedSequence([self._seed, runner.rank, runner.iter]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]) >> 1)
+
+
+class FiniteLossHook(Hook):
+    """Ends training with TrainingDiverged at the first NaN or infinite loss, before a checkpoint could keep it."""
+
+    priority = "ABOVE_NORMAL"
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        losses = {name: float(value) for name, value in (outputs or {}).items()}
+        # The total is named only if no part of it is to blame.
+        for name in sorted(losses, key=lambda n: n == "loss"):
+            if not math.isfinite(losses[name]):
+                raise TrainingDiverged(
+                    f"{name} became {losses[name]} at iteration {runner.iter + 1}; "
+                    "lower the learning rate or check the data, then run the cell again"
+                )
+
+
+class CurvesHook(Hook):
+    """Hands the losses and the learning rate to ``log(values, iteration)`` every ``interval`` iterations, averaged in between."""
+
+    priority = "BELOW_NORMAL"
+
+    def __init__(self, log: Callable[[dict[str, float], int], None], interval: int) -> None:
+        self._log, self._interval = log, interval
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self._since = time.perf_counter()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        for name, value in (outputs or {}).items():
+            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._count += 1
+        done = runner.iter + 1
+        if done % self._interval and done != runner.max_iters:
+            return
+        seconds = (time.perf_counter() - self._since) / self._count
+        values = {f"train/{name}": total / self._count for name, total in self._sums.items()}
+        rates = runner.optim_wrapper.get_lr()["lr"]
+        self._log(values | {"train/lr": max(rates), "train/seconds_per_iteration": seconds}, done)
+        self._sums, self._count, self._since = {}, 0, time.perf_counter()
+
+
+class TrainClockHook(Hook):
+    """Adds up training seconds and hands them to ``save`` whenever a checkpoint was written (``interval`` and the last)."""
+
+    priority = "LOWEST"
+
+    def __init__(self, save: Callable[[float], None], interval: int, before: float = 0.0) -> None:
+        self._save, self._interval, self.seconds = save, interval, before
+
+    def before_train(self, runner: Runner) -> None:
+        self._since = time.perf_counter()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        done = runner.iter + 1
+        if done % self._interval == 0 or done == runner.max_iters:
+            now = time.perf_counter()
+            self.seconds, self._since = self.seconds + now - self._since, now
+            self._save(self.seconds)
+
+

@@ -1,0 +1,110 @@
+"""What a number depends on besides the spec: package versions, machine, commit, memory. Light: no torch import of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.records import ROOT, Hardware
+
+PACKAGES = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmdet3d", "gsplat", "numba", "mlflow", "opencv-python-headless")
+
+
+class GitState(NamedTuple):
+    """Commit of the checkout and whether tracked files differ from it."""
+
+    commit: str
+    dirty: bool
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of every package of ``PACKAGES`` that is installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(gpu: bool = True) -> Hardware:
+    """This machine; ``gpu`` False leaves a graphics card out that the cell did not run on."""
+    return Hardware(
+        cpu=_cpu_name(), cores=len(os.sched_getaffinity(0)), memory_gb=round(_memory_gb(), 1), gpu=_gpu_name() if gpu else None
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _gpu_name() -> str | None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return str(torch.cuda.get_device_name())
+
+
+def git_state() -> GitState:
+    """State of the checkout; outside a git checkout the commit is "unknown" and counts as dirty."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return GitState(commit, bool(_git("status", "--porcelain", "--untracked-files=no")))
+    except (OSError, subprocess.CalledProcessError):
+        return GitState("unknown", True)
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+class PeakMemory:
+    """Peak memory since construction, in MiB.
+
+    On a GPU the allocator's peak; on the CPU the peak resident set of this process. Linux lets a process reset its
+    own peak (``/proc/self/clear_refs``); where that is refused the peak since the process started is reported.
+    """
+
+    def __init__(self, cuda: bool) -> None:
+        self._cuda = cuda
+        if cuda:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            try:
+                Path("/proc/self/clear_refs").write_text("5")
+            except OSError:
+                pass
+
+    def megabytes(self) -> float:
+        if self._cuda:
+            import torch
+
+            return torch.cuda.max_memory_allocated() / 2**20
+        import resource
+
+        try:
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / 1024
+        except OSError:
+            pass
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,199 @@
+"""Pictures of a cell: what the cameras see, what the model says, what is true. matplotlib without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from baselines.interface import OccupancyGrid
+
+Image = NDArray[np.uint8]
+
+# The colours in which this field draws nuScenes classes (TPVFormer, SurroundOcc and their successors).
+COLOURS: dict[str, str] = {
+    "others": "#545454",
+    "barrier": "#ff7832",
+    "bicycle": "#ffc0cb",
+    "bus": "#ffff00",
+    "car": "#0096f5",
+    "construction_vehicle": "#00ffff",
+    "motorcycle": "#c8b400",
+    "pedestrian": "#ff0000",
+    "traffic_cone": "#fff096",
+    "trailer": "#873c00",
+    "truck": "#a020f0",
+    "driveable_surface": "#ff00ff",
+    "other_flat": "#8b898a",
+    "sidewalk": "#4b004b",
+    "terrain": "#96f050",
+    "manmade": "#c8c8e6",
+    "vegetation": "#00af00",
+    "free": "#ffffff",
+}
+_UNKNOWN = "#000000"
+
+
+def palette(grid: OccupancyGrid) -> NDArray[np.uint8]:
+    """[256, 3] RGB by class id; ids without a class, the ignore label among them, are black."""
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for index, name in enumerate(grid.class_names):
+        colours[index] = np.round(np.array(matplotlib.colors.to_rgb(COLOURS.get(name, _UNKNOWN))) * 255)
+    return colours
+
+
+def colour(labels: NDArray[Any], grid: OccupancyGrid) -> Image:
+    """Class ids [...] as RGB [..., 3]."""
+    return palette(grid)[labels.astype(np.uint8)]
+
+
+def from_above(labels: NDArray[Any], grid: OccupancyGrid) -> Image:
+    """The topmost occupied voxel of every column, [X, Y, Z] -> RGB [X, Y, 3]; forward is up, left is left.
+
+    Lower voxels are darker, so that a car stands out from the road under a tree's colour.
+    """
+    occupied = (labels != grid.empty) & (labels != grid.ignore)
+    top = labels.shape[2] - 1 - occupied[:, :, ::-1].argmax(axis=2)
+    classes = np.take_along_axis(labels, top[..., None], axis=2)[..., 0]
+    shade = 0.65 + 0.35 * top / max(1, labels.shape[2] - 1)
+    image = colour(classes, grid) * shade[..., None]
+    image[~occupied.any(axis=2)] = 255
+    return np.round(image[::-1, ::-1]).astype(np.uint8)
+
+
+def input_views(images: NDArray[np.uint8], names: Sequence[str], title: str) -> Figure:
+    """Camera images [V, H, W, 3] RGB, three in a row."""
+    rows = -(-len(images) // 3)
+    figure = Figure(figsize=(12, rows * 12 / 3 * images.shape[1] / images.shape[2] + 0.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, 3, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, name in zip(axes.flat, images, names, strict=False):
+        axis.imshow(image)
+        axis.set_title(name, fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def occupancy_from_above(
+    predicted: NDArray[Any], true: NDArray[Any], visible: NDArray[np.bool_], grid: OccupancyGrid, title: str
+) -> Figure:
+    """Predicted, true, and true where the cameras see it ([X, Y, Z] each), with a legend of the classes that occur."""
+    seen = np.where(visible, true, grid.empty)
+    panels = {"predicted": predicted, "true": true, "true, seen by a camera": seen}
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    axes = figure.subplots(1, len(panels))
+    extent = (grid.upper[1], grid.lower[1], grid.lower[0], grid.upper[0])
+    for axis, (name, labels) in zip(axes, panels.items(), strict=True):
+        axis.imshow(from_above(labels, grid), extent=extent, interpolation="nearest")
+        axis.plot(0, 0, marker="^", color="black", markersize=5)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("y, left (m)", fontsize=8)
+        axis.tick_params(labelsize=7)
+    axes[0].set_ylabel("x, forward (m)", fontsize=8)
+    _legend(figure, [predicted, true], grid)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def rendered_views(
+    images: NDArray[np.uint8] | None,
+    views: Mapping[str, NDArray[Any]],
+    names: Sequence[str],
+    grid: OccupancyGrid,
+    title: str,
+) -> Figure:
+    """One column a camera: image, semantics and depth, each true above predicted.
+
+    images [V, h, w, 3] RGB or None; views: gt_semantics, gt_depth [V, H, W] and, where a model has spoken,
+    pred_semantics and pred_depth. Depth is in metres, on one scale for all panels; 0 (nothing there) is white.
+    """
+    order = [index for name in _DISPLAY_ORDER if name in names for index in [names.index(name)]] or list(range(len(names)))
+    panels: list[tuple[str, NDArray[Any], bool]] = []
+    for key, heading in (("gt_semantics", "true classes"), ("pred_semantics", "predicted classes")):
+        if key in views:
+            panels.append((heading, colour(views[key], grid), False))
+    for key, heading in (("gt_depth", "true depth"), ("pred_depth", "predicted depth")):
+        if key in views:
+            panels.append((heading, np.ma.masked_less(views[key], 0.1), True))
+    if images is not None:
+        panels.insert(0, ("image", images, False))
+    height, width = panels[-1][1].shape[1:3]
+    figure = Figure(figsize=(3 * len(order), (3 * height / width + 0.1) * len(panels) + 0.8), layout="constrained")
+    axes = figure.subplots(len(panels), len(order), squeeze=False)
+    far = float(np.percentile(views["gt_depth"], 99)) if views["gt_depth"].size else 1.0
+    depth_image = None
+    for row, (heading, content, is_depth) in zip(axes, panels, strict=True):
+        for axis, index in zip(row, order, strict=True):
+            if is_depth:
+                depth_image = axis.imshow(content[index], cmap="turbo_r", vmin=0, vmax=far, interpolation="nearest")
+            else:
+                axis.imshow(content[index], interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+        row[0].set_ylabel(heading, fontsize=10)
+    for axis, index in zip(axes[0], order, strict=True):
+        axis.set_title(names[index], fontsize=10)
+    depth_rows = [row for row, panel in zip(axes, panels, strict=True) if panel[2]]
+    if depth_image is not None:
+        figure.colorbar(depth_image, ax=np.concatenate(depth_rows), label="depth (m)", shrink=0.8, pad=0.01)
+    shown = [views[key] for key in ("gt_semantics", "pred_semantics") if key in views]
+    _legend(figure, shown, grid)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def bev_views(views: Mapping[str, NDArray[Any]], grid: OccupancyGrid, title: str) -> Figure:
+    """The rendered view from above: semantics and depth [H, W], true beside predicted."""
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    axes = figure.subplots(1, 4)
+    far = (float(views["bev_gt_depth"].min()), float(views["bev_gt_depth"].max()))
+    for axis, key, heading in zip(
+        axes,
+        ("bev_gt", "bev_pred", "bev_gt_depth", "bev_pred_depth"),
+        ("true classes", "predicted classes", "true depth", "predicted depth"),
+        strict=True,
+    ):
+        content = views[key]
+        if "depth" in key:
+            shown = axis.imshow(content, cmap="turbo_r", vmin=far[0], vmax=far[1], interpolation="nearest")
+        else:
+            axis.imshow(colour(content, grid), interpolation="nearest")
+        axis.set_title(heading, fontsize=10)
+        axis.axis("off")
+    figure.colorbar(shown, ax=axes, label="depth (m)", shrink=0.8)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+_DISPLAY_ORDER = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
+
+
+def _legend(figure: Figure, shown: Sequence[NDArray[Any]], grid: OccupancyGrid) -> None:
+    present = np.unique(np.concatenate([np.unique(labels) for labels in shown]))
+    classes = [int(c) for c in present if c != grid.empty and c < grid.num_classes]
+    patches = [
+        Patch(facecolor=COLOURS.get(grid.class_names[c], _UNKNOWN), edgecolor="grey", label=grid.class_names[c]) for c in classes
+    ]
+    if patches:
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(9, len(patches)), fontsize=8, frameon=False)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG at 110 dots an inch; returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def normalised_to_rgb(images: NDArray[np.float32], mean: Sequence[float], std: Sequence[float]) -> Image:
+    """The network's input [V, 3, H, W] (blue, green, red, normalised) as RGB [V, H, W, 3]."""
+    shape = (1, 3, 1, 1)
+    pixels = images * np.reshape(std, shape) + np.reshape(mean, shape)
+    return np.clip(np.round(pixels[:, ::-1]), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)

@@ -1,0 +1,63 @@
+"""From a cell to its model: the only place that knows which builder key means which baseline."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
+from baselines.model import OccupancyModel
+from experiments.spec import Cell
+
+MODEL_KEYS = ("prior", "tpvformer")
+
+
+class PriorModel(OccupancyModel):
+    """Answers every image with the same voxels: each voxel's most frequent training label.
+
+    It runs through the same evaluation as the trained models, so that its numbers mean the same.
+    """
+
+    def __init__(self, grid: OccupancyGrid) -> None:
+        super().__init__(grid)
+        self.register_buffer("voxels", torch.full(grid.shape, grid.empty, dtype=torch.int64))
+
+    def fit(self, labels: NDArray[Any]) -> None:
+        """Take class ids [X, Y, Z] as the answer."""
+        self.voxels: Tensor
+        self.voxels.copy_(torch.from_numpy(labels.astype("int64")))
+
+    def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
+        """Logits 0 for the prior's class and -100 for the others."""
+        hot = nn.functional.one_hot(self.voxels, self.grid.num_classes).movedim(-1, 0).float()
+        logits = ((hot - 1.0) * 100.0).expand(batch.batch_size, *hot.shape)
+        return OccupancyPrediction((logits,))
+
+
+def build(cell: Cell, grid: OccupancyGrid) -> OccupancyModel:
+    """The cell's model with initial weights (drawn from PyTorch's generator); ValueError for an unknown builder key."""
+    key, preset = cell.row.model, cell.preset
+    if key == "prior":
+        return PriorModel(grid)
+    if key == "tpvformer":
+        from mmdet3d.registry import MODELS
+
+        from baselines.tpvformer import tpvformer_config
+
+        config = tpvformer_config(
+            size=preset.model_size,
+            grid=grid,
+            gaussrender=dict(preset.gaussrender) if cell.row.gaussrender else None,
+            renderer=cell.renderer,
+            camera_seed=cell.seed,
+        )
+        return cast(OccupancyModel, MODELS.build(config | cell.row.options))
+    raise ValueError(f"row '{cell.row.name}' names the unknown model '{key}' (known: {', '.join(MODEL_KEYS)})")
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Number of values that training changes, each parameter once."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

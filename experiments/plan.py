@@ -1,0 +1,177 @@
+"""From a command line to the list of cells: presets, data, renderers, rows, seeds.
+
+Every mistake that can be seen before anything runs raises PlanError (or the error of the part that found it).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from experiments.spec import Cell, PresetName, Row, TableSpec
+
+DATA_ROOT_VARIABLE = "OCC_DATA_ROOT"
+Launcher = Literal["none", "pytorch", "slurm"]
+
+
+class PlanError(ValueError):
+    """The command asks for something that cannot be run; the message says what and the way out."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of ``python -m experiments.run``, as given."""
+
+    table: TableSpec
+    preset: str | None = None
+    renderers: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    data_root: Path | None = None
+    eval_only: bool = False
+    checkpoint: Path | None = None
+    short: bool = False
+    iterations: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be run, in order.
+
+    data_root         a folder with real data, or None for the generated world
+    data_fingerprint  of the data every cell reads
+    said              decisions taken for the user, one line each
+    """
+
+    preset: PresetName
+    data_root: Path | None
+    data_fingerprint: str
+    renderers: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    said: tuple[str, ...]
+
+
+def make(request: Request, cuda: Callable[[], bool]) -> Plan:
+    """Resolve the options against the table; ``cuda`` is asked only where a default depends on it."""
+    said: list[str] = []
+    preset, data_root = _preset_and_data(request, cuda, said)
+    renderers = _renderers(request, cuda, said)
+    rows = _rows(request, preset)
+    overrides = _overrides(request, rows, preset, data_root)
+    cells = tuple(
+        Cell(request.table, row, renderer, preset, seed, _overrides_of(row, overrides))
+        for seed in dict.fromkeys(request.seeds or request.table.default_seeds)
+        for renderer in renderers
+        for row in rows
+    )
+    return Plan(preset, data_root, _data_fingerprint(request.table, preset, data_root), renderers, cells, tuple(said))
+
+
+def _preset_and_data(request: Request, cuda: Callable[[], bool], said: list[str]) -> tuple[PresetName, Path | None]:
+    configured = os.environ.get(DATA_ROOT_VARIABLE)
+    root = request.data_root or (Path(configured) if configured else None)
+    name = request.preset
+    if name is None:
+        if root is None:
+            name = "toy"
+            said.append("preset toy: no data root is configured, so the generated driving world is used")
+        elif cuda():
+            name = "paper"
+            said.append(f"preset paper: the data root is {root}")
+        else:
+            name = "toy"
+            said.append(f"preset toy: no CUDA device here, so the toy-size model runs on the frames in {root}")
+    preset = request.table.preset(name)
+    if preset.data.source == "toyworld" and request.data_root is None and request.preset is not None:
+        root = None  # asked for by name, the toy preset means its own data unless the command names other
+    if preset.data.source == "real" and root is None:
+        raise PlanError(f"preset {name} needs the real data set: name its folder with --data-root or {DATA_ROOT_VARIABLE}")
+    if root is not None and not root.is_dir():
+        raise PlanError(f"data root {root} is not a folder: name the one that holds the info pickles with --data-root")
+    return cast(PresetName, name), root
+
+
+def _renderers(request: Request, cuda: Callable[[], bool], said: list[str]) -> tuple[str, ...]:
+    from renderers import registry
+
+    if not request.renderers:
+        default = "gsplat" if cuda() else "cpu"
+        said.append(f"renderer {default}: the default {'with' if default == 'gsplat' else 'without'} a CUDA device")
+    chosen = tuple(dict.fromkeys(request.renderers)) or (default,)
+    for name in chosen:
+        state = registry.availability(name)
+        if not state:
+            remedy = f"; to make it available: {state.remedy}" if state.remedy else ""
+            raise registry.RendererUnavailable(f"renderer '{name}' is not available here: {state.reason}{remedy}")
+    return chosen
+
+
+def _rows(request: Request, preset: PresetName) -> tuple[Row, ...]:
+    selected = request.table.select(list(request.rows))
+    runnable = tuple(row for row in selected if row.runs and preset in row.presets)
+    if not runnable:
+        names = ", ".join(row.name for row in selected)
+        can = ", ".join(row.name for row in request.table.rows if row.runs and preset in row.presets)
+        raise PlanError(f"nothing to run: {names} is quoted only or not part of preset {preset} (rows that run: {can})")
+    if request.eval_only:
+        trained = tuple(row for row in runnable if row.trained)
+        if len(trained) != 1:
+            raise PlanError(f"--eval-only loads one model: name one row with --row ({', '.join(row.name for row in trained)})")
+        return trained
+    return runnable
+
+
+def _overrides(request: Request, rows: tuple[Row, ...], preset: PresetName, data_root: Path | None) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    if request.iterations is not None:
+        if request.iterations <= 0:
+            raise PlanError(f"--iterations must be a positive number, got {request.iterations}")
+        overrides["iterations"] = request.iterations
+    if any(seed < 0 for seed in request.seeds):
+        raise PlanError(f"--seed must not be negative, got {min(request.seeds)}")
+    if request.short:
+        overrides["short"] = True
+    if request.eval_only and request.checkpoint is None:
+        raise PlanError("--eval-only needs a checkpoint: name it with --checkpoint FILE")
+    if request.checkpoint is not None:
+        if not request.eval_only:
+            raise PlanError("--checkpoint goes with --eval-only; an unfinished cell continues by itself")
+        if not request.checkpoint.is_file():
+            raise PlanError(f"checkpoint {request.checkpoint} does not exist")
+        overrides["checkpoint"] = f"{_safe(request.checkpoint.stem)}-{_digest(request.checkpoint)[:8]}"
+    if data_root is not None and request.table.preset(preset).data.source == "toyworld":
+        overrides["data"] = _safe(data_root.resolve().name)
+    return overrides
+
+
+def _overrides_of(row: Row, overrides: dict[str, Any]) -> dict[str, Any]:
+    return overrides if row.trained else {key: value for key, value in overrides.items() if key != "iterations"}
+
+
+def _data_fingerprint(table: TableSpec, preset: PresetName, data_root: Path | None) -> str:
+    """Known without reading the generated world: its configuration and generator decide its content."""
+    if data_root is None:
+        from experiments import toyworld
+
+        return f"toyworld-{toyworld.fingerprint(toyworld.ToyWorldConfig(**table.preset(preset).data.toyworld))}"
+    from experiments.datasets.layout import data_fingerprint
+
+    parts = [data_fingerprint(data_root, split) for split in ("train", "val")]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:40]

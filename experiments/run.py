@@ -1,0 +1,233 @@
+"""The command line: ``python -m experiments.run table_occ3d``.
+
+Exit codes: 0 all cells finished; 1 a cell failed while running; 2 the command asks for something impossible;
+130 interrupted. Every mistake is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from experiments import plan as planning
+from experiments.cells import CellFolder, ResultsError, results_root, unwritable
+from experiments.plan import Launcher, Plan, PlanError, Request
+from experiments.records import Record, RecordError
+from experiments.spec import Cell, SpecError, TableSpec, load_table, table_names
+from experiments.summary import print_cells, print_results, print_rows
+
+if TYPE_CHECKING:
+    from experiments.runner import Job
+
+_LISTS = ("--renderer", "--row", "--seed")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def command(
+    table: Annotated[str, typer.Argument(help="Table to run, for example table_occ3d.")],
+    preset: Annotated[str | None, typer.Option(help="toy, mini or paper. Default: toy without a data root, else paper.")] = None,
+    renderer: Annotated[list[str] | None, typer.Option(help="Renderers, one group of cells each.")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Only rows that match, * and ? allowed.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seeds. Default: the table's.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the real data set. Default: OCC_DATA_ROOT.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Results folder. Default: OCC_RESULTS, else results/local.")] = None,
+    eval_only: Annotated[bool, typer.Option("--eval-only", help="Evaluate a checkpoint, no training.")] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="Released or own checkpoint for --eval-only.")] = None,
+    short: Annotated[bool, typer.Option("--short", help="Stop the evaluation after 101 samples.")] = False,
+    iterations: Annotated[int | None, typer.Option(help="Train this many iterations instead of the preset's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run finished cells again, from the start.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show rows, presets and the state of every cell.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run.")] = False,
+    launcher: Annotated[str, typer.Option(help="none, pytorch (under torchrun) or slurm.")] = "none",
+) -> int:
+    """Train and evaluate the cells of a paper table, skip those that are finished, and print the table."""
+    if launcher not in ("none", "pytorch", "slurm"):
+        raise PlanError(f"unknown launcher '{launcher}' (known: none, pytorch, slurm)")
+    spec = load_table(table)
+    request = Request(
+        table=spec,
+        preset=preset,
+        renderers=tuple(renderer or ()),
+        rows=tuple(row or ()),
+        seeds=tuple(seed or ()),
+        data_root=data_root,
+        eval_only=eval_only,
+        checkpoint=checkpoint,
+        short=short,
+        iterations=iterations,
+    )
+    console = Console(highlight=False, quiet=_rank() != 0)
+    plan = planning.make(request, _cuda)
+    for line in plan.said:
+        console.print(escape(line), soft_wrap=True)
+    root = results_root(results)
+    if list_ or dry_run:
+        if list_:
+            print_rows(console, spec)
+        print_cells(console, plan, root, force)
+        return 0
+    return _run(spec, plan, root, checkpoint, force, cast(Launcher, launcher), console)
+
+
+def _run(
+    spec: TableSpec, plan: Plan, root: Path, checkpoint: Path | None, force: bool, launcher: Launcher, console: Console
+) -> int:
+    _check_writable(root)
+    pending = [cell for cell in plan.cells if force or not CellFolder(cell, root).finished(cell.fingerprint(plan.data_fingerprint))]
+    done: dict[str, Record] = {}
+    failures: list[str] = []
+    job = _job(spec, plan, root, checkpoint, force, launcher, console) if pending or launcher != "none" else None
+    for cell in plan.cells:
+        if job is None or (launcher == "none" and cell not in pending):
+            done[cell.name] = _finished(cell, root, console)
+            continue
+        from experiments.runner import CellFailed, run_cell
+
+        try:
+            done[cell.name] = run_cell(cell, job)
+        except KeyboardInterrupt:
+            _interrupted(cell, root)
+            return 130
+        except CellFailed as error:
+            failures.append(str(error))
+            _error(str(error))
+    print_results(console, plan, done, root)
+    if failures:
+        _error(f"{len(failures)} of {len(plan.cells)} cells failed; the same command runs only these again")
+    return 1 if failures else 0
+
+
+def _job(
+    spec: TableSpec, plan: Plan, root: Path, checkpoint: Path | None, force: bool, launcher: Launcher, console: Console
+) -> Job:
+    """Everything the cells share; the data is made here if it is to be generated."""
+    with console.status("loading the libraries"):
+        from experiments.runner import Job, start_processes
+
+        start_processes(launcher)
+    return Job(
+        data_root=plan.data_root or _toyworld(spec, plan),
+        data_fingerprint=plan.data_fingerprint,
+        results=root,
+        checkpoint=checkpoint,
+        force=force,
+        launcher=launcher,
+        command=shlex.join(["python", "-m", "experiments.run", *_argv]),
+        console=console,
+    )
+
+
+def _toyworld(spec: TableSpec, plan: Plan) -> Path:
+    from experiments import toyworld
+
+    return toyworld.ensure(toyworld.ToyWorldConfig(**spec.preset(plan.preset).data.toyworld))
+
+
+def _finished(cell: Cell, root: Path, console: Console) -> Record:
+    record = CellFolder(cell, root).record()
+    assert record is not None
+    console.print(f"{escape(cell.name)}: done already ({record.started}); --force runs it again", soft_wrap=True)
+    return record
+
+
+def _check_writable(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise unwritable(root, error) from error
+
+
+def _interrupted(cell: Cell, root: Path) -> None:
+    checkpoints = CellFolder(cell, root).checkpoints()
+    where = f"from iteration {checkpoints[0].stem.removeprefix('iter_')}" if checkpoints else "from its start"
+    _error(f"interrupted; finished cells are kept, the same command continues {cell.name} {where}")
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _error(message: str) -> None:
+    if _rank() == 0:
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def spread_lists(argv: Sequence[str]) -> list[str]:
+    """``--renderer a b`` as ``--renderer a --renderer b``: options of ``_LISTS`` take every word up to the next option.
+
+    A table's name is never taken for a value, so that it may stand last.
+    """
+    tables = set(table_names())
+    spread: list[str] = []
+    current: str | None = None
+    fed = False
+    for word in argv:
+        if word.startswith("-") and not word.lstrip("-").isdigit():
+            current, fed = (word, False) if word in _LISTS else (None, False)
+            spread.append(word)
+        elif current is not None and fed and word not in tables:
+            spread += [current, word]
+        else:
+            spread.append(word)
+            fed = True
+    return spread
+
+
+_argv: list[str] = []
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    global _argv
+    _argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return int(app(args=spread_lists(_argv), prog_name="python -m experiments.run", standalone_mode=False) or 0)
+    except KeyboardInterrupt:
+        _error("interrupted before a cell was at work; nothing is lost")
+        return 130
+    except click.exceptions.Exit as exit_:
+        return int(exit_.exit_code)
+    except click.ClickException as error:
+        _error(f"{error.format_message()} (see --help)")
+        return 2
+    except _user_errors() as error:
+        _error(str(error))
+        return 2
+    except Exception as error:  # noqa: BLE001 - a fault of ours: one line, and the whole story in a file
+        file = Path("error.log").resolve()
+        file.write_text(traceback.format_exc(), encoding="utf-8")
+        _error(f"{type(error).__name__}: {error} (a fault of this program; the traceback is in {file})")
+        return 1
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """Errors whose message was written for the user, by whoever found the mistake."""
+    from experiments.datasets.unpickle import DataError
+    from renderers.registry import RendererUnavailable, UnknownRenderer
+
+    return PlanError, SpecError, RecordError, ResultsError, DataError, RendererUnavailable, UnknownRenderer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

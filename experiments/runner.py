@@ -1,0 +1,138 @@
+"""The life of a cell: skip, continue or start it, alone or on many processes, and keep its record."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import broadcast_object_list, get_dist_info, init_dist
+from rich.markup import escape
+
+from experiments import records
+from experiments.cells import CellFolder, Progress, now
+from experiments.engine import allow_checkpoint_types, readable
+from experiments.plan import Launcher, PlanError
+from experiments.records import Record
+from experiments.spec import Cell
+from experiments.tracking import Tracker
+from experiments.training import Job, work
+
+__all__ = ["CellFailed", "Job", "run_cell", "start_processes"]
+
+
+class CellFailed(RuntimeError):
+    """A cell could not be finished; the message names it and the cause. Other cells are not touched."""
+
+
+def start_processes(launcher: Launcher) -> None:
+    """Join the process group of ``torchrun`` or slurm; NCCL on CUDA, gloo without. Raises PlanError outside of them."""
+    if launcher == "none" or torch.distributed.is_initialized():
+        return
+    variable = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}[launcher]
+    if variable not in os.environ:
+        starter = {"pytorch": "torchrun --nproc_per_node N -m experiments.run ...", "slurm": "srun python -m experiments.run ..."}
+        raise PlanError(f"--launcher {launcher} needs the processes to be started by it: {starter[launcher]}")
+    if torch.cuda.is_available():
+        init_dist(launcher, backend="nccl")
+    elif launcher == "pytorch":
+        torch.distributed.init_process_group("gloo")
+    else:
+        raise PlanError("--launcher slurm needs CUDA devices; without them use torchrun and --launcher pytorch")
+
+
+def run_cell(cell: Cell, job: Job) -> Record:
+    """Run a cell to its record, or return the record it already has.
+
+    Continues from the newest readable checkpoint of the same fingerprint. Raises CellFailed for what goes wrong while
+    running, and lets errors of the user's input (data, checkpoint) through as they are.
+    """
+    folder = CellFolder(cell, job.results)
+    if get_dist_info()[0] != 0:
+        return _as_follower(cell, job, folder)
+    with folder.lock(lambda line: job.console.print(escape(line), soft_wrap=True)):
+        fingerprint = cell.fingerprint(job.data_fingerprint)
+        if not job.force and folder.finished(fingerprint):
+            record = folder.record()
+            assert record is not None
+            _share(record)
+            job.console.print(f"{escape(cell.name)}: done already ({record.started}); --force runs it again", soft_wrap=True)
+            return record
+        progress = folder.prepare(fingerprint, fresh=job.force)
+        start = _newest(folder)
+        _say_start(cell, job, folder, start)
+        _share(start)
+        progress = progress or Progress(fingerprint, started=now())
+        tracker = Tracker(lambda line: job.console.print(f"warning: {escape(line)}", soft_wrap=True))
+        run_id = tracker.start(cell.table.name, cell.name, progress.mlflow_run_id, _tags(cell))
+        progress = replace(progress, mlflow_run_id=run_id)
+        folder.remember(progress)
+        try:
+            record = work(cell, job, folder, progress, start, tracker)
+        except KeyboardInterrupt:
+            tracker.finish("KILLED")
+            raise
+        except BaseException as error:
+            tracker.finish("FAILED")
+            raise _explained(error, cell, folder) from error
+        records.save(record, folder.record_path)
+        tracker.finish()
+        _tidy(folder)
+        return record
+
+
+def _as_follower(cell: Cell, job: Job, folder: CellFolder) -> Record:
+    """What the other processes of a distributed run do: follow the first one's decision, write nothing."""
+    decision = _share(None)
+    if isinstance(decision, Record):
+        return decision
+    silent = Tracker(lambda line: None)
+    return work(cell, job, folder, Progress("", now()), decision, silent)
+
+
+def _share(decision: Any) -> Any:
+    """The first process's decision, on every process."""
+    box = [decision]
+    broadcast_object_list(box)
+    return box[0]
+
+
+def _newest(folder: CellFolder) -> Path | None:
+    allow_checkpoint_types()
+    return next((path for path in folder.checkpoints() if readable(path)), None)
+
+
+def _say_start(cell: Cell, job: Job, folder: CellFolder, start: Path | None) -> None:
+    text = f"continues at iteration {start.stem.removeprefix('iter_')}" if start else "starts"
+    job.console.print(f"{escape(cell.name)}: {text}  ({folder.work_dir})", soft_wrap=True)
+
+
+def _tags(cell: Cell) -> dict[str, str]:
+    return {"row": cell.row.name, "renderer": cell.renderer, "preset": cell.preset_name, "seed": str(cell.seed)}
+
+
+def _explained(error: BaseException, cell: Cell, folder: CellFolder) -> BaseException:
+    """User's mistakes as they are; anything else as CellFailed, with the traceback in the work folder."""
+    from baselines.checkpoints import CheckpointError
+    from experiments.datasets.unpickle import DataError
+
+    if not isinstance(error, Exception) or isinstance(error, (DataError, CheckpointError, PlanError, records.RecordError)):
+        return error
+    file = folder.work_dir / "error.txt"
+    file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return CellFailed(f"{cell.name} failed: {error} (traceback: {file})")
+
+
+def _tidy(folder: CellFolder) -> None:
+    """A finished cell keeps its weights, log and figures; optimizer states and mmengine's empty folders go."""
+    for path in folder.checkpoints():
+        path.unlink(missing_ok=True)
+    (folder.work_dir / "last_checkpoint").unlink(missing_ok=True)
+    for path in folder.work_dir.iterdir():
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    shutil.rmtree(folder.work_dir.with_name(folder.work_dir.name + ".stale"), ignore_errors=True)

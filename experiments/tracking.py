@@ -1,0 +1,153 @@
+"""MLflow as a mirror of the records: one experiment a table, one run a cell.
+
+Records are the source of truth. Whatever goes wrong with the tracking store is said once, and the cell goes on
+without it. The store is ``sqlite:///mlflow.db`` in the project's folder unless MLFLOW_TRACKING_URI names another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from experiments.records import ROOT
+
+_MAX_PARAM = 500  # characters of a parameter that servers of any age accept
+
+
+def tracking_uri() -> str:
+    """Where runs are logged: MLFLOW_TRACKING_URI, else the sqlite file in the project's folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
+
+
+class Tracker:
+    """The MLflow run of one cell.
+
+    run_id  the run, or None where the store could not be reached (then every method does nothing)
+    """
+
+    def __init__(self, warn: Callable[[str], None], uri: str | None = None) -> None:
+        self.uri = uri or tracking_uri()
+        self.run_id: str | None = None
+        self._warn = warn
+        self._client: Any = None
+        self._lock = contextlib.nullcontext() if (file := _sqlite_file(self.uri)) is None else FileLock(f"{file}.lock")
+
+    def start(self, experiment: str, name: str, run_id: str | None, tags: Mapping[str, str]) -> str | None:
+        """Open a run called ``name``, or continue ``run_id`` if the store still has it; returns its id or None."""
+        with self._guard("start a run"):
+            self._client = _client(self.uri)
+            if run_id is not None and self._continue(run_id):
+                self.run_id = run_id
+            else:
+                self.run_id = self._client.create_run(self._experiment(experiment), run_name=name, tags=dict(tags)).info.run_id
+        return self.run_id
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; long values are cut."""
+        from mlflow.entities import Param
+
+        self._batch("log parameters", params=[Param(key, str(value)[:_MAX_PARAM]) for key, value in values.items()])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        from mlflow.entities import RunTag
+
+        self._batch("set tags", tags=[RunTag(key, value) for key, value in values.items()])
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log one point of every curve in ``values``."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._batch("log metrics", metrics=[Metric(_metric_name(k), float(v), now, step) for k, v in values.items()])
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Upload a file."""
+        if self.run_id is not None:
+            with self._guard(f"store {path.name}"):
+                self._client.log_artifact(self.run_id, str(path), folder)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
+        if self.run_id is not None:
+            with self._guard("close the run"):
+                self._client.set_terminated(self.run_id, status=status)
+
+    def _batch(self, what: str, **content: list[Any]) -> None:
+        if self.run_id is not None:
+            with self._guard(what):
+                self._client.log_batch(self.run_id, **content)
+
+    def _continue(self, run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if self._client.get_run(run_id).info.lifecycle_stage != "active":
+                return False
+        except MlflowException:
+            return False  # deleted since, or another store: a new run takes its place
+        self._client.update_run(run_id, status="RUNNING")
+        return True
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            return str(self._client.create_experiment(name, artifact_location=_artifact_location(self.uri, name)))
+        if found.lifecycle_stage != "active":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    @contextlib.contextmanager
+    def _guard(self, what: str) -> Iterator[None]:
+        """Run a call on the store; a failure is said once and switches tracking off for this cell."""
+        try:
+            # One writer at a time on a sqlite file: two runs at once would meet "database is locked", and at the very
+            # first start both would create its tables.
+            with self._lock:
+                yield
+        except Exception as error:  # noqa: BLE001 - no failure of the mirror may end a cell
+            self.run_id = None
+            first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            self._warn(f"MLflow store {_public(self.uri)} failed to {what} ({first}); going on without it, the record is complete")
+
+
+def _client(uri: str) -> Any:
+    # A server that is away must not hold a run up for minutes, as MLflow's seven retries with back-off would.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    file = _sqlite_file(uri)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        uri += ("&" if "?" in uri else "?") + "timeout=60"  # seconds that sqlite waits for a reader's lock
+    return MlflowClient(tracking_uri=uri)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///").split("?")[0]) if uri.startswith("sqlite:///") else None
+
+
+def _artifact_location(uri: str, experiment: str) -> str | None:
+    file = _sqlite_file(uri)
+    return None if file is None else (file.resolve().parent / "mlartifacts" / experiment).as_uri()
+
+
+def _public(uri: str) -> str:
+    """The address without user name and password."""
+    parts = urlsplit(uri)
+    return uri if parts.hostname is None else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _metric_name(name: str) -> str:
+    return name.replace("@", "_at_")

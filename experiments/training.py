@@ -1,0 +1,256 @@
+"""What is done inside a cell: data, model, mmengine's Runner, evaluation, figures, record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter, time_ns
+from typing import Any
+
+import torch
+from mmengine.dist import get_dist_info
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import TestLoop, set_random_seed
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from baselines.interface import OccupancyBatch
+from baselines.model import OccupancyModel, TrainingProgress
+from experiments import environment, models
+from experiments.cells import WEIGHTS, CellFolder, Progress
+from experiments.datasets.occ3d import Occ3DNuScenes, collate
+from experiments.datasets.sampling import TrainSampler
+from experiments.datasets.transforms import ImageTransform
+from experiments.engine import CellRunner, CurvesHook, EndlessSampler, FiniteLossHook, SeedIterationHook, TrainClockHook
+from experiments.evaluation import SHORT, RenderingEvaluator, ShuffledImages, Views
+from experiments.plan import Launcher
+from experiments.progress import ProgressHook
+from experiments.records import Record
+from experiments.spec import Cell
+from experiments.tracking import Tracker
+
+CURVE_INTERVAL = 10  # iterations between two points of a logged curve
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all cells of a command share.
+
+    data_root   folder in the official layout
+    checkpoint  weights to evaluate instead of training, or None
+    force       run a finished cell again, from the start
+    command     for the record
+    """
+
+    data_root: Path
+    data_fingerprint: str
+    results: Path
+    checkpoint: Path | None
+    force: bool
+    launcher: Launcher
+    command: str
+    console: Console
+
+
+@dataclass
+class Clock:
+    """Seconds spent in training, those of earlier, stopped runs included."""
+
+    train_seconds: float
+    eval_seconds: float = 0.0
+
+
+def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Path | None, tracker: Tracker) -> Record:
+    """Train (from checkpoint ``start`` on, if there is one), evaluate, draw and describe a cell."""
+    trains = cell.row.trained and job.checkpoint is None
+    memory = environment.PeakMemory(torch.cuda.is_available())
+    clock = Clock(progress.train_seconds)
+    set_random_seed(cell.seed)
+    val = _dataset(cell, job, "val")
+    train = _dataset(cell, job, "train") if job.checkpoint is None else None
+    model = models.build(cell, val.grid)
+    iterations = _iterations(cell, len(train)) if trains and train is not None else 0
+    tracker.params(_params(cell, job, iterations))
+    shown = ProgressHook(job.console, f"{cell.name}:")
+    test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SHORT, len(val)))) if cell.overrides.get("short") else val
+    runner = CellRunner(
+        model=model,
+        work_dir=str(folder.work_dir),
+        test_dataloader=_test_loader(cell, test_set),
+        test_cfg={},
+        test_evaluator=_evaluator(cell, val),
+        launcher=job.launcher,
+        env_cfg={"cudnn_benchmark": True},
+        visualizer={"type": "Visualizer", "vis_backends": []},
+        randomness={"seed": cell.seed},
+        experiment_name=f"{cell.name}-{time_ns()}",
+        **(
+            _training(cell, folder, train, iterations, start, clock, tracker, shown)
+            if trains and train is not None
+            else {"default_hooks": _HOOKS | {"param_scheduler": None, "checkpoint": None}, "custom_hooks": [shown]}
+        ),
+    )
+    try:
+        if trains:
+            runner.train()
+        elif train is not None and isinstance(model, models.PriorModel):
+            _fit_prior(model, train)
+        elif job.checkpoint is not None:
+            _load(model, job.checkpoint)
+        metrics, per_class, checks = _evaluate(runner, cell, val, test_set, shown, clock, trains)
+        if runner.rank == 0:
+            if trains:
+                _save_weights(_bare(runner), folder.work_dir / WEIGHTS, cell)
+            _draw(_bare(runner), cell, folder, val, tracker)
+    finally:
+        shown.close()
+    commit, dirty = environment.git_state()
+    record = Record(
+        table=cell.table.name,
+        preset=cell.preset_name,
+        row=cell.row.name,
+        renderer=cell.renderer,
+        seed=cell.seed,
+        metrics=metrics,
+        per_class=per_class,
+        checks=checks,
+        overrides=cell.overrides,
+        renderer_settings=_renderer_settings(cell),
+        fingerprint=cell.fingerprint(job.data_fingerprint),
+        data_fingerprint=job.data_fingerprint,
+        git_commit=commit,
+        git_dirty=dirty,
+        command=job.command,
+        versions=environment.versions(),
+        hardware=environment.hardware(gpu=torch.cuda.is_available()),
+        started=progress.started,
+        iterations=iterations,
+        train_seconds=clock.train_seconds,
+        eval_seconds=clock.eval_seconds,
+        peak_memory_mb=memory.megabytes(),
+        parameters=models.trainable_parameters(model),
+        samples={"train": 0 if train is None else len(train), "val": len(test_set)},  # type: ignore[arg-type]
+        mlflow_run_id=tracker.run_id,
+    )
+    tracker.metrics(metrics | {f"check/{name}": value for name, value in checks.items()}, step=iterations)
+    tracker.metrics({f"{metric}/{name}": v for metric, values in per_class.items() for name, v in values.items()}, iterations)
+    return record
+
+
+# mmengine's hooks that a cell has no use for: progress, curves and the sampler have their own.
+_HOOKS: dict[str, Any] = {"logger": None, "sampler_seed": None, "timer": None}
+
+
+def _dataset(cell: Cell, job: Job, split: str) -> Occ3DNuScenes:
+    """A split at the preset's sizes; small generated data sets stay in memory."""
+    if cell.table.dataset != "occ3d":
+        raise ValueError(f"table '{cell.table.name}' names the unknown data set '{cell.table.dataset}' (known: occ3d)")
+    data = cell.preset.data
+    width, height = data.image_size
+    return Occ3DNuScenes(
+        job.data_root,
+        split,
+        image=ImageTransform(width=width, height=height),
+        coarsen=data.coarsen,
+        mini=data.mini,
+        label_camera_width=data.label_camera_width,
+        augment=split == "train",
+        seed=cell.seed,
+        cache=data.source == "toyworld",
+    )
+
+
+def _iterations(cell: Cell, samples: int) -> int:
+    """Length of training: the command's, else the preset's, where an epoch is whole batches over all processes."""
+    schedule = cell.preset.schedule
+    if "iterations" in cell.overrides:
+        return int(cell.overrides["iterations"])
+    if schedule.iterations is not None:
+        return schedule.iterations
+    if schedule.epochs is None:
+        raise ValueError(f"preset '{cell.preset_name}' of {cell.table.name} sets neither iterations nor epochs")
+    return schedule.epochs * (samples // get_dist_info()[1] // schedule.batch_size)
+
+
+def _training(
+    cell: Cell,
+    folder: CellFolder,
+    train: Occ3DNuScenes,
+    iterations: int,
+    start: Path | None,
+    clock: Clock,
+    tracker: Tracker,
+    shown: Hook,
+) -> dict[str, Any]:
+    """The Runner's arguments that make it train."""
+    schedule = cell.preset.schedule
+    interval = schedule.checkpoint_interval
+    optimizer = {"type": "AdamW", "lr": schedule.lr, "weight_decay": schedule.weight_decay}
+    done = int(start.stem.removeprefix("iter_")) if start else 0
+
+    def keep_time(seconds: float) -> None:
+        clock.train_seconds = seconds
+        if get_dist_info()[0] == 0:
+            folder.add_train_seconds(seconds)
+
+    hooks: list[Hook] = [
+        shown,
+        SeedIterationHook(cell.seed),
+        TrainingProgress(),
+        FiniteLossHook(),
+        CurvesHook(tracker.metrics, CURVE_INTERVAL),
+        TrainClockHook(keep_time, interval, clock.train_seconds),
+    ]
+    if schedule.ema is not None:
+        hooks.append(EMAHook(momentum=schedule.ema))
+    rank, world = get_dist_info()
+    return {
+        "train_dataloader": DataLoader(
+            train,
+            batch_size=schedule.batch_size,
+            sampler=EndlessSampler(TrainSampler(len(train), cell.seed, rank, world), done * schedule.batch_size),
+            num_workers=cell.preset.data.workers,
+            collate_fn=collate,
+            generator=torch.Generator().manual_seed(cell.seed),
+            pin_memory=torch.cuda.is_available(),
+        ),
+        "train_cfg": {"type": "ResumableTrainLoop", "max_iters": iterations},
+        "optim_wrapper": {
+            "type": "AmpOptimWrapper" if schedule.amp else "OptimWrapper",
+            "optimizer": optimizer,
+            "paramwise_cfg": {"custom_keys": {"img_backbone": {"lr_mult": schedule.backbone_lr}}},
+            "clip_grad": None if schedule.grad_clip is None else {"max_norm": schedule.grad_clip},
+        },
+        "param_scheduler": {
+            "type": "WarmupCosineLR",
+            "lr": schedule.lr,
+            "lr_min": schedule.lr_min,
+            "warmup": schedule.warmup_iterations,
+            "iterations": iterations,
+        },
+        # Two are kept: mmengine deletes the oldest one before the new one is written.
+        "default_hooks": _HOOKS
+        | {"checkpoint": {"type": "CheckpointHook", "interval": interval, "by_epoch": False, "max_keep_ckpts": 2}},
+        "custom_hooks": hooks,
+        "load_from": str(start) if start else None,
+        "resume": start is not None,
+        # As published: batch normalisation over all processes (`valeoai/GaussRender train.py`).
+        "cfg": {"sync_bn": "torch"} if torch.cuda.is_available() else {},
+    }
+
+
+def _test_loader(cell: Cell, dataset: Dataset[OccupancyBatch]) -> DataLoader[Any]:
+    from mmengine.dataset import DefaultSampler
+
+    return DataLoader(
+        dataset,
+        batch_size=1,
+        sampler=DefaultSampler(dataset, shuffle=False),  # type: ignore[arg-type]
+        num_workers=cell.preset.data.workers,
+        collate_fn=collate,
+        generator=torch.Generator().manual_seed(cell.seed),
+    )
