@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -49,6 +49,13 @@ class Tracker:
             else:
                 self.run_id = self._client.create_run(self._experiment(experiment), run_name=name, tags=dict(tags)).info.run_id
         return self.run_id
+
+    def experiments(self) -> list[str]:
+        """Names of the experiments in the store; empty, with the warning given, if it cannot be reached."""
+        names: list[str] = []
+        with self._guard("list experiments"):
+            names = [found.name for found in _client(self.uri).search_experiments() if found.name != "Default"]
+        return names
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; long values are cut."""
@@ -116,7 +123,9 @@ class Tracker:
         except Exception as error:  # noqa: BLE001 - no failure of the mirror may end a cell
             self.run_id = None
             first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            self._warn(f"MLflow store {_public(self.uri)} failed to {what} ({first}); going on without it, the record is complete")
+            self._warn(
+                _public(f"MLflow store {self.uri} failed to {what} ({first}); going on without it, the record is complete")
+            )
 
 
 def _client(uri: str) -> Any:
@@ -143,10 +152,9 @@ def _artifact_location(uri: str, experiment: str) -> str | None:
     return None if file is None else (file.resolve().parent / "mlartifacts" / experiment).as_uri()
 
 
-def _public(uri: str) -> str:
-    """The address without user name and password."""
-    parts = urlsplit(uri)
-    return uri if parts.hostname is None else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def _public(text: str) -> str:
+    """The text with user name and password taken out of addresses."""
+    return re.sub(r"//[^/@\s]+@", "//", text)
 
 
 def _metric_name(name: str) -> str:

@@ -1,0 +1,179 @@
+"""``python -m experiments.doctor``: everything a run depends on, what is missing, and the command that would bring it.
+
+It never fails: whatever is broken becomes a line of the table, and the exit code is 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments import environment, records
+from experiments.cells import results_root
+from experiments.plan import DATA_ROOT_VARIABLE
+from experiments.spec import load_table, table_names
+from experiments.tracking import Tracker, tracking_uri
+
+SETUP = "make setup"
+
+
+class Finding(NamedTuple):
+    """One line: what was looked at, whether it is usable, what was found, what would make it usable."""
+
+    what: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def examine(data_root: Path | None = None) -> Iterator[Finding]:
+    """All findings, in the order of the table."""
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("machine", _machine),
+        ("PyTorch", _torch),
+        ("mm stack", _mm_stack),
+        ("renderers", _renderers),
+        ("data", lambda: _data(data_root)),
+        ("toy world", _toyworld),
+        ("results", _results),
+        ("MLflow", _mlflow),
+    ]
+    for name, check in checks:
+        try:
+            yield from check()
+        except Exception as error:  # noqa: BLE001 - a broken part is what this command is there to report
+            yield Finding(name, False, _first_line(error), SETUP)
+
+
+def _machine() -> Iterator[Finding]:
+    python = sys.version_info
+    yield Finding("Python", (3, 10) <= python[:2] < (3, 13), platform.python_version(), "use Python 3.10, 3.11 or 3.12")
+    hardware = environment.hardware(gpu=False)
+    yield Finding("machine", True, f"{hardware.cpu}, {hardware.cores} cores, {hardware.memory_gb:.0f} GiB")
+    state = environment.git_state()
+    yield Finding("checkout", state.commit != "unknown", f"{state.commit[:12]}{', changed files' if state.dirty else ''}", "git clone")
+
+
+def _torch() -> Iterator[Finding]:
+    import torch
+
+    yield Finding("torch", True, torch.__version__)
+    if torch.cuda.is_available():
+        cards = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        yield Finding("CUDA", True, f"{torch.version.cuda}: {cards}")
+    else:
+        built = torch.version.cuda
+        detail = f"built for CUDA {built}, no device found" if built else "this torch is a CPU build; the cpu renderer is used"
+        yield Finding("CUDA", False, detail, "a CUDA machine and a CUDA build of torch; not needed for the toy preset")
+
+
+def _mm_stack() -> Iterator[Finding]:
+    for package, module in (("mmengine", "mmengine"), ("mmcv", "mmcv.ops"), ("mmdet", "mmdet"), ("mmdet3d", "mmdet3d")):
+        try:
+            importlib.import_module(module)
+            suffix = ", ops present" if package == "mmcv" else ""
+            yield Finding(package, True, metadata.version(package) + suffix)
+        except Exception as error:  # noqa: BLE001 - compiled packages fail to import in many ways
+            missing = "installed without its ops: " if package == "mmcv" and "_ext" in str(error) else ""
+            yield Finding(package, False, missing + _first_line(error), SETUP)
+
+
+def _renderers() -> Iterator[Finding]:
+    from renderers import registry
+
+    for name in registry.names():
+        try:
+            state = registry.availability(name)
+            yield Finding(f"renderer {name}", bool(state), state.reason or "available", state.remedy)
+        except Exception as error:  # noqa: BLE001 - see above
+            yield Finding(f"renderer {name}", False, _first_line(error), SETUP)
+
+
+def _data(named: Path | None) -> Iterator[Finding]:
+    configured = os.environ.get(DATA_ROOT_VARIABLE)
+    root = named or (Path(configured) if configured else None)
+    if root is None:
+        remedy = f"--data-root FOLDER or {DATA_ROOT_VARIABLE}=FOLDER; not needed for the toy preset"
+        yield Finding("data root", False, "none is configured", remedy)
+        return
+    from experiments.datasets.layout import describe
+
+    found = describe(root)
+    if not found:
+        yield Finding("data root", False, f"{root} holds no known data set", "unpack one there, see README")
+    for split in found:
+        detail = f"{root}: {split.usable} of {split.frames} frames usable"
+        yield Finding(f"{split.dataset} {split.split}", split.usable == split.frames > 0, detail, split.problem)
+
+
+def _toyworld() -> Iterator[Finding]:
+    from experiments import toyworld
+
+    for name in table_names():
+        preset = load_table(name).presets.get("toy")
+        if preset is None or preset.data.source != "toyworld":
+            continue
+        config = toyworld.ToyWorldConfig(**preset.data.toyworld)
+        folder = toyworld.default_cache() / "toyworld" / toyworld.fingerprint(config)
+        if folder.is_dir():
+            frames = toyworld.summary(folder)["frames"]
+            yield Finding(f"toy world of {name}", True, f"{folder}: {frames['train']} train, {frames['val']} val frames")
+        else:
+            yield Finding(f"toy world of {name}", True, "not generated yet; the first run does it in about a minute")
+
+
+def _results() -> Iterator[Finding]:
+    root = results_root()
+    count, broken = 0, ""
+    for path in sorted(root.glob("*/*/*.json")):
+        try:
+            records.load(path)
+            count += 1
+        except records.RecordError as error:
+            broken = _first_line(error)
+    yield Finding("results", not broken, broken or f"{root}: {count} finished cells", "")
+
+
+def _mlflow() -> Iterator[Finding]:
+    uri = tracking_uri()
+    problem: list[str] = []
+    experiments = Tracker(problem.append, uri).experiments()
+    if problem:
+        yield Finding("MLflow", False, problem[0], "start the server or unset MLFLOW_TRACKING_URI; runs go on without it")
+    else:
+        names = ", ".join(experiments) or "no experiments yet"
+        yield Finding("MLflow", True, f"{metadata.version('mlflow')} at {uri}: {names}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; always returns 0."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.doctor", description=__doc__)
+    parser.add_argument("--data-root", type=Path, help=f"folder of the real data (default: {DATA_ROOT_VARIABLE})")
+    options = parser.parse_args(argv)
+    table = Table(show_lines=False)
+    for heading in ("what", "", "found", "to make it available"):
+        table.add_column(heading, overflow="fold")
+    for finding in examine(options.data_root):
+        mark = "[green]yes[/green]" if finding.ok else "[yellow]no[/yellow]"
+        table.add_row(escape(finding.what), mark, escape(finding.detail), "" if finding.ok else escape(finding.remedy))
+    Console().print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

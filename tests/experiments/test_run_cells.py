@@ -1,0 +1,108 @@
+"""Cells on disk: what is finished, what can be continued, what is out of date, who holds it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from test_records import make_record
+
+from experiments import records
+from experiments.cells import CellFolder, Progress, ResultsError
+from experiments.spec import Cell, load_table
+
+FINGERPRINT = "f" * 16
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CellFolder:
+    table = load_table("table_occ3d")
+    return CellFolder(Cell(table, table.row("tpvformer"), "cpu", "toy", 0), tmp_path)
+
+
+def start(folder: CellFolder, fingerprint: str = FINGERPRINT, iterations: tuple[int, ...] = ()) -> None:
+    folder.prepare(fingerprint, fresh=False)
+    folder.remember(Progress(fingerprint, "2026-01-01T00:00:00+0000", 12.0, "run"))
+    for iteration in iterations:
+        (folder.work_dir / f"iter_{iteration}.pth").write_bytes(b"weights")
+
+
+def test_newest_checkpoint_comes_first_by_number_not_by_name(folder: CellFolder) -> None:
+    start(folder, iterations=(900, 1000, 50))
+    (folder.work_dir / "iter_last.pth").write_bytes(b"")
+    assert [p.stem for p in folder.checkpoints()] == ["iter_1000", "iter_900", "iter_50"]
+    assert folder.describe(FINGERPRINT) == "stopped at iteration 1000"
+
+
+def test_the_same_fingerprint_is_continued(folder: CellFolder) -> None:
+    start(folder, iterations=(100,))
+    progress = folder.prepare(FINGERPRINT, fresh=False)
+    assert progress is not None
+    assert (progress.train_seconds, progress.mlflow_run_id) == (12.0, "run")
+    assert folder.checkpoints()
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_other_fingerprint_or_force_starts_again_and_keeps_the_old_aside(folder: CellFolder, fresh: bool) -> None:
+    start(folder, iterations=(100,))
+    assert folder.prepare(FINGERPRINT if fresh else "0" * 16, fresh) is None
+    assert folder.checkpoints() == []
+    stale = folder.work_dir.with_name(folder.work_dir.name + ".stale")
+    assert (stale / "iter_100.pth").is_file()
+
+
+def test_checkpoints_without_a_state_file_are_not_trusted(folder: CellFolder) -> None:
+    start(folder, iterations=(100,))
+    (folder.work_dir / "state.json").write_text("{")
+    assert folder.progress() is None
+    assert folder.prepare(FINGERPRINT, fresh=False) is None
+    assert folder.checkpoints() == []
+
+
+def test_a_record_counts_only_with_its_fingerprint(folder: CellFolder) -> None:
+    assert folder.describe(FINGERPRINT) == "not run"
+    records.save(make_record(fingerprint=FINGERPRINT), folder.record_path)
+    assert folder.finished(FINGERPRINT)
+    assert folder.describe(FINGERPRINT) == "done"
+    assert not folder.finished("0" * 16)
+    assert folder.describe("0" * 16).startswith("outdated")
+
+
+def test_a_second_run_waits_for_the_first_and_says_so_once(folder: CellFolder) -> None:
+    said: list[str] = []
+    order: list[str] = []
+
+    def second() -> None:
+        with CellFolder(folder.cell, folder.root).lock(said.append):
+            order.append("second")
+
+    with folder.lock(said.append):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join(5)
+    assert order == ["first", "second"]
+    assert len(said) == 1 and "another run works on it" in said[0]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    table = load_table("table_occ3d")
+    folder = CellFolder(Cell(table, table.row("prior"), "cpu", "toy", 0), blocked)
+    with pytest.raises(ResultsError, match="cannot be written .*--results or OCC_RESULTS"), folder.lock(print):
+        pass
+
+
+def test_a_variant_never_takes_the_place_of_the_plain_cell() -> None:
+    table = load_table("table_occ3d")
+    row = table.row("tpvformer")
+    plain = Cell(table, row, "cpu", "toy", 0)
+    variant = Cell(table, row, "cpu", "toy", 0, {"iterations": 5, "short": True})
+    assert plain.name == "tpvformer--cpu--seed0"
+    assert variant.name == "tpvformer--cpu--seed0--iterations=5--short"
+    assert plain.fingerprint("d") != variant.fingerprint("d")
+    assert plain.fingerprint("d") != plain.fingerprint("e")
+    assert plain.fingerprint("d") == Cell(table, row, "cpu", "toy", 0).fingerprint("d")

@@ -1,0 +1,115 @@
+"""MLflow as a mirror: what it gets, and that nothing which goes wrong with it ends a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from experiments.records import ROOT
+from experiments.tracking import Tracker, tracking_uri
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One store for all tests: MLflow takes seconds to create its tables."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+def table() -> str:
+    """An experiment's name that no other test has."""
+    return f"table_{uuid.uuid4().hex}"
+
+
+def test_a_run_holds_parameters_curves_tags_and_files(uri: str, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    said: list[str] = []
+    tracker = Tracker(said.append, uri)
+    run_id = tracker.start(name := table(), "cell", None, {"row": "model"})
+    assert run_id is not None
+    tracker.params({"lr": 0.1, "long": "x" * 2000})
+    tracker.metrics({"train/loss": 2.0, "RayIoU@1": 5.0}, step=10)
+    tracker.metrics({"train/loss": 1.0}, step=20)
+    file = tmp_path / "figure.png"
+    file.write_bytes(b"png")
+    tracker.artifact(file, "figures")
+    tracker.finish()
+    assert said == []
+
+    client = MlflowClient(tracking_uri=uri)
+    run = client.get_run(run_id)
+    assert run.info.run_name == "cell" and run.info.status == "FINISHED"
+    assert run.data.params["lr"] == "0.1" and len(run.data.params["long"]) == 500
+    assert run.data.tags["row"] == "model"
+    assert run.data.metrics["RayIoU_at_1"] == 5.0
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "train/loss")] == [(10, 2.0), (20, 1.0)]
+    assert [f.path for f in client.list_artifacts(run_id, "figures")] == ["figures/figure.png"]
+    assert (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / name).is_dir()
+    assert name in tracker.experiments()
+
+
+def test_a_resumed_cell_continues_its_run_and_a_lost_one_gets_a_new(uri: str) -> None:
+    name = table()
+    first = Tracker(print, uri).start(name, "cell", None, {})
+    assert Tracker(print, uri).start(name, "cell", first, {}) == first
+    replaced = Tracker(print, uri).start(name, "cell", "0" * 32, {})
+    assert replaced not in (None, first, "0" * 32)
+
+
+def test_a_server_that_is_away_is_one_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    said: list[str] = []
+    tracker = Tracker(said.append, "http://name:secret@127.0.0.1:9")
+    assert tracker.start("table_x", "cell", None, {}) is None
+    tracker.params({"a": 1})
+    tracker.metrics({"b": 2.0})
+    tracker.artifact(tmp_path, None)
+    tracker.finish()
+    assert len(said) == 1
+    assert "MLflow store http://127.0.0.1:9" in said[0] and "going on without it" in said[0]
+    assert "secret" not in said[0]
+
+
+def test_a_store_that_breaks_in_the_middle_is_one_warning(uri: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    tracker = Tracker(said.append, uri)
+    assert tracker.start("table_x", "cell", None, {}) is not None
+    tracker.artifact(tmp_path / "missing.png")
+    tracker.metrics({"a": 1.0})
+    assert tracker.run_id is None
+    assert len(said) == 1 and "store missing.png" in said[0]
+
+
+@pytest.mark.slow
+def test_two_processes_may_create_and_fill_one_sqlite_file_at_once(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    program = (
+        "import sys; from experiments.tracking import Tracker\n"
+        "def fail(text): sys.exit(text)\n"
+        "t = Tracker(fail, sys.argv[1]); t.start('table_x', sys.argv[2], None, {})\n"
+        "for step in range(30): t.metrics({'a': float(step)}, step)\n"
+        "t.finish()"
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", program, uri, name], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for name in ("one", "two")
+    ]
+    assert [(run.communicate()[1], run.returncode) for run in runs] == [("", 0), ("", 0)]
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("table_x")
+    found = client.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in found) == ["one", "two"]
+    assert [len(client.get_metric_history(run.info.run_id, "a")) for run in found] == [30, 30]
+
+
+def test_the_default_store_is_a_file_in_the_project_and_the_variable_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri() == f"sqlite:///{ROOT / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert tracking_uri() == "http://tracking:5000"
