@@ -1,0 +1,141 @@
+"""What the trainable occupancy models share: mmengine's calling convention, losses, rendering, progress."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import BaseDataPreprocessor, BaseModel, is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import Tensor, nn
+
+from baselines.gaussrender import GaussRender
+from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
+from baselines.losses import OccupancyLoss
+from renderers import Cameras
+
+
+class BatchToDevice(BaseDataPreprocessor):
+    """Moves ``{"batch": OccupancyBatch}``, what the data loaders yield, to the model's device."""
+
+    def forward(self, data: dict[str, OccupancyBatch], training: bool = False) -> dict[str, OccupancyBatch]:
+        """The same dictionary with the batch's tensors on the device; nothing else is changed."""
+        return {"batch": data["batch"].to(self.device, non_blocking=self._non_blocking)}
+
+
+class OccupancyModel(BaseModel):
+    """Base of the baselines. A subclass implements ``extract`` and, to be rendered, calls ``attach_rendering``.
+
+    grid            what the logits stand for
+    dropout_epochs  dropout is active in that many first epochs only, None for always. The released GaussRender code
+                    leaves training mode at its first validation and never returns to it, so that dropout acts in the
+                    first epoch; 1 reproduces that. (There the first epoch after a resume has dropout once more; here
+                    a resumed training continues as if it had not been interrupted.)
+    camera_seed     seed of the draws of rendered cameras. Each draw depends on the seed, the process rank and the
+                    iteration only, so that a resumed training draws what an uninterrupted one would have.
+
+    The state dict holds parameters and buffers under the published names; the loss and the rendering plug-in add
+    nothing but ``renderer_prep`` and ``renderer``.
+    """
+
+    def __init__(self, grid: OccupancyGrid, dropout_epochs: int | None = None, camera_seed: int = 0) -> None:
+        super().__init__(data_preprocessor=BatchToDevice())
+        self.grid = grid
+        self.dropout_epochs = dropout_epochs
+        self.camera_seed = camera_seed
+        self.iteration = 0
+        self.epoch = 0
+        # Tuples keep these modules out of the module tree, hence out of the published state dict.
+        self._occupancy_loss = (OccupancyLoss(grid),)
+        self._gaussrender: tuple[GaussRender, ...] = ()
+
+    @abstractmethod
+    def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
+        """Logits and voxel features of a batch that is already on the model's device."""
+
+    @property
+    def gaussrender(self) -> GaussRender | None:
+        """The rendering plug-in, or None for a model trained on voxels alone."""
+        return self._gaussrender[0] if self._gaussrender else None
+
+    def attach_rendering(self, plugin: GaussRender, owner: nn.Module) -> None:
+        """Train with ``plugin``'s rendered losses too; ``owner`` is the submodule under which its weights are published.
+
+        The renderer is published twice, below its owner and at the top (valeoai/GaussRender
+        src/model/segmentor/bev_segmentor.py:37-40).
+        """
+        owner.renderer = plugin.renderer
+        owner.renderer_prep = plugin.renderer_prep
+        self.renderer = plugin.renderer
+        self._gaussrender = (plugin,)
+
+    def forward(self, batch: OccupancyBatch, mode: str = "tensor") -> Any:
+        """mmengine's entry point.
+
+        mode "loss"     dict of named losses, weighted, that add up to the objective
+             "predict"  one dict a sample: "labels" [X, Y, Z] int64 and "logits" [C, X, Y, Z] of the finest scale
+             "tensor"   OccupancyPrediction
+        """
+        if mode == "loss":
+            return self.loss(batch)
+        if mode == "predict":
+            prediction = self.extract(batch)
+            return [
+                {"labels": labels, "logits": logits}
+                for labels, logits in zip(prediction.labels, prediction.logits[-1], strict=True)
+            ]
+        if mode == "tensor":
+            return self.extract(batch)
+        raise ValueError(f"unknown mode '{mode}' (known: loss, predict, tensor)")
+
+    def loss(self, batch: OccupancyBatch) -> dict[str, Tensor]:
+        """Occupancy losses and, if rendering is attached, rendered losses by name."""
+        prediction = self.extract(batch)
+        losses = dict(self._occupancy_loss[0](prediction.logits, batch.labels))
+        if self.gaussrender is not None:
+            width, height = batch.camera_size
+            cameras = Cameras(batch.intrinsics, batch.reference_to_camera, width, height)
+            losses |= self.gaussrender.losses(
+                prediction.logits[-1], prediction.features, cameras, batch.labels, self.camera_generator()
+            )
+        return losses
+
+    @torch.no_grad()
+    def predict(self, batch: OccupancyBatch) -> OccupancyPrediction:
+        """The prediction without gradients; the batch may be on any device. Does not change train/eval mode."""
+        return self.extract(batch.to(next(self.parameters()).device))
+
+    def camera_generator(self) -> torch.Generator:
+        """A CPU generator for this iteration's camera draws."""
+        seed = np.random.SeedSequence((self.camera_seed, get_rank(), self.iteration)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(seed[0]))
+
+    def set_progress(self, iteration: int, epoch: int) -> None:
+        """Tell the model where training stands: camera draws and the dropout rule follow from it."""
+        self.iteration = iteration
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.train(self.training)
+
+    def train(self, mode: bool = True) -> OccupancyModel:
+        """``nn.Module.train``, less the dropout when its epochs are over."""
+        super().train(mode)
+        if mode and self.dropout_epochs is not None and self.epoch >= self.dropout_epochs:
+            for module in self.modules():
+                if isinstance(module, nn.Dropout):
+                    module.eval()
+        return self
+
+
+@HOOKS.register_module()
+class TrainingProgress(Hook):
+    """Tells the model iteration and epoch before each training step (epochs count passes over the training data)."""
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """``runner`` is mmengine's; both its epoch- and its iteration-based loop are understood."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model.set_progress(runner.iter, runner.iter // len(runner.train_dataloader))

@@ -1,0 +1,115 @@
+"""TPVFormer (Tri-Perspective View, arXiv:2302.07817) as trained by valeoai/GaussRender (src/model/segmentor)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from mmdet3d.registry import MODELS
+from torch import nn
+
+from baselines.gaussrender import GaussRender, GaussRenderConfig
+from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
+from baselines.model import OccupancyModel
+from baselines.tpvformer.aggregator import TPVAggregator
+from baselines.tpvformer.geometry import TPVShape
+from baselines.tpvformer.head import TPVFormerHead
+
+
+@MODELS.register_module()
+class TPVFormer(OccupancyModel):
+    """Images -> backbone -> neck -> three planes -> voxels.
+
+    grid           occupancy grid (an OccupancyGrid, or its fields as a dict); every axis a multiple of ``upsampling``
+    backbone       mmdet backbone, a config for mmdet's registry; its outputs go to ``neck``
+    neck           mmdet neck with ``dim`` output channels
+    dim, heads     width of tokens and number of attention heads
+    num_layers     encoder layers
+    num_cameras    most cameras a batch can have (each camera position has a learned code)
+    anchors        anchors of a token of the planes hw, zh, wz
+    points         sampling points of a token a level and head, a multiple of ``anchors``
+    self_points    sampling points of the hw plane's self-attention
+    upsampling     voxels per plane cell along each axis
+    hidden, out    widths of the voxel decoder; ``out`` is the width of the features that are rendered
+    dropout        probability after both attentions and twice in each feed-forward
+    checkpointing  recompute voxel features in the backward pass
+    gaussrender    fields of GaussRenderConfig to train with rendered losses, None for none
+    renderer       name of the renderer backend for that
+
+    ``dropout_epochs`` and ``camera_seed`` are those of OccupancyModel. Everything after the neck runs in float32, also
+    under autocast. GridMask is not applied: the released configuration asks for it, and the code never does
+    (bev_segmentor.py:12-22). Raises ValueError for a grid that ``upsampling`` does not divide.
+    """
+
+    def __init__(
+        self,
+        grid: OccupancyGrid | dict[str, Any],
+        backbone: dict[str, Any],
+        neck: dict[str, Any],
+        dim: int = 256,
+        heads: int = 8,
+        num_layers: int = 3,
+        num_cameras: int = 6,
+        anchors: tuple[int, int, int] = (4, 32, 32),
+        points: tuple[int, int, int] = (8, 64, 64),
+        self_points: int = 4,
+        upsampling: int = 2,
+        hidden: int = 512,
+        out: int = 256,
+        dropout: float = 0.1,
+        dropout_epochs: int | None = None,
+        checkpointing: bool = False,
+        gaussrender: dict[str, Any] | None = None,
+        renderer: str = "cpu",
+        camera_seed: int = 0,
+    ) -> None:
+        from mmdet.registry import MODELS as MMDET_MODELS
+
+        import baselines.ops  # noqa: F401  registers DCNv2Portable
+
+        grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
+        super().__init__(grid, dropout_epochs=dropout_epochs, camera_seed=camera_seed)
+        if any(n % upsampling for n in grid.shape):
+            raise ValueError(f"grid {grid.shape} is not a multiple of the up-sampling {upsampling}")
+        if dim % heads or dim % 2:
+            raise ValueError(f"dim {dim} must be even and a multiple of the number of heads {heads}")
+        x, y, z = (n // upsampling for n in grid.shape)
+        shape = TPVShape(h=y, w=x, z=z)
+        self.num_cameras = num_cameras
+        self.img_backbone = MMDET_MODELS.build(copy.deepcopy(backbone))
+        self.img_neck = MMDET_MODELS.build(copy.deepcopy(neck))
+        self.head = TPVFormerHead(
+            grid, shape, dim, heads, neck["num_outs"], num_cameras, num_layers, points, anchors, self_points, dropout
+        )
+        self.aggregator = TPVAggregator(shape, upsampling, dim, hidden, out, grid.num_classes, checkpointing)
+        if gaussrender is not None:
+            plugin = GaussRender(
+                grid, renderer=renderer, feature_channels=out, config=GaussRenderConfig(**gaussrender)
+            )
+            self.attach_rendering(plugin, self.aggregator)
+
+    def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
+        """Logits [B, C, X, Y, Z] (one scale) and the decoder's voxel features [B, out, X, Y, Z].
+
+        Raises ValueError for images or projections of the wrong shape or more cameras than the model has codes for.
+        """
+        images = batch.images
+        if images.dim() != 5 or images.shape[2] != 3:
+            raise ValueError(f"images must be [B, V, 3, H, W], got {list(images.shape)}")
+        b, v, _, height, width = images.shape
+        if not 1 <= v <= self.num_cameras:
+            raise ValueError(f"images have {v} cameras, the model was built for 1 to {self.num_cameras}")
+        if list(batch.projection.shape) != [b, v, 4, 4]:
+            raise ValueError(f"projection must be [{b}, {v}, 4, 4], got {list(batch.projection.shape)}")
+        levels = self.img_neck(self.img_backbone(images.flatten(0, 1)))
+        with torch.autocast(images.device.type, enabled=False):
+            maps = [level.float().unflatten(0, (b, v)) for level in levels]
+            planes = self.head(maps, batch.projection, (width, height))
+            logits, features = self.aggregator(planes)
+        return OccupancyPrediction((logits,), features)
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Number of parameters that are trained, each counted once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
