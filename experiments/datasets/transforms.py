@@ -102,7 +102,7 @@ def distort(image: Float, random: np.random.Generator) -> Float:
     contrast = np.float32(random.uniform(0.5, 1.5)) if coin() else None
     if contrast_first and contrast is not None:
         image = image * contrast
-    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    hsv: Float = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), dtype=np.float32)
     if coin():
         hsv[..., 1] *= np.float32(random.uniform(0.5, 1.5))
     if coin():
