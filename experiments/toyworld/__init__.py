@@ -13,7 +13,7 @@ from .writer import ToyWorldConfig, write
 
 __all__ = ["ToyWorldConfig", "ensure", "ensure_at", "fingerprint", "summary"]
 
-GENERATOR_VERSION = 1  # raise it with every change to what is written
+GENERATOR_VERSION = 2  # raise it with every change to what is written
 _SUMMARY = "toyworld.json"
 
 
@@ -71,10 +71,24 @@ def _holds(root: Path, config: ToyWorldConfig) -> bool:
     return (root / _SUMMARY).is_file() and summary(root)["fingerprint"] == fingerprint(config)
 
 
+def _drop_stale_kernels() -> None:
+    """Remove compiled kernels older than any source here.
+
+    numba's cache looks only at the file of a kernel, not at the files of the kernels it calls, and would go on
+    drawing the ground of an earlier version of ``ground.py``.
+    """
+    here = Path(__file__).parent
+    newest = max(source.stat().st_mtime for source in here.glob("*.py"))
+    for index in (here / "__pycache__").glob("*.nbi"):
+        if index.stat().st_mtime < newest and os.access(index.parent, os.W_OK):
+            index.unlink(missing_ok=True)
+
+
 def _build(config: ToyWorldConfig, root: Path) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
+    _drop_stale_kernels()
     splits = {split: config.size(split) for split in ("train", "val")}
     total = sum(scenes * frames for scenes, frames in splits.values())
     with Progress(console=Console(stderr=True), transient=True) as progress:

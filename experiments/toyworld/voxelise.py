@@ -18,6 +18,7 @@ GRID = (200, 200, 16)
 LOWER = np.array([-40.0, -40.0, -1.0])
 VOXEL = 0.4
 _SAMPLES = 3  # a voxel is sampled at 3 x 3 x 3 points
+_TINY = 1e-9  # keeps rays along an axis from dividing by zero
 _THINNEST = 0.1  # half extent (m) below which 0.133 m apart samples could miss a part
 
 # A voxel shared by several parts goes to the one with the most samples in it times this: people, cycles, cones,
@@ -98,40 +99,54 @@ def _lay_ground(
 
 
 @njit(**OPTIONS)
-def _mark(mask: np.ndarray, labels: np.ndarray, start: np.ndarray, directions: np.ndarray) -> None:
-    position, step = np.empty(3), np.empty(3)
-    index, sign = np.empty(3, np.int64), np.empty(3, np.int64)
-    for ray in range(directions.shape[0]):
-        enter = 0.0
-        leave = 1e9
-        for axis in range(3):
-            o = (start[axis] - LOWER[axis]) / VOXEL
-            d = directions[ray, axis] / VOXEL
-            a, b = -o / d, (GRID[axis] - o) / d
-            enter, leave = max(enter, min(a, b)), min(leave, max(a, b))
+def mark_visible(
+    mask: np.ndarray, labels: np.ndarray, start: np.ndarray, rotation: np.ndarray, rays: np.ndarray
+) -> None:
+    """Set the voxels of ``mask`` [200, 200, 16] uint8 that rays cross, up to and including the first occupied one.
+
+    start [3] in the ego frame, m; rays [N, 3] are turned into the ego frame by ``rotation`` [3, 3]. The start may lie
+    outside the grid.
+    """
+    # Amanatides and Woo's traversal in voxel units, spelled out by axis: twice as fast as with arrays of three
+    x, y, z = (start[0] - LOWER[0]) / VOXEL, (start[1] - LOWER[1]) / VOXEL, (start[2] - LOWER[2]) / VOXEL
+    for ray in range(rays.shape[0]):
+        a, b, c = rays[ray, 0], rays[ray, 1], rays[ray, 2]
+        dx = rotation[0, 0] * a + rotation[0, 1] * b + rotation[0, 2] * c + _TINY
+        dy = rotation[1, 0] * a + rotation[1, 1] * b + rotation[1, 2] * c + _TINY
+        dz = rotation[2, 0] * a + rotation[2, 1] * b + rotation[2, 2] * c + _TINY
+        ix, iy, iz = 1.0 / dx, 1.0 / dy, 1.0 / dz
+        enter = max(0.0, min(-x * ix, (GRID[0] - x) * ix))
+        enter = max(enter, min(-y * iy, (GRID[1] - y) * iy))
+        enter = max(enter, min(-z * iz, (GRID[2] - z) * iz))
+        leave = min(max(-x * ix, (GRID[0] - x) * ix), max(-y * iy, (GRID[1] - y) * iy))
+        leave = min(leave, max(-z * iz, (GRID[2] - z) * iz))
         if leave <= enter:
             continue
-        for axis in range(3):
-            o = (start[axis] - LOWER[axis]) / VOXEL
-            d = directions[ray, axis] / VOXEL
-            index[axis] = min(GRID[axis] - 1, max(0, int(math.floor(o + (enter + 1e-9) * d))))
-            sign[axis] = 1 if d > 0 else -1
-            step[axis] = abs(1.0 / d)
-            position[axis] = (index[axis] + (1 if d > 0 else 0) - o) / d
+        i = min(GRID[0] - 1, max(0, int(math.floor(x + (enter + _TINY) * dx))))
+        j = min(GRID[1] - 1, max(0, int(math.floor(y + (enter + _TINY) * dy))))
+        k = min(GRID[2] - 1, max(0, int(math.floor(z + (enter + _TINY) * dz))))
+        step_i, step_j, step_k = 1 if dx > 0 else -1, 1 if dy > 0 else -1, 1 if dz > 0 else -1
+        next_x, next_y, next_z = (i + (dx > 0) - x) * ix, (j + (dy > 0) - y) * iy, (k + (dz > 0) - z) * iz
+        ix, iy, iz = abs(ix), abs(iy), abs(iz)
         while True:
-            i, j, k = index[0], index[1], index[2]
             mask[i, j, k] = 1
             if labels[i, j, k] != FREE:
                 break
-            axis = 0
-            if position[1] < position[0]:
-                axis = 1
-            if position[2] < position[axis]:
-                axis = 2
-            index[axis] += sign[axis]
-            if index[axis] < 0 or index[axis] >= GRID[axis]:
-                break
-            position[axis] += step[axis]
+            if next_x <= next_y and next_x <= next_z:
+                i += step_i
+                next_x += ix
+                if i < 0 or i >= GRID[0]:
+                    break
+            elif next_y <= next_z:
+                j += step_j
+                next_y += iy
+                if j < 0 or j >= GRID[1]:
+                    break
+            else:
+                k += step_k
+                next_z += iz
+                if k < 0 or k >= GRID[2]:
+                    break
 
 
 def voxelise(
@@ -143,16 +158,7 @@ def voxelise(
     is one voxel thick and gives way to parts.
     """
     labels = np.full(GRID, FREE, np.uint8)
-    score = np.zeros(GRID, np.int64)
+    score = np.zeros(GRID, np.int16)
     _fill(labels, score, rotation, origin, solids.geometry, solids.shape, solids.class_id, _WEIGHT)
     _lay_ground(labels, rotation, origin, streets, patches)
     return labels
-
-
-def mark_visible(mask: np.ndarray, labels: np.ndarray, start: np.ndarray, directions: np.ndarray) -> None:
-    """Set the voxels of ``mask`` [200, 200, 16] uint8 that rays cross, up to and including the first occupied one.
-
-    start [3] and directions [N, 3] in the ego frame, m; the start may lie outside the grid.
-    """
-    nudged = np.where(np.abs(directions) < 1e-9, 1e-9, directions)  # no division by zero in the traversal
-    _mark(mask, labels, np.asarray(start, np.float64), np.ascontiguousarray(nudged))

@@ -19,9 +19,9 @@ Pose = tuple[float, float, float]  # x, y (m), yaw (rad)
 ROAD = ("driveable_surface",)
 WALKS = ("sidewalk", "other_flat")
 GREEN = ("terrain",)
-_EGO_HALF = (3.0, 1.4)  # clearance kept around the recording car, m
+_EGO_HALF = (3.6, 1.8)  # clearance kept around the recording car, m
 _EGO_MIDDLE = 1.4  # its middle lies this far before the ego origin (rear axle), m
-_STEP = 0.5  # spacing of the times at which moving things are kept apart, s
+_STEP = 0.15  # spacing of the times at which moving things are kept apart, s
 
 
 def advance(pose: Pose, length: float, curvature: float) -> Pose:
@@ -197,7 +197,7 @@ class _Builder:
         self.street_rows = np.array([street.row() for street in streets])
         self.patches: list[list[float]] = []
         self.patch_rows = np.empty((0, 7))
-        self.times = np.arange(-_STEP, seconds + 1.5 * _STEP, _STEP)
+        self.times = np.arange(-_STEP, seconds + _STEP, _STEP)
         ego = [offset(way.pose(float(t)), _EGO_MIDDLE, 0.0) for t in self.times]
         self.things: list[Thing] = []
         self._poses = [np.array(ego)]
@@ -217,9 +217,9 @@ class _Builder:
         margin: float = 0.25,
     ) -> bool:  # fmt: skip
         """Place a model if the ground below it is of the given classes and its way is free; says whether it was."""
-        allowed = [CLASS_ID[name] for name in surfaces]
+        allowed = {CLASS_ID[name] for name in surfaces}
         kinds = self._kinds(pose, model.size)
-        if not np.isin(GROUND_CLASS[kinds], allowed).all():
+        if not allowed.issuperset(GROUND_CLASS[kinds].tolist()):
             return False
         thing = Thing(model, pose, float(GROUND_HEIGHT[kinds].max()), speed, curvature)
         poses = np.array([thing.at(float(t)) for t in self.times])
@@ -308,7 +308,7 @@ class _Builder:
 def _overlaps(poses: np.ndarray, half: np.ndarray, other: np.ndarray, halves: np.ndarray) -> bool:
     """Whether a rectangle with poses [T, 3] meets any of N others [N, T, 3] at the same time (separating axes)."""
     delta = other[..., :2] - poses[:, :2]
-    near = (np.abs(delta) < half.sum() + halves.sum(axis=1)[:, None, None]).all(axis=(1, 2))
+    near = (np.abs(delta) < half.sum() + halves.sum(axis=1)[:, None, None]).all(axis=2).any(axis=1)
     if not near.any():
         return False
     delta, halves = delta[near], halves[near][:, None]

@@ -157,7 +157,7 @@ class Recorder:
         width, height = config.image_width, config.image_height
         stride = max(1, round(width / 200))  # rays for the camera mask: below half a voxel apart at the grid's edge
         u, v = np.meshgrid(np.arange(0, width, stride) + 0.5, np.arange(0, height, stride) + 0.5)
-        self._pixels = np.stack([u.ravel(), v.ravel(), np.ones(u.size)])
+        self._pixels = np.stack([u.ravel(), v.ravel(), np.ones(u.size)], axis=-1)
         azimuth = np.arange(_COLUMNS)[:, None] * (2 * math.pi / _COLUMNS)
         flat = np.cos(_BEAMS) * np.ones_like(azimuth)
         self._beams = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(_BEAMS) + 0 * azimuth], -1)
@@ -214,13 +214,14 @@ class Recorder:
             )  # fmt: skip
             self._write_image(self.root / camera["data_path"].removeprefix("./data/"), image)
             here = to_ego @ pose
-            rays = (here[:3, :3] @ np.linalg.inv(mount.intrinsics) @ self._pixels).T
-            mark_visible(camera_mask, labels, here[:3, 3], rays)
+            mark_visible(
+                camera_mask, labels, here[:3, 3].copy(), here[:3, :3] @ np.linalg.inv(mount.intrinsics), self._pixels
+            )
         lidar = self.rig["LIDAR_TOP"].matrix
         beams = self._beams.reshape(-1, 3)
         for other in range(self.frames):  # as in Occ3D, what the lidar sees on its whole way through the scene counts
             here = to_ego @ self._world(self._time(other)) @ lidar
-            mark_visible(lidar_mask, labels, here[:3, 3], beams @ here[:3, :3].T)
+            mark_visible(lidar_mask, labels, here[:3, 3].copy(), here[:3, :3].copy(), beams)
         folder = self.root / "gts" / self.name / info["token"]
         folder.mkdir(parents=True)
         np.savez_compressed(folder / "labels.npz", semantics=labels, mask_lidar=lidar_mask, mask_camera=camera_mask)
