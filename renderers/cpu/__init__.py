@@ -1,0 +1,180 @@
+"""Compiled CPU renderer: every setting of the contract, any number of channels in one pass, exact gradients.
+
+Design, arithmetic and measurements are in README.md beside this file. Semantics: ``renderers.reference``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from renderers.cpu import native
+from renderers.interface import Availability, Cameras, Gaussians, RasterSettings, Renderer, Rendering, SettingNotSupported
+
+
+@dataclass
+class StageTimes:
+    """Where the time goes: seconds by stage and counts, summed over the calls since it was made.
+
+    forward, backward  {"project", "sort", "bin", "blend", "reduce": seconds, "visible": Gaussians that touch a view,
+                       "pairs": (bin, Gaussian) pairs, "needed_pairs": those with gradient slots, "weights":
+                       (pixel, Gaussian) weights that entered the matrix product of the forward pass}
+    """
+
+    forward: dict[str, float] = field(default_factory=dict)
+    backward: dict[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def add(totals: dict[str, float], values: Tensor) -> None:
+        """Add the op's numbers [9] to ``totals``."""
+        for name, value in zip(native.STAGES + native.COUNTS, values.tolist(), strict=True):
+            totals[name] = totals.get(name, 0.0) + value
+
+
+class CpuRenderer(Renderer):
+    """Multi-threaded, vectorised C++ op with its own backward pass; float32 on the CPU.
+
+    target  instruction set, one of ``build.targets()``; None: the widest that the processor has
+    times   collects seconds by stage, if given
+
+    Uses ``torch.get_num_threads()`` threads; results and gradients are the same bits for any number of them.
+    """
+
+    name = "cpu"
+
+    def __init__(self, target: str | None = None, times: StageTimes | None = None) -> None:
+        self.target = target or native.best_target()
+        self.times = times
+        native.library(self.target)
+
+    @classmethod
+    def availability(cls) -> Availability:
+        """Compiles the op if that has not been done; a few seconds, once."""
+        from renderers.cpu.build import BuildError
+
+        try:
+            native.library(native.best_target())
+        except BuildError as error:
+            return Availability(False, error.reason, error.remedy)
+        except OSError as error:
+            return Availability(False, f"the compiled op does not load: {error}", "run `python -m renderers.cpu.build` again")
+        return Availability(True)
+
+    def _render(
+        self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None
+    ) -> Rendering:
+        g = gaussians
+        if g.means.device.type != "cpu":
+            raise SettingNotSupported("cpu", "device", str(g.means.device), "move the tensors to the CPU or take a GPU renderer")
+        if g.means.dtype != torch.float32:
+            raise SettingNotSupported("cpu", "dtype", g.means.dtype, "it computes in float32; pass .float() or take 'reference'")
+        background = settings.background
+        features, depth, alpha = _Splat.apply(
+            _Job(self.target, self.times, cameras, settings, visible), g.means, g.scales, g.quaternions, g.opacities, g.features, background
+        )
+        if settings.depth == "expected":
+            depth = depth / alpha.clamp_min(1e-10)
+        return Rendering(features, depth, alpha)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a call needs besides differentiable tensors."""
+
+    target: str
+    times: StageTimes | None
+    cameras: Cameras
+    settings: RasterSettings
+    visible: Tensor | None
+
+
+class _Splat(torch.autograd.Function):
+    """(job, means, scales, quaternions, opacities, features, background) -> features, depth, alpha [B, V, H, W(, C)]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        job: _Job,
+        means: Tensor,
+        scales: Tensor,
+        quaternions: Tensor | None,
+        opacities: Tensor,
+        features: Tensor,
+        background: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        c = job.cameras
+        shape = (means.shape[0], c.views, c.height, c.width)
+        bins = native.library(job.target).occ_bins(c.width, c.height)
+        outputs = (features.new_empty(*shape, features.shape[-1]), features.new_empty(shape), features.new_empty(shape))
+        needed = torch.empty(*shape[:2], bins, dtype=torch.int32)
+        inputs = [None if t is None else t.detach().contiguous() for t in (means, scales, quaternions, opacities, features, background)]
+        stages = None if job.times is None else torch.zeros(len(native.STAGES + native.COUNTS), dtype=torch.float64)
+        call, keep = _call(job, inputs, needed, stages)
+        call.out_features, call.out_depth, call.out_alpha = map(native.pointer, outputs)
+        native.forward(job.target, call)
+        del keep
+        if job.times is not None and stages is not None:
+            StageTimes.add(job.times.forward, stages)
+        ctx.job = job
+        ctx.set_materialize_grads(False)
+        transparent = outputs[2] if background is not None and background.requires_grad else None
+        ctx.save_for_backward(*inputs, needed, transparent)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        *inputs, needed, alpha = ctx.saved_tensors
+        job: _Job = ctx.job
+        grad_features, grad_depth, grad_alpha = (None if g is None else g.contiguous() for g in grads)
+        if grad_features is None and grad_depth is None and grad_alpha is None:
+            return (None,) * 7
+        wanted = ctx.needs_input_grad[1:6]
+        results = [torch.zeros_like(t) if want and t is not None else None for t, want in zip(inputs, wanted, strict=False)]
+        stages = None if job.times is None else torch.zeros(len(native.STAGES + native.COUNTS), dtype=torch.float64)
+        call, keep = _call(job, inputs, needed, stages)
+        call.grad_features, call.grad_depth, call.grad_alpha = map(native.pointer, (grad_features, grad_depth, grad_alpha))
+        names = ("grad_means", "grad_scales", "grad_quaternions", "grad_opacities", "grad_payload")
+        for name, result in zip(names, results, strict=True):
+            setattr(call, name, native.pointer(result))
+        native.backward(job.target, call)
+        del keep
+        if job.times is not None and stages is not None:
+            StageTimes.add(job.times.backward, stages)
+        behind = None
+        if alpha is not None and grad_features is not None:
+            behind = torch.einsum("bvhw,bvhwc->c", 1 - alpha, grad_features)
+        return None, *results, behind
+
+
+def _call(job: _Job, inputs: list[Tensor | None], needed: Tensor, stages: Tensor | None) -> tuple[native.Call, list[Tensor | None]]:
+    """The call's structure without outputs, and the tensors that must outlive it."""
+    means, scales, _, _, features, _ = inputs
+    assert means is not None and scales is not None and features is not None
+    c, s = job.cameras, job.settings
+    keep = [
+        *inputs,
+        c.intrinsics.detach().contiguous(),
+        c.world_to_camera.detach().contiguous(),
+        None if job.visible is None else job.visible.contiguous(),
+        None if c.time_index is None else c.time_index.to(torch.int64).contiguous(),
+        needed,
+        stages,
+    ]
+    call = native.Call()
+    call.batch, call.views, call.count, call.features = means.shape[0], c.views, means.shape[-2], features.shape[-1]
+    call.times = means.shape[1] if means.dim() == 4 else 0
+    call.width, call.height, call.scale_columns = c.width, c.height, scales.shape[-1]
+    for name in ("near", "far", "low_pass", "alpha_min", "alpha_max", "transmittance_min", "tile_size"):
+        setattr(call.settings, name, getattr(s, name))
+    call.settings.tile3sigma = s.extent == "tile3sigma"
+    call.settings.principal_clamp = s.clamp == "principal"
+    call.settings.clamp_gradient = s.clamp_gradient
+    names = (
+        "means scales quaternions opacities payload background intrinsics world_to_camera visible time_index needed stages".split()
+    )
+    for name, tensor in zip(names, keep, strict=True):
+        setattr(call, name, native.pointer(tensor))
+    return call, keep

@@ -1,0 +1,85 @@
+"""The compiled op as Python functions: a ctypes mirror of ``op.cpp``'s OccCall, and the choice of instruction set."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STAGES = ("project", "sort", "bin", "blend", "reduce")
+COUNTS = ("visible", "pairs", "needed_pairs", "weights")
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_float) for name in ("near", "far", "low_pass", "alpha_min", "alpha_max", "transmittance_min")),
+        *((name, ctypes.c_int32) for name in ("tile3sigma", "tile_size", "principal_clamp", "clamp_gradient")),
+    ]
+
+
+class Call(ctypes.Structure):
+    """Arguments of one forward or backward call; see ``op.cpp``. Set tensors with ``call.name = pointer(tensor)``."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "views", "count", "features", "times")),
+        *((name, ctypes.c_int32) for name in ("width", "height", "scale_columns", "threads")),
+        ("settings", _Settings),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "means scales quaternions opacities payload intrinsics world_to_camera background visible time_index "
+                "out_features out_depth out_alpha needed grad_features grad_depth grad_alpha "
+                "grad_means grad_scales grad_quaternions grad_opacities grad_payload stages"
+            ).split()
+        ),
+    ]
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Address of a contiguous tensor's data; None for None. The caller keeps the tensor alive."""
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()
+
+
+@cache
+def library(target: str) -> ctypes.CDLL:
+    """The op compiled for ``target``; compiles it on first use. Raises BuildError."""
+    from renderers.cpu.build import ensure  # not above: `python -m renderers.cpu.build` imports this package first
+
+    path = ensure(target, quiet=False)
+    op = ctypes.CDLL(str(path))  # `torch` is imported above: both use the OpenMP runtime that it has loaded
+    op.occ_forward.argtypes = op.occ_backward.argtypes = [ctypes.POINTER(Call)]
+    op.occ_forward.restype = op.occ_backward.restype = ctypes.c_int32
+    op.occ_bins.argtypes, op.occ_bins.restype = [ctypes.c_int32, ctypes.c_int32], ctypes.c_int32
+    op.occ_level.argtypes, op.occ_level.restype = [], ctypes.c_int32
+    return op
+
+
+@cache
+def best_target() -> str:
+    """The widest instruction set of this processor that the op can be compiled for."""
+    from renderers.cpu.build import targets
+
+    return targets()[library("portable").occ_level()]
+
+
+def forward(target: str, call: Call) -> None:
+    """Fill the outputs of ``call``."""
+    _run(target, library(target).occ_forward, call)
+
+
+def backward(target: str, call: Call) -> None:
+    """Add to the gradients of ``call``."""
+    _run(target, library(target).occ_backward, call)
+
+
+def _run(target: str, function: Callable[[Any], int], call: Call) -> None:
+    call.threads = torch.get_num_threads()
+    if function(ctypes.byref(call)) != 0:
+        raise MemoryError(f"renderer 'cpu' ({target}): not enough memory for {call.count} Gaussians on {call.width}x{call.height} pixels")

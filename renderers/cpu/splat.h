@@ -1,0 +1,92 @@
+// Data that the scheduler (op.cpp) and the blending kernels (blend.h) share.
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+namespace splat {
+
+constexpr float kLog2E = 1.4426950408889634f;
+
+// One projected Gaussian, in depth order: centre (px), inverse covariance [[a, b], [b, c]] (px^-2), log2 of the opacity,
+// squared Mahalanobis radius of the alpha_min contour, and camera depth (m).
+struct Splat {
+  float u, v, a, b, c, log_opacity, reach, z;
+};
+
+// Pixels [x0, x1) x [y0, y1) a Gaussian may touch under the "tile3sigma" extent.
+struct Rect {
+  int32_t x0, y0, x1, y1;
+};
+
+// Numerical settings, see renderers/interface.py RasterSettings.
+struct Settings {
+  float near, far, low_pass, alpha_min, alpha_max, transmittance_min;
+  int32_t tile3sigma, tile_size, principal_clamp, clamp_gradient;
+};
+
+// A growable, uninitialised, 64-byte aligned array. Growing keeps the contents.
+template <typename T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(size_t n) { reserve(n); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+  void reserve(size_t n) {
+    if (n <= capacity_) return;
+    size_t grown = capacity_ + capacity_ / 2 > n ? capacity_ + capacity_ / 2 : n;
+    size_t bytes = (grown * sizeof(T) + 63) / 64 * 64;
+    T* fresh = static_cast<T*>(std::aligned_alloc(64, bytes));
+    if (!fresh) throw std::bad_alloc();
+    if (data_) __builtin_memcpy(static_cast<void*>(fresh), data_, capacity_ * sizeof(T));
+    std::free(data_);
+    data_ = fresh;
+    capacity_ = grown;
+  }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  T& operator[](size_t i) { return data_[i]; }
+  const T& operator[](size_t i) const { return data_[i]; }
+
+ private:
+  T* data_ = nullptr;
+  size_t capacity_ = 0;
+};
+
+// Everything the kernels need to know about one view. `payload` [K, channels] holds what is blended, in depth order:
+// the features, then the depth. Images are row-major, features channel-last.
+struct View {
+  int32_t width, height, channels;  // channels = features + 1
+  Settings settings;
+  const Splat* splats;
+  const Rect* rects;  // "tile3sigma" only
+  const float* payload;
+  const float* background;  // [channels - 1] or null
+  // forward outputs
+  float* features;
+  float* depth;
+  float* alpha;
+  // backward inputs (null: zero) and what to compute
+  const float* grad_features;
+  const float* grad_depth;
+  const float* grad_alpha;
+  bool want_payload, want_alpha, want_geometry;
+};
+
+// The Gaussians of one bin of pixels, nearest first, and the pixels.
+struct Bin {
+  const uint32_t* list;  // ranks into View::splats
+  int32_t length;
+  int32_t x0, y0, x1, y1;
+};
+
+// Gradient slots: one row a (bin, Gaussian) pair. Columns: payload gradients (padded to a multiple of 8), then the sum
+// of h = dL/d(exponent) and its moments h*dx, h*dy, h*dx^2, h*dx*dy, h*dy^2, with d = pixel - centre.
+constexpr int kMoments = 8;
+inline int32_t padded(int32_t channels) { return (channels + 7) / 8 * 8; }
+inline int32_t slot_stride(int32_t channels) { return padded(channels) + kMoments; }
+
+}  // namespace splat
