@@ -1,0 +1,302 @@
+"""The README's part of one table, as GitHub markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+import pandas as pd
+
+from experiments.records import Record
+from experiments.spec import PRESETS, Column, Row
+from reports.summary import ABSENT, IMAGE_COLUMNS, PRIOR, QUOTED, RERUN, WHOLE, Gain, Group, Number, Summary, spread
+
+SHUFFLED = "mIoU_shuffled_images"
+
+_NOT_COMPARABLE = {
+    "toy": "**Not comparable with any published number.** The `toy` preset trains a small network for minutes on a small "
+    "generated world, on coarser voxels. Compare rows of this table with each other, and with nothing else.",
+    "mini": "**Not comparable with any published number.** The `mini` preset trains on a fifth of the samples with a short "
+    "schedule. Compare rows of this table with each other, and with nothing else.",
+}
+
+
+def render(summary: Summary, figures: dict[str, str]) -> str:
+    """Markdown between a table's markers. ``figures``: path as the README links it -> caption."""
+    parts = [_published(summary), _gain_table(summary)]
+    presets = [p for p in PRESETS if summary.ours(p)]
+    parts += [_ours(summary, preset) for preset in presets]
+    if "paper" not in presets:
+        parts.append("Ours at the published configuration (preset `paper`) has not been run yet.")
+    parts += [f"![{caption}]({path})" for path, caption in figures.items()]
+    parts += [f"> {note}" for note in summary.notes]
+    return "\n\n".join(part for part in parts if part)
+
+
+# ---- cells
+
+
+def cell(number: Number | None, digits: int, expected: int) -> str:
+    """``12.34 ± 0.56``; ``(n=2)`` where the number of seeds is not the heading's."""
+    if number is None:
+        return ABSENT
+    return spread(number.values, digits) + _odd_count(number, expected)
+
+
+def gain_cell(gain: Gain | None, digits: int, expected: int) -> str:
+    """``+0.41 ± 0.12 (+0.30 to +0.55)``: mean, sample standard deviation and range of the paired differences."""
+    if gain is None:
+        return ABSENT
+    number = gain.difference
+    text = f"{number.mean:+.{digits}f}"
+    if number.std is not None:
+        text += f" ± {number.std:.{digits}f} ({min(number.values):+.{digits}f} to {max(number.values):+.{digits}f})"
+    return text + _odd_count(number, expected)
+
+
+def _odd_count(number: Number, expected: int) -> str:
+    return f" (n={len(number.seeds)})" if number.seeds and len(number.seeds) != expected else ""
+
+
+def _label(column: Column) -> str:
+    unit = "" if column.unit == "%" else f" [{column.unit}]"
+    return f"{column.title}{unit}{'' if column.higher_is_better else ' (lower is better)'}"
+
+
+def _table(rows: Iterable[dict[str, str]]) -> str:
+    frame = pd.DataFrame(list(rows))
+    if frame.empty:
+        return ""
+    align = ["left"] + ["right"] * (frame.shape[1] - 1)
+    return str(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
+
+
+def _details(title: str, *parts: str) -> str:
+    body = "\n\n".join(part for part in parts if part)
+    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>" if body else ""
+
+
+# ---- the blocks of a section
+
+
+def _metric_table(summary: Summary, rows: Sequence[Row], columns: Sequence[Column], groups: Sequence[Group]) -> str:
+    """Rows x (metric x group), without metrics and published columns that hold no number."""
+
+    def has(row: Row, column: Column) -> bool:
+        return any(summary.number(g, row.name, column.metric) for g in groups)
+
+    kept = [c for c in columns if any(has(r, c) for r in rows)]
+    lines = []
+    for row in rows:
+        line = {"Method": row.title}
+        for column in kept:
+            for group in groups:
+                if group.origin != "ours" and not any(summary.number(group, r.name, column.metric) for r in rows):
+                    continue
+                key = f"{_label(column)}<br>{summary.heading(group)}"
+                line[key] = cell(summary.number(group, row.name, column.metric), column.digits, summary.seed_count(group))
+        lines.append(line)
+    return _table(lines) if kept else ""
+
+
+def _published(summary: Summary) -> str:
+    """What was published, and ours beside it where it ran at the published configuration."""
+    spec = summary.spec
+    rows = [r for r in spec.rows if "paper" in r.presets]
+    groups = [QUOTED, RERUN, *(summary.ours("paper") or [Group("ours", "paper")])]
+    text = [
+        "**Published numbers, and ours at the published configuration**",
+        _metric_table(summary, rows, spec.columns, groups),
+    ]
+    ran = [g for g in groups if g.origin != "ours" or g.renderer]
+    views = [r for r in rows if any(summary.number(g, r.name, c.metric) for g in ran for c in IMAGE_COLUMNS)]
+    if views:
+        text += [
+            "Metrics of rendered views (sensor cameras, opacity 0 or 1):",
+            _metric_table(summary, views, IMAGE_COLUMNS, ran),
+        ]
+    text.append(
+        f"`{ABSENT}`: not published, or not run. *Quoted*: printed by the authors, who took most base rows from other papers. "
+        "*Authors' rerun*: evaluation logs that they committed beside their code. Every number with its source: "
+        f"[`reports/tables/{spec.name}.csv`](reports/tables/{spec.name}.csv)."
+    )
+    text.append("\n".join(_remarks(summary)))
+    text.append(_details("Published numbers per class", *(_per_class(summary, c, [QUOTED, RERUN]) for c in spec.columns)))
+    return "\n\n".join(part for part in text if part)
+
+
+def _remarks(summary: Summary) -> list[str]:
+    """Notes of the published numbers in the table, contradictions between sources, and the sources."""
+    spec = summary.spec
+    shown = {r.name: r.title for r in spec.rows}
+    titles = {c.metric: c.title for c in (*spec.columns, *IMAGE_COLUMNS)}
+    whole = [n for k, n in summary.numbers.items() if n.class_name == WHOLE and n.group.origin != "ours" and n.row in shown]
+    lines = [
+        f"- {shown[n.row]}, {titles.get(n.metric, n.metric)} {n.mean:g} ({summary.heading(n.group)}): {n.note}."
+        for n in whole
+        if n.note and n.metric in {c.metric for c in spec.columns}
+    ]
+    lines += [
+        f"- {shown[a.row]}, {titles.get(a.metric, a.metric)}: {a.source} prints {a.mean:g}, {b.source} {b.mean:g}"
+        f"{f' ({b.note})' if b.note else ''}."
+        for a, b in summary.conflicts
+        if a.row in shown
+    ]
+    for group in (QUOTED, RERUN):
+        sources = list(dict.fromkeys(n.source for n in whole if n.group == group))
+        if sources:
+            lines.append(f"- Sources, {summary.heading(group)}: {'; '.join(sources)}.")
+    return lines
+
+
+def _gain_table(summary: Summary) -> str:
+    """Gains of every row over its base, side by side but each within its own origin."""
+    spec = summary.spec
+    groups = [g for g in (QUOTED, RERUN, *summary.ours()) if any(k[0] == g and not k[3] for k in summary.gains)]
+    lines = []
+    for row in spec.rows:
+        for column in (*spec.columns, *IMAGE_COLUMNS):
+            found = {g: summary.gain(g, row.name, column.metric) for g in groups}
+            if row.base is None or not any(found.values()):
+                continue
+            line = {"Row - base": f"{row.title} - {spec.row(row.base).title}", "Metric": _label(column)}
+            for group, gain in found.items():
+                line[summary.heading(group)] = gain_cell(gain, column.digits, summary.seed_count(group))
+            lines.append(line)
+    if not lines:
+        return ""
+    return "\n\n".join(
+        (
+            "**Gains, like for like**",
+            "Each column compares within itself: quoted with quoted of the same source, the authors' rerun with their rerun, "
+            "ours with ours of the same preset, renderer, data and seed. Ours: mean ± sample standard deviation (smallest to "
+            "largest) of the differences seed by seed. Sizes of gains of different columns are not comparable either.",
+            _table(lines),
+        )
+    )
+
+
+def _ours(summary: Summary, preset: str) -> str:
+    """Our runs of a preset: numbers, checks, per class, conditions."""
+    spec, groups = summary.spec, summary.ours(preset)
+    rows = [r for r in spec.rows if r.runs and preset in r.presets]
+    records = [r for r in summary.records if r.preset == preset]
+    text = [f"**Ours, `{preset}` preset**", _NOT_COMPARABLE.get(preset, "")]
+    if preset != "paper":
+        text += [_metric_table(summary, rows, spec.columns, groups), _metric_table(summary, rows, IMAGE_COLUMNS, groups)]
+    text.append("Mean ± sample standard deviation over seeds.")
+    text.append(_checks(summary, rows, groups))
+    text.append(_details(f"Ours, {preset}, per class", *(_per_class(summary, c, groups) for c in spec.columns)))
+    text.append(
+        _details(f"Ours, {preset}: time, memory, versions, commands", _costs(summary, rows, records), _conditions(records))
+    )
+    return "\n\n".join(part for part in text if part)
+
+
+def _checks(summary: Summary, rows: Sequence[Row], groups: Sequence[Group]) -> str:
+    """Does the model use its images? Its mIoU against the prior's, and with images shuffled between frames."""
+    lines = []
+    for group in groups:
+        for row in rows:
+            found = summary.of_group(group, row.name)
+            if row.model == PRIOR or not any(r.checks for r in found):
+                continue
+            prior = _prior(summary, found[0])
+            line = {
+                "Method": row.title,
+                "Renderer": group.renderer,
+                "mIoU": spread([r.metrics["mIoU"] for r in found if "mIoU" in r.metrics], 2),
+                "images shuffled": spread([r.checks[SHUFFLED] for r in found if SHUFFLED in r.checks], 2),
+                "prior": ABSENT if prior is None else f"{prior:.2f}",
+                "mIoU / prior": _over(prior, [r.metrics["mIoU"] for r in found if "mIoU" in r.metrics]),
+                "shuffled / prior": _over(prior, [r.checks[SHUFFLED] for r in found if SHUFFLED in r.checks]),
+            }
+            for key in sorted({k for r in found for k in r.checks} - {SHUFFLED}):
+                line[key] = spread([r.checks[key] for r in found if key in r.checks], 2)
+            lines.append(line)
+    if not lines:
+        return ""
+    return (
+        "Does the network use its images? Its mIoU against the per-voxel prior (each voxel's most frequent training label), "
+        "and its mIoU when the validation images are shuffled between frames:\n\n"
+    ) + _table(lines)
+
+
+def _prior(summary: Summary, record: Record) -> float | None:
+    """mIoU of the prior on the same data as ``record``."""
+    found = [
+        r.metrics["mIoU"]
+        for r in summary.records
+        if summary.spec.row(r.row).model == PRIOR
+        and (r.preset, r.data_fingerprint) == (record.preset, record.data_fingerprint)
+        and "mIoU" in r.metrics
+    ]
+    return fmean(found) if found else None
+
+
+def _over(prior: float | None, values: list[float]) -> str:
+    return spread([v / prior for v in values], 2) if prior else ABSENT
+
+
+def _per_class(summary: Summary, column: Column, groups: Sequence[Group]) -> str:
+    """Classes x (row x group), with the gain beside every row that has one."""
+    names: list[str] = []
+    for group in groups:
+        names += [n for n in summary.classes(group, column.metric) if n not in names]
+    rows = summary.spec.rows
+    shown = [(g, r) for g in groups for r in rows if any(summary.number(g, r.name, column.metric, n) for n in names)]
+    lines = []
+    for name in names:
+        line = {"Class": name}
+        for group, row in shown:
+            title, count = summary.heading(group), summary.seed_count(group)
+            line[f"{row.title}<br>{title}"] = cell(summary.number(group, row.name, column.metric, name), column.digits, count)
+            if any(summary.gain(group, row.name, column.metric, n) for n in names):
+                gain = summary.gain(group, row.name, column.metric, name)
+                line[f"gain of {row.title}<br>{title}"] = gain_cell(gain, column.digits, count)
+        lines.append(line)
+    return f"{column.title} per class\n\n{_table(lines)}" if lines else ""
+
+
+def _costs(summary: Summary, rows: Sequence[Row], records: Sequence[Record]) -> str:
+    lines = []
+    for row in rows:
+        for renderer in sorted({r.renderer for r in records if r.row == row.name}):
+            found = [r for r in records if (r.row, r.renderer) == (row.name, renderer)]
+            samples = found[0].samples
+            lines.append(
+                {
+                    "Method": row.title,
+                    "Renderer": renderer,
+                    "Seeds": ", ".join(str(r.seed) for r in sorted(found, key=lambda r: r.seed)),
+                    "Iterations": ", ".join(sorted({str(r.iterations) for r in found})),
+                    "Training [s]": spread([r.train_seconds for r in found], 0),
+                    "Evaluation [s]": spread([r.eval_seconds for r in found], 0),
+                    "Peak memory [MB]": spread([r.peak_memory_mb for r in found], 0),
+                    "Parameters": f"{found[0].parameters:,}",
+                    "Samples": ", ".join(f"{k} {v}" for k, v in samples.items()),
+                }
+            )
+    return _table(lines)
+
+
+def _conditions(records: Sequence[Record]) -> str:
+    """Where the numbers come from: each distinct machine, set of versions, commit, data set and command once."""
+
+    def distinct(title: str, values: Iterable[str]) -> list[str]:
+        return [f"- {title}: {value}" for value in dict.fromkeys(values) if value]
+
+    def machine(r: Record) -> str:
+        return f"{r.hardware.gpu or 'no GPU'}; {r.hardware.cpu}, {r.hardware.cores} cores, {r.hardware.memory_gb:g} GB"
+
+    lines = distinct("machine", (machine(r) for r in records))
+    lines += distinct("versions", (", ".join(f"{k} {v}" for k, v in r.versions.items()) for r in records))
+    lines += distinct("commit", (f"`{r.git_commit[:12]}`{' with uncommitted changes' if r.git_dirty else ''}" for r in records))
+    lines += distinct("data", (f"fingerprint `{r.data_fingerprint}`" for r in records))
+    lines += distinct(
+        "rendered with",
+        (f"{r.renderer}: `{json.dumps(r.renderer_settings, sort_keys=True)}`" if r.renderer_settings else "" for r in records),
+    )
+    lines += distinct("command", (f"`{r.command}`" for r in records))
+    return "\n".join(lines)

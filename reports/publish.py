@@ -1,0 +1,127 @@
+"""Promote local records to the committed ones: ``python -m reports.publish TABLE [--preset P] [--row GLOB]``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
+from typing import Annotated, Literal
+
+import typer
+
+from experiments import records
+from experiments.cells import results_root
+from experiments.records import Record, RecordError
+from experiments.spec import Cell, SpecError, TableSpec, load_table
+from reports.summary import ReportError
+
+State = Literal["new", "differs", "published", "variant"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A local record as it would be committed, where it would go, and how it stands to what is there."""
+
+    source: Path
+    target: Path
+    record: Record
+    state: State
+
+
+def candidates(spec: TableSpec, local: Path, committed: Path) -> Iterator[Candidate]:
+    """Every local record of a table; raises RecordError where a file is damaged or is not what its name says."""
+    for source, found in records.load_all(local, spec.name):
+        cell = Cell(spec, spec.row(found.row), found.renderer, found.preset, found.seed, found.overrides)  # type: ignore[arg-type]
+        expected = records.path_of(found.table, found.preset, cell.name, local)
+        if source != expected:
+            raise RecordError(f"{source} holds the record of {expected.name}; delete it and run the cell again")
+        spec.preset(found.preset)
+        record = found.model_copy(update={"command": public_command(found.command)})
+        target = committed / source.relative_to(local)
+        if record.overrides:
+            state: State = "variant"
+        elif not target.is_file():
+            state = "new"
+        else:
+            state = "published" if records.load(target) == record else "differs"
+        yield Candidate(source, target, record, state)
+
+
+def select(spec: TableSpec, found: list[Candidate], preset: str | None, row: str | None, renderer: str | None) -> list[Candidate]:
+    """Those that the options name; raises SpecError for an unknown row or preset, ReportError if nothing is left."""
+    rows = {r.name for r in spec.select([row] if row else [])}
+    if preset is not None:
+        spec.preset(preset)
+    chosen = [
+        c
+        for c in found
+        if c.record.row in rows
+        and preset in (None, c.record.preset)
+        and (renderer is None or fnmatchcase(c.record.renderer, renderer))
+    ]
+    if not chosen:
+        present = ", ".join(sorted({f"{c.record.preset}/{c.source.stem}" for c in found})) or "none"
+        raise ReportError(
+            f"nothing to publish: no finished record of {spec.name} fits (finished: {present}); "
+            f"run `python -m experiments.run {spec.name}` first, or choose others with --preset, --row, --renderer"
+        )
+    return chosen
+
+
+def public_command(command: str) -> str:
+    """The command without this machine's folders: absolute paths keep their last part, ``/home/me/data`` -> ``.../data``."""
+    return " ".join(_public_word(word) for word in shlex.split(command))
+
+
+def _public_word(word: str) -> str:
+    option, equals, value = word.partition("=")
+    if equals and PurePath(value).is_absolute():
+        return f"{option}=.../{PurePath(value).name}"
+    return f".../{PurePath(word).name}" if PurePath(word).is_absolute() else shlex.quote(word)
+
+
+def publish(chosen: list[Candidate]) -> Iterator[str]:
+    """Write what may be written, telling one line a record."""
+    for candidate in chosen:
+        name = f"{candidate.record.preset}/{candidate.source.stem}"
+        if candidate.state == "variant":
+            changed = ", ".join(f"{k}={v}" for k, v in sorted(candidate.record.overrides.items()))
+            yield f"refused  {name}: not the preset's cell ({changed})"
+        elif candidate.state == "published":
+            yield f"same     {name}"
+        else:
+            records.save(candidate.record, candidate.target)
+            dirty = " (warning: run with uncommitted changes)" if candidate.record.git_dirty else ""
+            yield f"{'wrote' if candidate.state == 'new' else 'replaced':8} {name}{dirty}"
+
+
+def main(
+    table: Annotated[str, typer.Argument(help="Table whose local records are published, e.g. table_occ3d.")],
+    preset: Annotated[str | None, typer.Option(help="Only this preset.")] = None,
+    row: Annotated[str | None, typer.Option(help="Only rows that match this glob.")] = None,
+    renderer: Annotated[str | None, typer.Option(help="Only renderers that match this glob.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show the local records and their state; write nothing.")] = False,
+) -> None:
+    """Copy finished local records to results/records, which is committed and feeds the README."""
+    try:
+        spec = load_table(table)
+        found = list(candidates(spec, results_root(), records.COMMITTED))
+        chosen = select(spec, found, preset, row, renderer)
+        if show:
+            for candidate in chosen:
+                typer.echo(f"{candidate.state:9} {candidate.record.preset}/{candidate.source.stem}")
+            return
+        for line in publish(chosen):
+            typer.echo(line)
+        if all(c.state == "variant" for c in chosen):
+            raise ReportError("nothing was published: all chosen records are variants; run the cells without overrides")
+    except (RecordError, SpecError, ReportError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo("next: python -m reports.build")
+
+
+if __name__ == "__main__":
+    typer.run(main)

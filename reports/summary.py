@@ -1,0 +1,282 @@
+"""Records and quoted numbers, brought together: which numbers may be compared, their spread over seeds, and gains."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Literal
+
+from experiments import records
+from experiments.records import QuotedNumber, Record
+from experiments.spec import PRESETS, Cell, Column, TableSpec
+
+ABSENT = "-"
+"""Shown where there is no number: not published, or not run."""
+
+WHOLE = ""
+"""Class name of a number that is over all classes."""
+
+PRIOR = "prior"
+"""Model key of the per-voxel prior, the yardstick of the learning checks."""
+
+EMPTY_CLASSES = ("free", "empty")
+"""Names of the empty class: in the CSV, but in no mean and no per-class table."""
+
+IMAGE_COLUMNS = (
+    Column("image_mIoU", "image mIoU"),
+    Column("image_IoU", "image IoU"),
+    Column("depth_l1", "depth L1", digits=3, higher_is_better=False, unit="m"),
+    Column("bev_mIoU", "BEV mIoU"),
+    Column("bev_IoU", "BEV IoU"),
+)
+"""Metrics of rendered views: a small table of their own beside every 3D table (quoted under ``<table>_2d``)."""
+
+_QUOTED_ORDER = ("readme", "paper", "third_party_quote")
+
+
+class ReportError(ValueError):
+    """Numbers that cannot be reported; the message names them and the way out."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Numbers that may stand in one column and be compared: one origin, and for ours one preset and one renderer."""
+
+    origin: Literal["quoted", "rerun", "ours"]
+    preset: str = ""
+    renderer: str = ""
+
+
+QUOTED = Group("quoted")
+RERUN = Group("rerun")
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a row: a published value, or ours with one value a seed.
+
+    values  one a seed, in the order of ``seeds``; a published number has one value and no seeds
+    class_name  "" for the number over all classes
+    source, note  where a published number comes from
+    """
+
+    group: Group
+    row: str
+    metric: str
+    values: tuple[float, ...]
+    seeds: tuple[int, ...] = ()
+    class_name: str = WHOLE
+    source: str = ""
+    note: str = ""
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over seeds; None for fewer than two."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Difference of a row to its base, like for like: same group, for ours the same seeds and data, seed by seed."""
+
+    base: str
+    difference: Number
+
+    @property
+    def row(self) -> str:
+        return self.difference.row
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything the report of one table is made of.
+
+    numbers    one per (group, row, metric, class); the first quoted one is what tables show
+    conflicts  quoted numbers that differ from the one shown
+    gains      one per (group, row, metric, class) that has a base
+    records    committed records of the table, in path order
+    notes      what a reader must know about the pairing and the records
+    """
+
+    spec: TableSpec
+    numbers: dict[tuple[Group, str, str, str], Number]
+    conflicts: list[tuple[Number, Number]]
+    gains: dict[tuple[Group, str, str, str], Gain]
+    records: list[Record]
+    notes: list[str]
+
+    def number(self, group: Group, row: str, metric: str, class_name: str = WHOLE) -> Number | None:
+        """The number of a row; the prior renders nothing, so one prior serves every renderer of its preset."""
+        found = self.numbers.get((group, row, metric, class_name))
+        if found is None and group.origin == "ours" and self.spec.row(row).model == PRIOR:
+            found = next(
+                (n for k, n in self.numbers.items() if k[1:] == (row, metric, class_name) and k[0].preset == group.preset), None
+            )
+        return found
+
+    def gain(self, group: Group, row: str, metric: str, class_name: str = WHOLE) -> Gain | None:
+        return self.gains.get((group, row, metric, class_name))
+
+    def ours(self, preset: str | None = None) -> list[Group]:
+        """Groups of our records (of one preset, if named): presets in their order, renderers by name."""
+        trained = [r for r in self.records if self.spec.row(r.row).model != PRIOR] or self.records
+        found = {Group("ours", r.preset, r.renderer) for r in trained if preset in (None, r.preset)}
+        return sorted(found, key=lambda g: (PRESETS.index(g.preset), g.renderer))  # type: ignore[arg-type]
+
+    def of_group(self, group: Group, row: str | None = None) -> list[Record]:
+        """Our records of a group (and row)."""
+        return [r for r in self.records if (r.preset, r.renderer) == (group.preset, group.renderer) and row in (None, r.row)]
+
+    def seed_count(self, group: Group) -> int:
+        """Seeds of a group: those of its best covered row."""
+        rows = {r.row for r in self.of_group(group)}
+        return max((len(self.of_group(group, row)) for row in rows), default=0)
+
+    def heading(self, group: Group) -> str:
+        """``quoted``, ``authors' rerun`` or ``ours, toy, cpu, 3 seeds``."""
+        if group.origin != "ours":
+            return {"quoted": "quoted", "rerun": "authors' rerun"}[group.origin]
+        if not group.renderer:
+            return f"ours, {group.preset} (not run)"
+        count = self.seed_count(group)
+        return f"ours, {group.preset}, {group.renderer}, {count} seed{'s' if count != 1 else ''}"
+
+    def classes(self, group: Group, metric: str) -> list[str]:
+        """Class names with numbers of ``metric`` in a group, in class order."""
+        return list(
+            dict.fromkeys(k[3] for k in self.numbers if k[0] == group and k[2] == metric and k[3] not in (WHOLE, *EMPTY_CLASSES))
+        )
+
+
+def summarise(spec: TableSpec, records_root: Path, quoted_root: Path) -> Summary:
+    """Read the committed records and the quoted numbers of a table.
+
+    Raises RecordError (a file that is not a record), SpecError (a row or preset that the table does not have) and
+    ReportError (records that must not be averaged).
+    """
+    ours = [record for _, record in records.load_all(records_root, spec.name)]
+    _validate(spec, ours)
+    published = records.load_quoted(spec.name, quoted_root) + records.load_quoted(f"{spec.name}_2d", quoted_root)
+    numbers, conflicts = _published(published)
+    notes: list[str] = []
+    numbers |= _ours(ours)
+    gains = _gains(spec, numbers, ours, notes)
+    notes += _outdated(spec, ours)
+    return Summary(spec, numbers, conflicts, gains, ours, notes)
+
+
+def _validate(spec: TableSpec, ours: list[Record]) -> None:
+    data: dict[tuple[str, str, str], str] = {}
+    seen: set[tuple[str, str, str, int]] = set()
+    for record in ours:
+        spec.row(record.row)
+        spec.preset(record.preset)
+        cell = (record.preset, record.renderer, record.row, record.seed)
+        label = f"{spec.name} {record.preset} {record.row} {record.renderer}"
+        if record.overrides:
+            raise ReportError(f"{label}: a committed record has overrides ({record.overrides}); only plain cells are reported")
+        if cell in seen:
+            raise ReportError(f"{label}: two committed records of seed {record.seed}; delete one of them")
+        seen.add(cell)
+        if data.setdefault(cell[:3], record.data_fingerprint) != record.data_fingerprint:
+            raise ReportError(
+                f"{label}: its seeds were run on different data; run all of them on the same data and publish again"
+            )
+
+
+def _published(entries: Iterable[QuotedNumber]) -> tuple[dict[tuple[Group, str, str, str], Number], list[tuple[Number, Number]]]:
+    """Published numbers by key, and those that contradict the one kept (the first of README, paper, third party)."""
+    kept: dict[tuple[Group, str, str, str], Number] = {}
+    conflicts: list[tuple[Number, Number]] = []
+    ranks = {kind: rank for rank, kind in enumerate(_QUOTED_ORDER)}
+    for entry in sorted(entries, key=lambda e: ranks.get(e.kind, -1)):
+        group = RERUN if entry.kind == "authors_log" else QUOTED
+        whole = Number(group, entry.row, entry.metric, (entry.value,), source=entry.source, note=entry.note)
+        first = kept.setdefault((group, entry.row, entry.metric, WHOLE), whole)
+        if first.values != whole.values:
+            conflicts.append((first, whole))
+            continue
+        for name, value in entry.per_class.items():
+            kept.setdefault((group, entry.row, entry.metric, name), replace(whole, values=(value,), class_name=name))
+    return kept, conflicts
+
+
+def _ours(ours: list[Record]) -> dict[tuple[Group, str, str, str], Number]:
+    collected: dict[tuple[Group, str, str, str], list[tuple[int, float]]] = defaultdict(list)
+    for record in sorted(ours, key=lambda r: r.seed):
+        group = Group("ours", record.preset, record.renderer)
+        for metric, value in record.metrics.items():
+            collected[group, record.row, metric, WHOLE].append((record.seed, value))
+        for metric, values in record.per_class.items():
+            for name, value in values.items():
+                collected[group, record.row, metric, name].append((record.seed, value))
+    return {
+        (group, row, metric, name): Number(
+            group, row, metric, tuple(v for _, v in pairs), tuple(s for s, _ in pairs), class_name=name
+        )
+        for (group, row, metric, name), pairs in collected.items()
+    }
+
+
+def _gains(
+    spec: TableSpec, numbers: dict[tuple[Group, str, str, str], Number], ours: list[Record], notes: list[str]
+) -> dict[tuple[Group, str, str, str], Gain]:
+    bases = {row.name: row.base for row in spec.rows if row.base}
+    data = {(Group("ours", r.preset, r.renderer), r.row): r.data_fingerprint for r in ours}
+    gains: dict[tuple[Group, str, str, str], Gain] = {}
+    for (group, row, metric, name), number in numbers.items():
+        base = numbers.get((group, bases.get(row) or "", metric, name))
+        if base is None:
+            continue
+        label = f"{spec.row(row).title} ({_where(group)})"
+        if group.origin == "quoted" and base.source != number.source:
+            continue
+        if data.get((group, row)) != data.get((group, base.row)):
+            notes.append(f"No gain for {label}: it and its base were run on different data.")
+            continue
+        common, values = _paired(number, base)
+        if group.origin == "ours" and set(number.seeds) != set(base.seeds):
+            alone = ", ".join(map(str, sorted(set(number.seeds) ^ set(base.seeds))))
+            notes.append(f"{label}: seeds without a partner ({alone}) are left out of the gain.")
+        if values:
+            gains[group, row, metric, name] = Gain(base.row, replace(number, values=values, seeds=common, source="", note=""))
+    notes[:] = list(dict.fromkeys(notes))
+    return gains
+
+
+def _where(group: Group) -> str:
+    return f"{group.preset}, {group.renderer}" if group.origin == "ours" else group.origin
+
+
+def _paired(number: Number, base: Number) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Differences seed by seed over the seeds that both have; for published numbers, the one difference."""
+    if not number.seeds:
+        return (), (number.values[0] - base.values[0],)
+    reference = dict(zip(base.seeds, base.values, strict=True))
+    pairs = [(s, v - reference[s]) for s, v in zip(number.seeds, number.values, strict=True) if s in reference]
+    return tuple(s for s, _ in pairs), tuple(v for _, v in pairs)
+
+
+def _outdated(spec: TableSpec, ours: list[Record]) -> list[str]:
+    """Records whose fingerprint no longer is that of their cell: the table's spec was edited after the run."""
+    old = set()
+    for record in ours:
+        cell = Cell(spec, spec.row(record.row), record.renderer, record.preset, record.seed)  # type: ignore[arg-type]
+        if cell.fingerprint(record.data_fingerprint) != record.fingerprint:
+            old.add(f"{spec.row(record.row).title} ({record.preset}, {record.renderer})")
+    return [f"Measured with an earlier version of this table's spec: {'; '.join(sorted(old))}."] if old else []
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """``mean ± sample standard deviation`` of one value a seed; "-" for none."""
+    if not values:
+        return ABSENT
+    deviation = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{deviation}"
