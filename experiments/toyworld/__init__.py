@@ -13,7 +13,7 @@ from .writer import ToyWorldConfig, write
 
 __all__ = ["ToyWorldConfig", "ensure", "ensure_at", "fingerprint", "summary"]
 
-GENERATOR_VERSION = 2  # raise it with every change to what is written
+GENERATOR_VERSION = 3  # raise it with every change to what is written
 _SUMMARY = "toyworld.json"
 
 

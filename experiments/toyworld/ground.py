@@ -8,6 +8,8 @@ width (m). A patch is an oriented rectangle; rows of ``patches`` are x, y, cos, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -29,11 +31,16 @@ GROUND_HEIGHT = np.array([0.0, 0.0, KERB, KERB, KERB, 0.0])
 # Kinds of patches: a square and a car park take the place of grass, an island that of the road, a zebra is paint.
 SQUARE, CAR_PARK, ISLAND, ZEBRA = range(4)
 
-OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
 _STRAIGHT = 1e-6
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-@njit(**OPTIONS)
+def kernel(function: _Function) -> _Function:
+    """Compile a function so that threads run it side by side; division by zero gives infinity."""
+    return cast(_Function, njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+@kernel
 def street_lateral(street: np.ndarray, x: float, y: float) -> float:
     """Signed distance (m) of a place to the street's line, left positive."""
     cos, sin, curvature = math.cos(street[2]), math.sin(street[2]), street[3]
@@ -44,7 +51,7 @@ def street_lateral(street: np.ndarray, x: float, y: float) -> float:
     return (1.0 - abs(curvature) * math.sqrt(cx * cx + cy * cy)) / curvature
 
 
-@njit(**OPTIONS)
+@kernel
 def street_along(street: np.ndarray, x: float, y: float) -> float:
     """Arc length (m) of the foot of a place on the street's line."""
     cos, sin, curvature = math.cos(street[2]), math.sin(street[2]), street[3]
@@ -54,7 +61,7 @@ def street_along(street: np.ndarray, x: float, y: float) -> float:
     return math.atan2(curvature * (cos * dx + sin * dy), 1.0 - curvature * (cos * dy - sin * dx)) / curvature
 
 
-@njit(**OPTIONS)
+@kernel
 def _markings(street: np.ndarray, s: float, d: float) -> bool:
     ad = abs(d)
     if abs(ad - (street[4] - 0.3)) < 0.1:
@@ -65,7 +72,7 @@ def _markings(street: np.ndarray, s: float, d: float) -> bool:
     return dash and street[4] > 1.8 * street[9] and abs(ad - street[7] - street[9]) < 0.1
 
 
-@njit(**OPTIONS)
+@kernel
 def ground_at(streets: np.ndarray, patches: np.ndarray, x: float, y: float) -> tuple[int, float, float]:
     """Kind of ground at a place, and its texture coordinates (m).
 
@@ -114,7 +121,7 @@ def ground_at(streets: np.ndarray, patches: np.ndarray, x: float, y: float) -> t
     return kind, a, b
 
 
-@njit(**OPTIONS)
+@kernel
 def ground_kinds(streets: np.ndarray, patches: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Kind of ground [N] at places [N, 2] (m, world)."""
     kinds = np.empty(points.shape[0], np.int64)

@@ -10,10 +10,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from .catalogue import BOX, CLASS_ID, CONE, CYLINDER, ELLIPSOID
-from .ground import OPTIONS
+from .ground import kernel
 from .world import Scene
 
 FAR = 1e9
@@ -32,9 +31,7 @@ class Solids:
 
     def take(self, chosen: np.ndarray) -> Solids:
         """The chosen parts (indices or a mask), in that order."""
-        return Solids(
-            *(a[chosen] for a in (self.geometry, self.shape, self.pattern, self.colour, self.class_id, self.thing))
-        )
+        return Solids(*(a[chosen] for a in (self.geometry, self.shape, self.pattern, self.colour, self.class_id, self.thing)))
 
     def half(self) -> np.ndarray:
         """Half extents [P, 3] in metres."""
@@ -81,10 +78,8 @@ class Assembly:
         return Solids(geometry, self._shape, self._pattern, self._colour, self._class, self._thing)
 
 
-@njit(**OPTIONS)
-def intersect(
-    shape: int, g: np.ndarray, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
-) -> float:
+@kernel
+def intersect(shape: int, g: np.ndarray, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> float:
     """Ray parameter at which the ray from o along d enters a part; FAR where it misses or starts inside."""
     x, y, z = ox - g[0], oy - g[1], oz - g[2]
     lx, ly, lz = (g[3] * x + g[4] * y) * g[5], (g[3] * y - g[4] * x) * g[6], z * g[7]
@@ -130,7 +125,7 @@ def intersect(
     return enter if leave > enter and enter > 0.0 else FAR
 
 
-@njit(**OPTIONS)
+@kernel
 def inside(shape: int, x: float, y: float, z: float) -> bool:
     """Whether a point in units of the half extents, in the part's own axes, lies in the part."""
     if shape == BOX:

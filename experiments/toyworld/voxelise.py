@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from .catalogue import CLASS_NAMES, FREE
-from .ground import GROUND_CLASS, GROUND_HEIGHT, OPTIONS, ground_at
+from .ground import GROUND_CLASS, GROUND_HEIGHT, ground_at, kernel
 from .solids import Solids, inside
 
 GRID = (200, 200, 16)
@@ -27,7 +26,7 @@ _FAVOURED = ("others", "barrier", "bicycle", "motorcycle", "pedestrian", "traffi
 _WEIGHT = np.array([3 if name in _FAVOURED else 1 for name in CLASS_NAMES], dtype=np.int64)
 
 
-@njit(**OPTIONS)
+@kernel
 def _fill(
     labels: np.ndarray, score: np.ndarray, rotation: np.ndarray, origin: np.ndarray, geometry: np.ndarray,
     shape: np.ndarray, class_id: np.ndarray, weight: np.ndarray,
@@ -75,10 +74,8 @@ def _fill(
                         labels[i, j, k] = class_id[p]
 
 
-@njit(**OPTIONS)
-def _lay_ground(
-    labels: np.ndarray, rotation: np.ndarray, origin: np.ndarray, streets: np.ndarray, patches: np.ndarray
-) -> None:
+@kernel
+def _lay_ground(labels: np.ndarray, rotation: np.ndarray, origin: np.ndarray, streets: np.ndarray, patches: np.ndarray) -> None:
     count = np.zeros(18, np.int64)
     for i in range(GRID[0]):
         for j in range(GRID[1]):
@@ -98,10 +95,8 @@ def _lay_ground(
                 labels[i, j, k] = np.argmax(count)
 
 
-@njit(**OPTIONS)
-def mark_visible(
-    mask: np.ndarray, labels: np.ndarray, start: np.ndarray, rotation: np.ndarray, rays: np.ndarray
-) -> None:
+@kernel
+def mark_visible(mask: np.ndarray, labels: np.ndarray, start: np.ndarray, rotation: np.ndarray, rays: np.ndarray) -> None:
     """Set the voxels of ``mask`` [200, 200, 16] uint8 that rays cross, up to and including the first occupied one.
 
     start [3] in the ego frame, m; rays [N, 3] are turned into the ego frame by ``rotation`` [3, 3]. The start may lie
@@ -149,9 +144,7 @@ def mark_visible(
                     break
 
 
-def voxelise(
-    solids: Solids, streets: np.ndarray, patches: np.ndarray, rotation: np.ndarray, origin: np.ndarray
-) -> np.ndarray:
+def voxelise(solids: Solids, streets: np.ndarray, patches: np.ndarray, rotation: np.ndarray, origin: np.ndarray) -> np.ndarray:
     """Labels [200, 200, 16] uint8 (Occ3D ids) of the ego frame placed in the world by rotation [3, 3], origin [3] m.
 
     A voxel that any of its samples finds in a part is occupied by the part with most (weighted) samples; the ground

@@ -138,7 +138,7 @@ def _light(rng: Generator) -> Light:
     return Light(
         sun=(math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)),
         direct=0.75 - 0.4 * cloudy,
-        ambient=0.42 + 0.25 * cloudy,
+        ambient=0.52 + 0.2 * cloudy,
         zenith=(0.3 + 0.35 * cloudy, 0.5 + 0.17 * cloudy, 0.82 - 0.1 * cloudy),
         horizon=(0.78 + warm, 0.82, 0.86 - warm),
         visibility=rng.uniform(140, 320),

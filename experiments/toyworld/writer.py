@@ -185,7 +185,7 @@ class Recorder:
     def _token(self, frame: int, what: str = "sample") -> str:
         return _token(self.config.seed, self.name, frame, what) if 0 <= frame < self.frames else ""
 
-    def _files(self, frame: int, sensor: str, timestamp: int) -> str:
+    def _file(self, frame: int, sensor: str, timestamp: int) -> str:
         ending = "pcd.bin" if sensor == "LIDAR_TOP" else "jpg"
         return f"nuscenes/samples/{sensor}/{self.log}__{sensor}__{timestamp}.{ending}"
 
@@ -214,9 +214,7 @@ class Recorder:
             )  # fmt: skip
             self._write_image(self.root / camera["data_path"].removeprefix("./data/"), image)
             here = to_ego @ pose
-            mark_visible(
-                camera_mask, labels, here[:3, 3].copy(), here[:3, :3] @ np.linalg.inv(mount.intrinsics), self._pixels
-            )
+            mark_visible(camera_mask, labels, here[:3, 3].copy(), here[:3, :3] @ np.linalg.inv(mount.intrinsics), self._pixels)
         lidar = self.rig["LIDAR_TOP"].matrix
         beams = self._beams.reshape(-1, 3)
         for other in range(self.frames):  # as in Occ3D, what the lidar sees on its whole way through the scene counts
@@ -266,7 +264,7 @@ class Recorder:
             ego_rotation, ego_translation = self.ego(taken)
             to_lidar_from = to_lidar @ _matrix(ego_rotation, ego_translation) @ mount.matrix
             cams[name] = {
-                "data_path": f"./data/{self._files(frame, name, taken)}",
+                "data_path": f"./data/{self._file(frame, name, taken)}",
                 "type": name,
                 "sample_data_token": self._token(frame, name),
                 "sensor2ego_translation": mount.translation,
@@ -280,7 +278,7 @@ class Recorder:
             }
         token = self._token(frame)
         return {
-            "lidar_path": f"./data/{self._files(frame, 'LIDAR_TOP', timestamp)}",
+            "lidar_path": f"./data/{self._file(frame, 'LIDAR_TOP', timestamp)}",
             "token": token,
             "scene_name": self.name,
             "scene_token": _token(self.config.seed, self.name),
