@@ -47,6 +47,7 @@ def figures(summary: Summary) -> list[ClassFigure]:
                 names = [n for n in summary.classes(group, column.metric) if summary.gain(group, row.name, column.metric, n)]
                 if row.base is None or not names:
                     continue
+                metric = column.title.removeprefix("m")
                 slug = "-".join(filter(None, (group.origin, group.preset, group.renderer)))
                 base = [summary.numbers[group, row.base, column.metric, n].values for n in names]
                 own = [summary.numbers[group, row.name, column.metric, n].values for n in names]
@@ -54,8 +55,8 @@ def figures(summary: Summary) -> list[ClassFigure]:
                 found.append(
                     ClassFigure(
                         name=f"{summary.spec.name}--{row.name}--{slug}--{column.metric}.png",
-                        caption=f"{column.title} per class, {row.title} against its base ({summary.heading(group)})",
-                        metric=column.title,
+                        caption=f"{metric} per class, {row.title} against its base ({summary.heading(group)})",
+                        metric=metric,
                         base_title=summary.spec.row(row.base).title,
                         row_title=row.title,
                         base=dict(zip(names, base, strict=True)),
@@ -96,7 +97,7 @@ def draw(figure: ClassFigure) -> bytes:
         if any(errors):
             scores.errorbar(means, [p + offset for p in places], xerr=errors, fmt="none", ecolor="black", elinewidth=1, capsize=2)
     scores.set_yticks(list(places), names)
-    scores.invert_yaxis()
+    scores.set_ylim(len(names) - 0.4, -0.6)
     scores.set_xlabel(f"{figure.metric} [%]")
     scores.set_xlim(left=0)
     scores.legend(loc="lower right", fontsize=8)

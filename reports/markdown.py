@@ -29,7 +29,7 @@ def render(summary: Summary, figures: dict[str, str]) -> str:
     parts += [_ours(summary, preset) for preset in presets]
     if "paper" not in presets:
         parts.append("Ours at the published configuration (preset `paper`) has not been run yet.")
-    parts += [f"![{caption}]({path})" for path, caption in figures.items()]
+    parts.append(_details("Figures: gains class by class", *(f"![{caption}]({path})" for path, caption in figures.items())))
     parts += [f"> {note}" for note in summary.notes]
     return "\n\n".join(part for part in parts if part)
 
@@ -182,10 +182,9 @@ def _ours(summary: Summary, preset: str) -> str:
     spec, groups = summary.spec, summary.ours(preset)
     rows = [r for r in spec.rows if r.runs and preset in r.presets]
     records = [r for r in summary.records if r.preset == preset]
-    text = [f"**Ours, `{preset}` preset**", _NOT_COMPARABLE.get(preset, "")]
+    text = [f"**Ours, `{preset}` preset** (mean ± sample standard deviation over seeds)", _NOT_COMPARABLE.get(preset, "")]
     if preset != "paper":
         text += [_metric_table(summary, rows, spec.columns, groups), _metric_table(summary, rows, IMAGE_COLUMNS, groups)]
-    text.append("Mean ± sample standard deviation over seeds.")
     text.append(_checks(summary, rows, groups))
     text.append(_details(f"Ours, {preset}, per class", *(_per_class(summary, c, groups) for c in spec.columns)))
     text.append(
@@ -256,7 +255,7 @@ def _per_class(summary: Summary, column: Column, groups: Sequence[Group]) -> str
                 gain = summary.gain(group, row.name, column.metric, name)
                 line[f"gain of {row.title}<br>{title}"] = gain_cell(gain, column.digits, count)
         lines.append(line)
-    return f"{column.title} per class\n\n{_table(lines)}" if lines else ""
+    return f"{column.title.removeprefix('m')} per class\n\n{_table(lines)}" if lines else ""
 
 
 def _costs(summary: Summary, rows: Sequence[Row], records: Sequence[Record]) -> str:

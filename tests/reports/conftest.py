@@ -1,0 +1,64 @@
+"""Fabricated records: invented numbers, for tests only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments import records
+from experiments.records import Hardware, Record
+from experiments.spec import Cell, load_table
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make_record() -> Make:
+    """Writes one invented record of table_occ3d below a folder and returns its path."""
+
+    def make(root: Path, row: str, seed: int, miou: float, **changes: object) -> Path:
+        spec = load_table("table_occ3d")
+        fields = {"preset": "toy", "renderer": "cpu", "overrides": {}, "data_fingerprint": "toyworld-test"} | changes
+        cell = Cell(spec, spec.row(row), fields["renderer"], fields["preset"], seed, fields["overrides"])
+        record = Record(
+            **{
+                "table": spec.name,
+                "row": row,
+                "seed": seed,
+                "metrics": {"mIoU": miou, "IoU": 2 * miou, "image_mIoU": miou + 5, "depth_l1": 1.5},
+                "per_class": {"mIoU": {"car": miou + 1, "truck": miou - 1, "free": 90.0}},
+                "checks": {} if row == "prior" else {"mIoU_shuffled_images": miou / 2},
+                "fingerprint": cell.fingerprint(fields["data_fingerprint"]),
+                "git_commit": "0123456789abcdef",
+                "git_dirty": False,
+                "command": "python -m experiments.run table_occ3d --data-root /home/someone/nuscenes",
+                "versions": {"python": "3.11", "torch": "2"},
+                "hardware": Hardware(cpu="test cpu", cores=2, memory_gb=8),
+                "started": "2025-01-01T00:00:00+0000",
+                "iterations": 10,
+                "train_seconds": 100.0 + seed,
+                "eval_seconds": 5.0,
+                "peak_memory_mb": 500.0,
+                "parameters": 1234567,
+                "samples": {"train": 8, "val": 4},
+            }
+            | fields
+        )
+        path = records.path_of(spec.name, record.preset, cell.name, root)
+        records.save(record, path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """An empty project: a README with markers, no records, the real quoted numbers."""
+    (tmp_path / "README.md").write_text("# Title\n\n<!-- table_occ3d:start -->\nold\n<!-- table_occ3d:end -->\n\nend\n")
+    quoted = tmp_path / "results/quoted"
+    quoted.mkdir(parents=True)
+    for path in records.QUOTED.glob("*.json"):
+        (quoted / path.name).write_bytes(path.read_bytes())
+    return tmp_path

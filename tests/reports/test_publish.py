@@ -1,0 +1,124 @@
+"""Publishing: what is copied, what is refused, what is taken out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from experiments import records
+from reports import publish
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch) -> tuple[Path, Path]:
+    """Local and committed records."""
+    local, committed = tmp_path / "local", tmp_path / "records"
+    monkeypatch.setenv("OCC_RESULTS", str(local))
+    monkeypatch.setattr(records, "COMMITTED", committed)
+    return local, committed
+
+
+@pytest.fixture
+def cli():
+    application = typer.Typer()
+    application.command()(publish.main)
+    return lambda *arguments: CliRunner().invoke(application, list(arguments))
+
+
+def stems(committed: Path) -> list[str]:
+    return sorted(str(p.relative_to(committed).with_suffix("")) for p in committed.rglob("*.json"))
+
+
+def test_copies_and_takes_machine_paths_out(folders, cli, make_record) -> None:
+    local, committed = folders
+    make_record(local, "tpvformer", 0, 10.0)
+    result = cli("table_occ3d")
+    assert result.exit_code == 0 and "wrote    toy/tpvformer--cpu--seed0" in result.output
+    assert stems(committed) == ["table_occ3d/toy/tpvformer--cpu--seed0"]
+    (_, record), *_ = records.load_all(committed)
+    assert record.command == "python -m experiments.run table_occ3d --data-root .../nuscenes"
+    assert record.metrics["mIoU"] == 10.0
+    assert "same     toy/tpvformer--cpu--seed0" in cli("table_occ3d").output
+    make_record(local, "tpvformer", 0, 11.0)
+    assert "differs   toy/tpvformer--cpu--seed0" in cli("table_occ3d", "--list").output
+    assert "replaced toy/tpvformer--cpu--seed0" in cli("table_occ3d").output
+
+
+def test_selection(folders, cli, make_record) -> None:
+    local, committed = folders
+    make_record(local, "tpvformer", 0, 10.0)
+    make_record(local, "tpvformer+gaussrender", 0, 10.0)
+    make_record(local, "tpvformer", 0, 10.0, renderer="gsplat")
+    make_record(local, "tpvformer", 0, 10.0, preset="mini")
+    assert cli("table_occ3d", "--preset", "toy", "--row", "tpvformer", "--renderer", "cpu").exit_code == 0
+    assert stems(committed) == ["table_occ3d/toy/tpvformer--cpu--seed0"]
+    assert len(cli("table_occ3d", "--list").output.splitlines()) == 4
+    assert stems(committed) == ["table_occ3d/toy/tpvformer--cpu--seed0"], "--list writes nothing"
+
+
+def test_variants_are_refused(folders, cli, make_record) -> None:
+    local, committed = folders
+    make_record(local, "tpvformer", 0, 10.0, overrides={"iterations": 5})
+    result = cli("table_occ3d")
+    assert result.exit_code == 2 and "iterations=5" in result.output and "error: nothing was published" in result.output
+    assert stems(committed) == []
+    make_record(local, "tpvformer", 0, 10.0)
+    result = cli("table_occ3d")
+    assert result.exit_code == 0 and "refused" in result.output
+    assert stems(committed) == ["table_occ3d/toy/tpvformer--cpu--seed0"]
+
+
+def test_uncommitted_changes_are_told(folders, cli, make_record) -> None:
+    make_record(folders[0], "tpvformer", 0, 10.0, git_dirty=True)
+    result = cli("table_occ3d")
+    assert result.exit_code == 0 and "warning: run with uncommitted changes" in result.output
+
+
+def test_work_folders_beside_records_are_no_records(folders, cli, make_record) -> None:
+    path = make_record(folders[0], "tpvformer", 0, 10.0)
+    (path.with_suffix("")).mkdir()
+    (path.with_suffix("") / "state.json").write_text("{}")
+    assert cli("table_occ3d").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table_occd"], "did you mean 'table_occ3d'"),
+        (["table_occ3d", "--row", "tpvfomer"], "did you mean 'tpvformer'"),
+        (["table_occ3d", "--preset", "tiny"], "unknown preset 'tiny'"),
+        (["table_occ3d", "--renderer", "gsplat"], "nothing to publish"),
+        (["table_occ3d", "--preset", "paper"], "finished: toy/tpvformer--cpu--seed0"),
+    ],
+)
+def test_mistakes_are_one_line(folders, cli, make_record, arguments, message) -> None:
+    make_record(folders[0], "tpvformer", 0, 10.0)
+    result = cli(*arguments)
+    assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output
+
+
+def test_nothing_finished(folders, cli) -> None:
+    result = cli("table_occ3d")
+    assert result.exit_code == 2 and "finished: none" in result.output and "experiments.run table_occ3d" in result.output
+
+
+def test_a_record_under_a_wrong_name(folders, cli, make_record) -> None:
+    path = make_record(folders[0], "tpvformer", 0, 10.0)
+    path.rename(path.with_name("tpvformer--cpu--seed7.json"))
+    result = cli("table_occ3d")
+    assert result.exit_code == 2 and "holds the record of tpvformer--cpu--seed0.json" in result.output
+
+
+@pytest.mark.parametrize(
+    ("private", "public"),
+    [
+        ("/home/me/.venv/bin/python -m experiments.run t", ".../python -m experiments.run t"),
+        ("python -m x --results=/mnt/disk/out --seed 0", "python -m x --results=.../out --seed 0"),
+        ("python -m x --row 'tpv*'", "python -m x --row 'tpv*'"),
+    ],
+)
+def test_public_command(private, public) -> None:
+    assert publish.public_command(private) == public
