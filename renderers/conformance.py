@@ -143,9 +143,7 @@ def check(
         error = _largest(our_gradients[name] - gradient)
         found.append(Difference(f"gradient of {name}", error / scale if scale else error, tolerance.gradient))
         if scale:
-            found.append(
-                Difference(f"1 - cosine of {name}", 1 - _cosine(our_gradients[name], gradient), 1 - tolerance.cosine)
-            )
+            found.append(Difference(f"1 - cosine of {name}", 1 - _cosine(our_gradients[name], gradient), 1 - tolerance.cosine))
     if not departures:
         for pixel in case.pixels:
             at = (0, 0, pixel.y, pixel.x)
@@ -441,9 +439,7 @@ def _with(**settings: Any) -> Callable[[str], Case]:
 
 _BUILDERS: dict[str, Callable[[str], Case]] = {
     "one_gaussian": _one_gaussian,
-    "saturation_stops": lambda name: _analytic(
-        name, spheres(FRONT, BACK), Pixel(31, 31, (0.99, 0.01), 1.98, 0.99)
-    ),
+    "saturation_stops": lambda name: _analytic(name, spheres(FRONT, BACK), Pixel(31, 31, (0.99, 0.01), 1.98, 0.99)),
     "two_overlapping": lambda name: _analytic(
         name,
         spheres(((0.0, 0.0, 2.0), 0.1, 0.5, 0), BACK),

@@ -99,9 +99,7 @@ def select(
     return ViewGaussians(*fields)
 
 
-def background_only(
-    gaussians: ViewGaussians, cameras: Cameras, settings: RasterSettings
-) -> tuple[Tensor, Tensor, Tensor]:
+def background_only(gaussians: ViewGaussians, cameras: Cameras, settings: RasterSettings) -> tuple[Tensor, Tensor, Tensor]:
     """Features [H, W, C], depth [H, W] and alpha [H, W] of a view without Gaussians."""
     size = (cameras.height, cameras.width)
     zero = gaussians.nothing.expand(*size)

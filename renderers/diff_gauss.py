@@ -118,9 +118,7 @@ class DiffGaussRenderer(Renderer):
         extras = EXTRA_ATTRIBUTES if self._has_extras else 0
         return Build(image.shape[0], extras, DIALECTS[dialects[tail > expected_tail / 2]])
 
-    def _render(
-        self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None
-    ) -> Rendering:
+    def _render(self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None) -> Rendering:
         require_float32_on(self.device_type, self.name, gaussians)
         b, v, h, w = gaussians.batch, cameras.views, cameras.height, cameras.width
         if b * v == 0:
@@ -128,9 +126,7 @@ class DiffGaussRenderer(Renderer):
             return Rendering(gaussians.means.new_zeros(b, v, h, w, gaussians.channels), empty, empty)
         with torch.cuda.device_of(gaussians.means):
             views = [
-                self._render_view(gaussians, cameras, settings, scene, view, visible)
-                for scene in range(b)
-                for view in range(v)
+                self._render_view(gaussians, cameras, settings, scene, view, visible) for scene in range(b) for view in range(v)
             ]
         return Rendering(*(torch.stack(images).unflatten(0, (b, v)) for images in zip(*views, strict=True)))
 
@@ -216,9 +212,7 @@ class DiffGaussRenderer(Renderer):
         for start in range(0, features.shape[1], self.build.colours):
             colours = features[:, start : start + self.build.colours]
             behind = background[start : start + self.build.colours]
-            image = self._call(
-                chosen, pose, intrinsics, size, settings, self._padded(colours), None, self._padded(behind)
-            )[0]
+            image = self._call(chosen, pose, intrinsics, size, settings, self._padded(colours), None, self._padded(behind))[0]
             parts.append(image[: colours.shape[1]])
         return torch.cat(parts)
 

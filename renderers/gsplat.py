@@ -134,9 +134,7 @@ class GsplatRenderer(Renderer):
             "known versions give 0.999 or 0.99, so this one would not be comparable"
         )
 
-    def _render(
-        self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None
-    ) -> Rendering:
+    def _render(self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None) -> Rendering:
         require_float32_on(self.device_type, self.name, gaussians)
         b, v, h, w = gaussians.batch, cameras.views, cameras.height, cameras.width
         if b * v == 0:
@@ -146,13 +144,9 @@ class GsplatRenderer(Renderer):
             if visible is None and cameras.time_index is None and gaussians.count > 0:
                 quaternions, scales = shapes(gaussians)
                 fields = (gaussians.means, quaternions, scales, gaussians.opacities, gaussians.features)
-                return Rendering(
-                    *self._rasterize(fields, cameras.world_to_camera, cameras.intrinsics, (w, h), settings)
-                )
+                return Rendering(*self._rasterize(fields, cameras.world_to_camera, cameras.intrinsics, (w, h), settings))
             views = [
-                self._render_view(gaussians, cameras, settings, scene, view, visible)
-                for scene in range(b)
-                for view in range(v)
+                self._render_view(gaussians, cameras, settings, scene, view, visible) for scene in range(b) for view in range(v)
             ]
         return Rendering(*(torch.stack(images).unflatten(0, (b, v)) for images in zip(*views, strict=True)))
 

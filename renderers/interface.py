@@ -281,9 +281,7 @@ class Renderer(ABC):
         asked = {name: getattr(settings, name) for name in self.dialect}
         if settings.extent == "iso" and self.dialect.get("extent", "iso") == "iso":
             asked.pop("tile_size", None)  # without tiles in the extent rule their size changes nothing
-        return {
-            name: (value, self.dialect[name]) for name, value in asked.items() if not _same(value, self.dialect[name])
-        }
+        return {name: (value, self.dialect[name]) for name, value in asked.items() if not _same(value, self.dialect[name])}
 
     def native(self, settings: RasterSettings) -> RasterSettings:
         """``settings`` with this backend's own value wherever it cannot honour the one asked for.

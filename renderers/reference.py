@@ -33,9 +33,7 @@ class ReferenceRenderer(Renderer):
     def availability(cls) -> Availability:
         return Availability(True)
 
-    def _render(
-        self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None
-    ) -> Rendering:
+    def _render(self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None) -> Rendering:
         b, v, h, w = gaussians.batch, cameras.views, cameras.height, cameras.width
         if b * v == 0:
             empty = gaussians.features.new_zeros(b, v, h, w)

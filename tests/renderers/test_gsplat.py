@@ -1,0 +1,148 @@
+"""The gsplat adapter against gsplat's call signature with the reference renderer behind it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from renderer_doubles import COMPILED, MAPPED, FakeGsplat
+
+from renderers.conformance import CASES, check, random_scene
+from renderers.dialects import DIALECTS
+from renderers.gsplat import ChannelPlan, GsplatRenderer, parse_version, plan_channels
+from renderers.interface import RasterSettings, SettingNotSupported
+from renderers.registry import RendererUnavailable
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+VERSIONS = ["1.5.3", "1.6.0"]
+
+
+def adapter(version: str = "1.5.3", **options: bool) -> tuple[GsplatRenderer, FakeGsplat]:
+    library = FakeGsplat(version)
+    renderer = GsplatRenderer(library=library, device_type="cpu", **options)
+    library.calls.clear()
+    return renderer, library
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("case", MAPPED)
+def test_conforms(version: str, case: str) -> None:
+    renderer, _ = adapter(version)
+    result = check(renderer, CASES[case]())
+    assert result.ok, str(result)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("channels", range(1, 101))
+def test_every_pass_has_a_compiled_channel_count(version: str, channels: int) -> None:
+    plan = plan_channels(channels, parse_version(version))
+    total = channels + plan.padding + 1
+    passes = [min(plan.chunk, total - start) for start in range(0, total, plan.chunk)]
+    assert set(passes) <= COMPILED[version]
+    assert sum(passes) == total and plan.padding >= 0
+    assert len(passes) == -(-(channels + 1) // plan.chunk), "padding never adds a pass"
+
+
+def test_plans_of_the_published_models() -> None:
+    # 18 classes and depth; gsplat 1.5 would pad 19 to 32 by itself, 1.6 has a kernel for 21
+    assert plan_channels(18, (1, 5)) == ChannelPlan(padding=13, chunk=32)
+    assert plan_channels(18, (1, 6)) == ChannelPlan(padding=2, chunk=21)
+    assert plan_channels(16, (1, 5)) == ChannelPlan(padding=0, chunk=17)
+    assert plan_channels(32, (1, 6)) == ChannelPlan(padding=0, chunk=33)
+    assert plan_channels(64, (1, 6)) == ChannelPlan(padding=0, chunk=32)
+
+
+def test_arguments() -> None:
+    renderer, library = adapter("1.5.3", packed=False)
+    gaussians, cameras = random_scene(count=12, channels=18, batch=2, views=3, width=20, height=18)
+    background = torch.arange(18.0)
+    settings = renderer.native(RasterSettings(near=0.2, far=50.0, low_pass=0.4, background=background, depth="expected"))
+    out = renderer.render(gaussians, cameras, settings)
+    assert out.features.shape == (2, 3, 18, 20, 18)
+    (call,) = library.calls
+    assert call["viewmats"].equal(cameras.world_to_camera) and call["Ks"].equal(cameras.intrinsics)
+    assert call["quats"].equal(gaussians.quaternions) and call["opacities"].equal(gaussians.opacities)
+    assert call["colors"][..., :18].equal(gaussians.features) and not call["colors"][..., 18:].any()
+    assert call["backgrounds"].shape == (2, 3, 18 + 13) and call["backgrounds"][1, 2, :18].equal(background)
+    assert not call["backgrounds"][..., 18:].any()
+    assert (call["width"], call["height"]) == (20, 18)
+    assert 0.2 < call["near_plane"] < 0.2 + 1e-7, "gsplat keeps z == near_plane, the contract drops z == near"
+    assert call["far_plane"] == 50.0 and call["eps2d"] == 0.4 and call["packed"] is False
+    assert call["render_mode"] == "RGB+ED" and call["rasterize_mode"] == "classic"
+
+
+def test_views_are_one_call_unless_they_see_different_gaussians() -> None:
+    renderer, library = adapter()
+    gaussians, cameras = random_scene(count=9, batch=2, views=3, width=8, height=8)
+    settings = renderer.native(RasterSettings())
+    renderer.render(gaussians, cameras, settings)
+    assert len(library.calls) == 1
+    library.calls.clear()
+    visible = torch.ones(2, 3, 9, dtype=torch.bool)
+    visible[0, 1, 4:] = False
+    visible[1, 2] = False
+    renderer.render(gaussians, cameras, settings, visible)
+    assert [len(call["means"]) for call in library.calls] == [9, 4, 9, 9, 9], "an empty view never reaches a kernel"
+
+
+def test_isotropic_gaussians_get_identity_rotations() -> None:
+    renderer, library = adapter()
+    gaussians, cameras = random_scene(count=5, isotropic=True, width=8, height=8)
+    renderer.render(gaussians, cameras, renderer.native(RasterSettings()))
+    assert library.calls[0]["quats"].equal(torch.tensor([1.0, 0, 0, 0]).expand(1, 5, 4))
+    assert library.calls[0]["scales"].equal(gaussians.scales.expand(1, 5, 3))
+
+
+@pytest.mark.parametrize(("version", "alpha_max"), [("1.5.3", 0.999), ("1.6.0", 0.99)])
+def test_compiled_in_settings_are_refused_until_accepted(version: str, alpha_max: float) -> None:
+    renderer, _ = adapter(version)
+    gaussians, cameras = random_scene(count=5, width=8, height=8)
+    asked = RasterSettings()
+    with pytest.raises(SettingNotSupported, match="renderer 'gsplat' cannot honour .*renderer.native"):
+        renderer.render(gaussians, cameras, asked)
+    departures = renderer.departures(asked)
+    assert departures["clamp"] == ("symmetric", "principal") and departures["clamp_gradient"] == (True, False)
+    assert ("alpha_max" in departures) == (alpha_max != 0.99)
+    native = renderer.native(asked)
+    assert (native.alpha_max, native.near, native.extent) == (alpha_max, asked.near, "iso")
+    assert not renderer.departures(native)
+    renderer.render(gaussians, cameras, native)
+
+
+def test_the_dialect_is_measured_not_read_from_the_version() -> None:
+    rebuilt = FakeGsplat("1.5.3", alpha_max=0.99)
+    assert GsplatRenderer(library=rebuilt, device_type="cpu").dialect == DIALECTS["gsplat-1.6"]
+    with pytest.raises(RendererUnavailable, match="alpha 0.95000"):
+        GsplatRenderer(library=FakeGsplat("1.5.3", alpha_max=0.95), device_type="cpu")
+
+
+def test_a_build_that_fails_is_reported_in_one_line() -> None:
+    library = FakeGsplat("1.5.3")
+
+    def broken(**_: object) -> None:
+        raise ImportError("gsplat_cuda.so: cannot open shared object file\nlong\ntrace")
+
+    library.rasterization = broken  # type: ignore[method-assign, assignment]
+    with pytest.raises(RendererUnavailable, match="gsplat does not run here: ImportError: gsplat_cuda.so") as error:
+        GsplatRenderer(library=library, device_type="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_device_and_type_are_named() -> None:
+    renderer, _ = adapter()
+    gaussians, cameras = random_scene(count=5, width=8, height=8)
+    settings = renderer.native(RasterSettings())
+    double = replace(gaussians, **{k: getattr(gaussians, k).double() for k in vars(gaussians)})
+    cameras64 = replace(cameras, intrinsics=cameras.intrinsics.double(), world_to_camera=cameras.world_to_camera.double())
+    with pytest.raises(ValueError, match="float32, means are torch.float64"):
+        renderer.render(double, cameras64, settings)
+    renderer.device_type = "cuda"
+    with pytest.raises(ValueError, match="runs on cuda, means are on cpu"):
+        renderer.render(gaussians, cameras, settings)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_unavailable_without_cuda_and_says_what_to_do() -> None:
+    state = GsplatRenderer.availability()
+    assert not state and "CUDA" in state.reason + state.remedy and state.remedy

@@ -1,0 +1,80 @@
+"""Settings, dialects and the registry."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import renderers.registry as registry
+from renderers import Availability, RendererUnavailable, UnknownRenderer, availability, get, names
+from renderers.dialects import DIALECTS
+from renderers.interface import RasterSettings
+from renderers.reference import ReferenceRenderer
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"extent": "circle"}, "extent must be one of iso, tile3sigma, got 'circle'"),
+        ({"clamp": "none"}, "clamp must be one of"),
+        ({"depth": "median"}, "depth must be one of accumulated, expected"),
+        ({"near": 5.0, "far": 1.0}, "near < far"),
+        ({"low_pass": -0.1}, "low_pass must not be negative"),
+        ({"alpha_min": 0.0}, "alpha_min must lie"),
+        ({"alpha_max": 1.5}, "alpha_max must lie"),
+        ({"transmittance_min": 1.0}, "transmittance_min must lie"),
+        ({"tile_size": 0}, "tile_size must be positive"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RasterSettings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_every_dialect_is_a_valid_setting_that_the_reference_honours(name: str) -> None:
+    settings = RasterSettings().with_(**DIALECTS[name])
+    assert all(getattr(settings, key) == value for key, value in DIALECTS[name].items())
+    assert not ReferenceRenderer().departures(settings)
+    assert ReferenceRenderer().native(settings) == settings
+
+
+def test_unknown_names_get_a_suggestion() -> None:
+    with pytest.raises(UnknownRenderer, match="unknown renderer 'gslat'; did you mean 'gsplat'"):
+        get("gslat")
+    with pytest.raises(UnknownRenderer, match="known: reference"):
+        get("zzz")
+
+
+def test_an_unavailable_backend_says_why_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = Availability(False, "it needs a moon", "go to one with a moon")
+    monkeypatch.setattr(ReferenceRenderer, "availability", classmethod(lambda cls: state))
+    with pytest.raises(RendererUnavailable, match="'reference' is not available here: it needs a moon. .*go to one"):
+        get("reference")
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_backend_answers_whether_it_can_run(name: str) -> None:
+    state = availability(name)
+    assert bool(state) or (state.reason and state.remedy)
+    if state:
+        assert get(name).name == name
+    else:
+        with pytest.raises(RendererUnavailable, match=name):
+            get(name)
+
+
+def test_backends_are_imported_only_when_asked_for() -> None:
+    code = (
+        "import sys, renderers; renderers.names(); loaded = set(sys.modules);"
+        "print([m for m in loaded if m in ('renderers.reference', 'renderers.cpu', 'gsplat', 'mmdet3d', 'mlflow')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_registered_targets_exist() -> None:
+    for name in names():
+        assert registry.load(name).name == name
