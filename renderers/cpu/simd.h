@@ -12,8 +12,10 @@ namespace {
 constexpr int kLanes = 16;
 #elif defined(OCC_LANES)
 constexpr int kLanes = OCC_LANES;
-#else
+#elif defined(__AVX2__)
 constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
 #endif
 
 typedef float vf __attribute__((vector_size(4 * kLanes)));
@@ -87,7 +89,7 @@ inline uint32_t bits(vm m) {
 }
 inline vf vmin(vf a, vf b) { return (vf)(((vi)a & (a < b)) | ((vi)b & ~(a < b))); }
 inline vf vmax(vf a, vf b) { return (vf)(((vi)a & (a > b)) | ((vi)b & ~(a > b))); }
-#if defined(OCC_LANES) && OCC_LANES != 8
+#if !defined(__AVX2__) || (defined(OCC_LANES) && OCC_LANES != 8)
 inline vf fma(vf a, vf b, vf c) { return a * b + c; }
 inline vf fnma(vf a, vf b, vf c) { return c - a * b; }
 #endif
