@@ -516,7 +516,8 @@ def rejections() -> list[Rejection]:
     found = []
     for name in GRADIENTS:
         value = getattr(gaussians, name)
-        bad = [spoiled(value, math.nan), spoiled(value, math.inf), value[:, :-1], value.to(torch.float16)]
+        short = value[..., :-1] if name == "means" else value[:, :-1]  # the number of Gaussians is that of the means
+        bad = [spoiled(value, math.nan), spoiled(value, math.inf), short, value.to(torch.float16)]
         found += [Rejection(name, replace(good, gaussians=replace(gaussians, **{name: v}))) for v in bad]
     for name in ("intrinsics", "world_to_camera"):
         value = getattr(cameras, name)

@@ -29,16 +29,10 @@ def test_conforms(backend: str, case: str) -> None:
 @pytest.mark.parametrize("backend", AVAILABLE)
 def test_bad_input_is_refused_by_name(backend: str) -> None:
     renderer = get(backend)
-    for rejection in rejections():
-        case = rejection.case.to("cuda", torch.float32) if backend in CUDA and _same_types(rejection.case) else rejection.case
+    for rejection in rejections():  # refused before any kernel runs, so CPU tensors do for every backend
+        case = rejection.case
         with pytest.raises(ValueError, match=rejection.argument):
             renderer.render(case.gaussians, case.cameras, renderer.native(case.settings), case.visible)
-
-
-def _same_types(case: object) -> bool:
-    """Whether moving the case to another device by ``Case.to`` would not repair what is wrong with it."""
-    tensors = [t for t in (*vars(case.gaussians).values(), *vars(case.cameras).values()) if isinstance(t, Tensor)]  # type: ignore[attr-defined]
-    return all(t.dtype in (torch.float32, torch.int64) for t in tensors)
 
 
 class _Wrong(ReferenceRenderer):
