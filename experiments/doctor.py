@@ -62,7 +62,9 @@ def _machine() -> Iterator[Finding]:
     hardware = environment.hardware(gpu=False)
     yield Finding("machine", True, f"{hardware.cpu}, {hardware.cores} cores, {hardware.memory_gb:.0f} GiB")
     state = environment.git_state()
-    yield Finding("checkout", state.commit != "unknown", f"{state.commit[:12]}{', changed files' if state.dirty else ''}", "git clone")
+    yield Finding(
+        "checkout", state.commit != "unknown", f"{state.commit[:12]}{', changed files' if state.dirty else ''}", "git clone"
+    )
 
 
 def _torch() -> Iterator[Finding]:

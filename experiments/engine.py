@@ -9,7 +9,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +118,27 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         return super().run()
 
 
+def scalars(outputs: Mapping[str, Any] | None) -> dict[str, float]:
+    """A training step's log values as numbers."""
+    return {name: float(torch.as_tensor(value).detach()) for name, value in (outputs or {}).items()}
+
+
+def keep_quiet(logger: MMLogger) -> None:
+    """Only errors of this logger reach the terminal; its file gets everything."""
+    for handler in logger.handlers:
+        if not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.ERROR)
+
+
 class CellRunner(Runner):
     """mmengine's Runner that writes its log to ``train.log`` in the work folder and keeps the terminal quiet."""
 
+    def dump_config(self) -> None:
+        """Nothing: a cell's settings are in its record."""
+
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
         logger = super().build_logger(log_level, log_file or str(Path(self.work_dir) / "train.log"), **kwargs)
-        for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.ERROR)
+        keep_quiet(logger)
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
@@ -136,7 +149,7 @@ class CellRunner(Runner):
 
 
 class SeedIterationHook(Hook):
-    """Seeds PyTorch from (seed, rank, iteration) before every iteration, so that dropout after a resume is what it would have been."""
+    """Seeds PyTorch from (seed, rank, iteration) before every iteration: dropout is the same with and without a resume."""
 
     priority = "VERY_HIGH"
 
@@ -154,7 +167,7 @@ class FiniteLossHook(Hook):
     priority = "ABOVE_NORMAL"
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        losses = {name: float(value) for name, value in (outputs or {}).items()}
+        losses = scalars(outputs)
         # The total is named only if no part of it is to blame.
         for name in sorted(losses, key=lambda n: n == "loss"):
             if not math.isfinite(losses[name]):
@@ -176,8 +189,8 @@ class CurvesHook(Hook):
         self._since = time.perf_counter()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        for name, value in (outputs or {}).items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        for name, value in scalars(outputs).items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
         done = runner.iter + 1
         if done % self._interval and done != runner.max_iters:
@@ -206,5 +219,3 @@ class TrainClockHook(Hook):
             now = time.perf_counter()
             self.seconds, self._since = self.seconds + now - self._since, now
             self._save(self.seconds)
-
-

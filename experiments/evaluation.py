@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,21 +11,60 @@ from mmengine.evaluator import Evaluator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from baselines.interface import OccupancyBatch
-from renderers import Cameras
+from baselines.gaussrender import GaussRenderConfig, render_views
+from baselines.interface import OccupancyBatch, OccupancyGrid
+from renderers import Cameras, Renderer
 
 SHORT = 101  # samples of a short evaluation: `valeoai/GaussRender eval.py` stops after as many
 
 Views = dict[str, Tensor]
 
 
+def one(batch: OccupancyBatch, index: int) -> OccupancyBatch:
+    """Sample ``index`` of a batch, as a batch of one."""
+    names = ("images", "projection", "intrinsics", "reference_to_camera", "labels", "camera_mask", "reference_to_lidar")
+    tensors = {name: getattr(batch, name)[index : index + 1] for name in names}
+    return replace(batch, **tensors, meta=batch.meta[index : index + 1])
+
+
+@dataclass(frozen=True)
+class ViewRenderer:
+    """Renders prediction and labels of a sample from its label cameras and from above, under the published protocol."""
+
+    grid: OccupancyGrid
+    renderer: Renderer
+    config: GaussRenderConfig
+
+    def __call__(self, logits: Tensor, batch: OccupancyBatch) -> Views:
+        """logits [C, X, Y, Z], a batch of one -> the "views" of ``OccupancyMetric`` and pred/gt_bev_depth [H, W]."""
+        predicted, true = render_views(
+            self.grid, label_cameras(batch), logits[None], batch.labels, renderer=self.renderer, config=self.config
+        )
+        assert predicted is not None and true is not None
+        views: Views = {}
+        for who, seen in (("pred", predicted), ("gt", true)):
+            views |= {
+                f"{who}_semantics": seen.semantics[0],
+                f"{who}_depth": seen.depth[0],
+                f"{who}_bev": seen.bev_semantics[0],
+                f"{who}_bev_depth": seen.bev_depth[0],
+            }
+        return views
+
+
+def label_cameras(batch: OccupancyBatch) -> Cameras:
+    """The cameras of the labels, where the sensors are."""
+    width, height = batch.camera_size
+    return Cameras(batch.intrinsics, batch.reference_to_camera, width, height)
+
+
 class RenderingEvaluator(Evaluator):
     """mmengine's Evaluator that renders every prediction first, for the image metrics.
 
-    views  (logits [C, X, Y, Z], batch of that one sample) -> rendered views, stored under "views" in the sample
+    The rendered views of a sample are stored in it under "views".
     """
 
-    def __init__(self, metrics: Sequence[Any], views: Callable[[Tensor, OccupancyBatch], Views]) -> None:
+    def __init__(self, metrics: Sequence[Any], views: ViewRenderer) -> None:
         super().__init__(list(metrics))
         self._views = views
 
@@ -37,19 +76,6 @@ class RenderingEvaluator(Evaluator):
                 for index, sample in enumerate(data_samples)
             ]
         super().process(samples, data_batch)
-
-
-def one(batch: OccupancyBatch, index: int) -> OccupancyBatch:
-    """Sample ``index`` of a batch, as a batch of one."""
-    names = ("images", "projection", "intrinsics", "reference_to_camera", "labels", "camera_mask", "reference_to_lidar")
-    tensors = {name: getattr(batch, name)[index : index + 1] for name in names}
-    return replace(batch, **tensors, meta=batch.meta[index : index + 1])
-
-
-def label_cameras(batch: OccupancyBatch) -> Cameras:
-    """The cameras of the labels, where the sensors are."""
-    width, height = batch.camera_size
-    return Cameras(batch.intrinsics, batch.reference_to_camera, width, height)
 
 
 class ShuffledImages(Dataset[OccupancyBatch]):
@@ -72,5 +98,3 @@ class ShuffledImages(Dataset[OccupancyBatch]):
 
     def __getitem__(self, index: int) -> OccupancyBatch:
         return replace(self._dataset[index], images=self._dataset[self._partner[index]].images)
-
-

@@ -112,16 +112,18 @@ def rendered_views(
     """One column a camera: image, semantics and depth, each true above predicted.
 
     images [V, h, w, 3] RGB or None; views: gt_semantics, gt_depth [V, H, W] and, where a model has spoken,
-    pred_semantics and pred_depth. Depth is in metres, on one scale for all panels; 0 (nothing there) is white.
+    pred_semantics and pred_depth. Depth is in metres, on one scale for all panels, white where nothing is.
     """
     order = [index for name in _DISPLAY_ORDER if name in names for index in [names.index(name)]] or list(range(len(names)))
     panels: list[tuple[str, NDArray[Any], bool]] = []
     for key, heading in (("gt_semantics", "true classes"), ("pred_semantics", "predicted classes")):
         if key in views:
             panels.append((heading, colour(views[key], grid), False))
-    for key, heading in (("gt_depth", "true depth"), ("pred_depth", "predicted depth")):
-        if key in views:
-            panels.append((heading, np.ma.masked_less(views[key], 0.1), True))
+    for who, heading in (("gt", "true depth"), ("pred", "predicted depth")):
+        if f"{who}_depth" in views:
+            # Accumulated depth falls to 0 where a surface fades out, which would look near.
+            nothing = views[f"{who}_semantics"] == grid.empty
+            panels.append((heading, np.ma.masked_array(views[f"{who}_depth"], nothing), True))
     if images is not None:
         panels.insert(0, ("image", images, False))
     height, width = panels[-1][1].shape[1:3]
@@ -153,10 +155,10 @@ def bev_views(views: Mapping[str, NDArray[Any]], grid: OccupancyGrid, title: str
     """The rendered view from above: semantics and depth [H, W], true beside predicted."""
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     axes = figure.subplots(1, 4)
-    far = (float(views["bev_gt_depth"].min()), float(views["bev_gt_depth"].max()))
+    far = (float(views["gt_bev_depth"].min()), float(views["gt_bev_depth"].max()))
     for axis, key, heading in zip(
         axes,
-        ("bev_gt", "bev_pred", "bev_gt_depth", "bev_pred_depth"),
+        ("gt_bev", "pred_bev", "gt_bev_depth", "pred_bev_depth"),
         ("true classes", "predicted classes", "true depth", "predicted depth"),
         strict=True,
     ):

@@ -10,6 +10,8 @@ from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from experiments.engine import scalars
+
 
 class Bar:
     """Progress of ``total`` steps under the heading ``title``; without a terminal a line every tenth of them."""
@@ -80,8 +82,8 @@ class ProgressHook(Hook):
             self._open("train", runner.max_iters, runner.iter)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        for name, value in (outputs or {}).items():
-            self._smooth[name] = 0.9 * self._smooth.get(name, float(value)) + 0.1 * float(value)
+        for name, value in scalars(outputs).items():
+            self._smooth[name] = 0.9 * self._smooth.get(name, value) + 0.1 * value
         if self._bar is not None:
             self._bar.advance("  ".join(f"{name.removeprefix('loss_')} {value:.3f}" for name, value in self._smooth.items()))
 

@@ -85,7 +85,9 @@ def _run(
     spec: TableSpec, plan: Plan, root: Path, checkpoint: Path | None, force: bool, launcher: Launcher, console: Console
 ) -> int:
     _check_writable(root)
-    pending = [cell for cell in plan.cells if force or not CellFolder(cell, root).finished(cell.fingerprint(plan.data_fingerprint))]
+    pending = [
+        cell for cell in plan.cells if force or not CellFolder(cell, root).finished(cell.fingerprint(plan.data_fingerprint))
+    ]
     done: dict[str, Record] = {}
     failures: list[str] = []
     job = _job(spec, plan, root, checkpoint, force, launcher, console) if pending or launcher != "none" else None
@@ -103,6 +105,8 @@ def _run(
         except CellFailed as error:
             failures.append(str(error))
             _error(str(error))
+            if launcher != "none":
+                return 1  # the other processes wait inside this cell; the launcher ends them
     print_results(console, plan, done, root)
     if failures:
         _error(f"{len(failures)} of {len(plan.cells)} cells failed; the same command runs only these again")

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, get_dist_info, init_dist
+from mmengine.logging import MMLogger
 from rich.markup import escape
 
 from experiments import records
 from experiments.cells import CellFolder, Progress, now
-from experiments.engine import allow_checkpoint_types, readable
+from experiments.engine import allow_checkpoint_types, keep_quiet, readable
 from experiments.plan import Launcher, PlanError
 from experiments.records import Record
 from experiments.spec import Cell
@@ -31,6 +32,7 @@ class CellFailed(RuntimeError):
 
 def start_processes(launcher: Launcher) -> None:
     """Join the process group of ``torchrun`` or slurm; NCCL on CUDA, gloo without. Raises PlanError outside of them."""
+    keep_quiet(MMLogger.get_current_instance())
     if launcher == "none" or torch.distributed.is_initialized():
         return
     variable = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}[launcher]
@@ -81,6 +83,7 @@ def run_cell(cell: Cell, job: Job) -> Record:
             raise _explained(error, cell, folder) from error
         records.save(record, folder.record_path)
         tracker.finish()
+        _share(record)
         _tidy(folder)
         return record
 
@@ -90,8 +93,9 @@ def _as_follower(cell: Cell, job: Job, folder: CellFolder) -> Record:
     decision = _share(None)
     if isinstance(decision, Record):
         return decision
-    silent = Tracker(lambda line: None)
-    return work(cell, job, folder, Progress("", now()), decision, silent)
+    work(cell, job, folder, Progress("", now()), decision, Tracker(lambda line: None))
+    record: Record = _share(None)
+    return record
 
 
 def _share(decision: Any) -> Any:
@@ -117,10 +121,9 @@ def _tags(cell: Cell) -> dict[str, str]:
 
 def _explained(error: BaseException, cell: Cell, folder: CellFolder) -> BaseException:
     """User's mistakes as they are; anything else as CellFailed, with the traceback in the work folder."""
-    from baselines.checkpoints import CheckpointError
     from experiments.datasets.unpickle import DataError
 
-    if not isinstance(error, Exception) or isinstance(error, (DataError, CheckpointError, PlanError, records.RecordError)):
+    if not isinstance(error, Exception) or isinstance(error, (DataError, PlanError, records.RecordError)):
         return error
     file = folder.work_dir / "error.txt"
     file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter, time_ns
 from typing import Any
@@ -15,18 +14,23 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop, set_random_seed
 from rich.console import Console
-from torch import Tensor
+from rich.markup import escape
 from torch.utils.data import DataLoader, Dataset, Subset
 
+import renderers
+from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
-from experiments import environment, models
+from experiments import environment, figures, models
 from experiments.cells import WEIGHTS, CellFolder, Progress
+from experiments.datasets.layout import CAMERAS
 from experiments.datasets.occ3d import Occ3DNuScenes, collate
 from experiments.datasets.sampling import TrainSampler
 from experiments.datasets.transforms import ImageTransform
 from experiments.engine import CellRunner, CurvesHook, EndlessSampler, FiniteLossHook, SeedIterationHook, TrainClockHook
-from experiments.evaluation import SHORT, RenderingEvaluator, ShuffledImages, Views
+from experiments.evaluation import SHORT, RenderingEvaluator, ShuffledImages, ViewRenderer
+from experiments.metrics.evaluator import OccupancyMetric
+from experiments.metrics.prior import fit_prior
 from experiments.plan import Launcher
 from experiments.progress import ProgressHook
 from experiments.records import Record
@@ -61,7 +65,6 @@ class Clock:
     """Seconds spent in training, those of earlier, stopped runs included."""
 
     train_seconds: float
-    eval_seconds: float = 0.0
 
 
 def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Path | None, tracker: Tracker) -> Record:
@@ -75,6 +78,8 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     model = models.build(cell, val.grid)
     iterations = _iterations(cell, len(train)) if trains and train is not None else 0
     tracker.params(_params(cell, job, iterations))
+    views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
+    metric = OccupancyMetric(val.grid)
     shown = ProgressHook(job.console, f"{cell.name}:")
     test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SHORT, len(val)))) if cell.overrides.get("short") else val
     runner = CellRunner(
@@ -82,7 +87,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         work_dir=str(folder.work_dir),
         test_dataloader=_test_loader(cell, test_set),
         test_cfg={},
-        test_evaluator=_evaluator(cell, val),
+        test_evaluator=RenderingEvaluator([metric], views),
         launcher=job.launcher,
         env_cfg={"cudnn_benchmark": True},
         visualizer={"type": "Visualizer", "vis_backends": []},
@@ -98,14 +103,22 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         if trains:
             runner.train()
         elif train is not None and isinstance(model, models.PriorModel):
-            _fit_prior(model, train)
+            model.fit(fit_prior(train))
         elif job.checkpoint is not None:
-            _load(model, job.checkpoint)
-        metrics, per_class, checks = _evaluate(runner, cell, val, test_set, shown, clock, trains)
+            from baselines.checkpoints import load_released
+
+            load_released(model, job.checkpoint)
+        begin = perf_counter()
+        metrics = runner.test()
+        eval_seconds = perf_counter() - begin
+        per_class = metric.last.per_class if metric.last is not None else {}
+        checks: dict[str, float] = {}
+        if cell.preset.check_shuffled_images and cell.row.trained:
+            checks = _shuffled(runner, cell, val, shown, job.console)
+        if trains:
+            _keep_weights(runner, folder.work_dir / WEIGHTS)
         if runner.rank == 0:
-            if trains:
-                _save_weights(_bare(runner), folder.work_dir / WEIGHTS, cell)
-            _draw(_bare(runner), cell, folder, val, tracker)
+            _draw(_bare(runner), views, val, folder.work_dir / "figures", tracker, cell.name)
     finally:
         shown.close()
     commit, dirty = environment.git_state()
@@ -119,7 +132,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         per_class=per_class,
         checks=checks,
         overrides=cell.overrides,
-        renderer_settings=_renderer_settings(cell),
+        renderer_settings={name: used for name, (_, used) in views.renderer.departures(views.config.raster).items()},
         fingerprint=cell.fingerprint(job.data_fingerprint),
         data_fingerprint=job.data_fingerprint,
         git_commit=commit,
@@ -130,7 +143,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         started=progress.started,
         iterations=iterations,
         train_seconds=clock.train_seconds,
-        eval_seconds=clock.eval_seconds,
+        eval_seconds=eval_seconds,
         peak_memory_mb=memory.megabytes(),
         parameters=models.trainable_parameters(model),
         samples={"train": 0 if train is None else len(train), "val": len(test_set)},  # type: ignore[arg-type]
@@ -254,3 +267,74 @@ def _test_loader(cell: Cell, dataset: Dataset[OccupancyBatch]) -> DataLoader[Any
         collate_fn=collate,
         generator=torch.Generator().manual_seed(cell.seed),
     )
+
+
+def _shuffled(runner: CellRunner, cell: Cell, val: Occ3DNuScenes, shown: ProgressHook, console: Console) -> dict[str, float]:
+    """mIoU with the images of another scene, in percent; nothing where the scenes do not allow it."""
+    try:
+        dataset = ShuffledImages(val, [val[index].meta[0]["scene"] for index in range(len(val))])
+    except ValueError as error:
+        console.print(f"{escape(cell.name)}: check left out: {error}", soft_wrap=True)
+        return {}
+    shown.title = f"{cell.name}: shuffled images,"
+    loop = TestLoop(runner, _test_loader(cell, dataset), Evaluator([OccupancyMetric(val.grid, rays=False)]))
+    return {"mIoU_shuffled_images": loop.run()["mIoU"]}
+
+
+def _bare(runner: CellRunner) -> OccupancyModel:
+    model: OccupancyModel = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return model
+
+
+def _keep_weights(runner: CellRunner, path: Path) -> None:
+    """Leave the evaluated weights in the model and, from the first process, in a file for --eval-only."""
+    model = _bare(runner)
+    checkpoint: dict[str, Any] = {"state_dict": {name: value.cpu() for name, value in model.state_dict().items()}}
+    # Averaged weights (EMA) take the place of the trained ones here.
+    runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+    model.load_state_dict(checkpoint["state_dict"])
+    if runner.rank == 0:
+        temporary = path.with_suffix(".tmp")
+        torch.save({"state_dict": checkpoint["state_dict"]}, temporary)
+        temporary.replace(path)
+
+
+def _draw(model: OccupancyModel, views: ViewRenderer, val: Occ3DNuScenes, folder: Path, tracker: Tracker, title: str) -> None:
+    """Figures of two validation frames, to the work folder and to MLflow."""
+    model.eval()
+    for index in sorted({0, len(val) // 2}):
+        sample = val[index]
+        logits = model.predict(sample).logits[-1][0]
+        seen = {name: value.cpu().numpy() for name, value in views(logits, sample).items()}
+        images = figures.normalised_to_rgb(sample.images[0].numpy(), val.image.mean, val.image.std)
+        labels, visible = sample.labels[0].numpy(), sample.camera_mask[0].numpy()
+        heading = f"{title} - {sample.meta[0]['scene']}, frame {sample.meta[0]['token']}"
+        drawn = {
+            "input": figures.input_views(images, CAMERAS, heading),
+            "occupancy": figures.occupancy_from_above(logits.argmax(0).cpu().numpy(), labels, visible, val.grid, heading),
+            "cameras": figures.rendered_views(images, seen, CAMERAS, val.grid, heading),
+            "above": figures.bev_views(seen, val.grid, heading),
+        }
+        for kind, figure in drawn.items():
+            tracker.artifact(figures.save(figure, folder / f"{kind}_{index:04d}.png"), "figures")
+
+
+def _params(cell: Cell, job: Job, iterations: int) -> dict[str, Any]:
+    preset = asdict(cell.preset)
+    return {
+        "table": cell.table.name,
+        "preset": cell.preset_name,
+        "row": cell.row.name,
+        "renderer": cell.renderer,
+        "seed": cell.seed,
+        "iterations": iterations,
+        "processes": get_dist_info()[1],
+        "command": job.command,
+        "data_fingerprint": job.data_fingerprint,
+        **{f"data.{name}": value for name, value in preset["data"].items()},
+        **{f"schedule.{name}": value for name, value in preset["schedule"].items()},
+        **{f"gaussrender.{name}": value for name, value in preset["gaussrender"].items() if cell.row.gaussrender},
+        **{f"override.{name}": value for name, value in cell.overrides.items()},
+        **{f"version.{name}": value for name, value in environment.versions().items()},
+        **{f"machine.{name}": value for name, value in environment.hardware().model_dump().items()},
+    }

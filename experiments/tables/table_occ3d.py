@@ -30,6 +30,8 @@ TABLE = TableSpec(
             data=DataPreset(source="toyworld", image_size=(200, 112), coarsen=2, label_camera_width=200),
             model_size="toy",
             schedule=Schedule(batch_size=1, lr=1e-3, weight_decay=1e-4, warmup_iterations=50, lr_min=1e-6, iterations=500),
+            gaussrender={"bev_reduction": 2},  # 200x200 pixels for 100x100 voxels: two a voxel, as published
+            check_shuffled_images=True,
         ),
         "mini": Preset(
             data=DataPreset(source="real", image_size=(1600, 896), workers=8, mini=True),
