@@ -100,8 +100,10 @@ class FoundSplit:
 
 
 def describe(data_root: str | Path) -> list[FoundSplit]:
-    """The splits found below a data root with their frame counts; empty if there are none. Never raises DataError."""
-    found = []
+    """The splits found below a data root with their frame counts; empty if there are none. Damage is described."""
+    found: list[FoundSplit] = []
+    if not Path(data_root).is_dir():
+        return found
     for split in SPLITS:
         try:
             path = info_path(data_root, split)

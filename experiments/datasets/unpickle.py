@@ -49,8 +49,9 @@ class _DataUnpickler(pickle.Unpickler):
             key = (module.removeprefix(prefix), name)
             if module.startswith(prefix) and key in _NUMPY_GLOBALS:
                 return _NUMPY_GLOBALS[key]
-        if (module, name) in _PLAIN_GLOBALS:
-            return _PLAIN_GLOBALS[module, name]
+        plain = ("builtins" if module == "__builtin__" else module, name)  # Python 2's name, in protocols 0 to 2
+        if plain in _PLAIN_GLOBALS:
+            return _PLAIN_GLOBALS[plain]
         raise pickle.UnpicklingError(f"global '{module}.{name}'")
 
 
