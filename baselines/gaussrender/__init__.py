@@ -1,0 +1,25 @@
+"""GaussRender: rendered supervision for voxel occupancy, usable on any model's logits (see README.md beside this file)."""
+
+from baselines.gaussrender.config import PAPER, GaussRenderConfig, camera_strategy, gaussian_scale
+from baselines.gaussrender.evaluation import RenderedViews, render_views
+from baselines.gaussrender.plugin import GaussRender
+from baselines.gaussrender.rendering import RenderedOccupancy, VoxelRenderer
+from baselines.gaussrender.views import bev_camera, supervising_cameras
+from baselines.gaussrender.voxels import GaussianDecoder, VoxelGaussians, VoxelToGaussians
+
+__all__ = [
+    "PAPER",
+    "GaussRender",
+    "GaussRenderConfig",
+    "GaussianDecoder",
+    "RenderedOccupancy",
+    "RenderedViews",
+    "VoxelGaussians",
+    "VoxelRenderer",
+    "VoxelToGaussians",
+    "bev_camera",
+    "camera_strategy",
+    "gaussian_scale",
+    "render_views",
+    "supervising_cameras",
+]

@@ -1,0 +1,99 @@
+"""GaussRender as a plug-in loss for anybody's voxel logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from baselines.gaussrender.checks import cameras_on, check_cameras, check_labels, check_logits
+from baselines.gaussrender.config import PAPER, GaussRenderConfig, camera_strategy
+from baselines.gaussrender.losses import render_losses
+from baselines.gaussrender.rendering import VoxelRenderer
+from baselines.gaussrender.views import supervising_cameras
+from baselines.gaussrender.voxels import VoxelToGaussians
+from baselines.interface import OccupancyGrid
+from renderers import Cameras, Renderer
+
+
+class GaussRender(nn.Module):
+    """Render predicted and labelled voxels from the same cameras and compare the images.
+
+    Chambon et al., "GaussRender: Learning 3D Occupancy with Gaussian Rendering", 2025; ``valeoai/GaussRender``
+    train.py:150-199. The plug-in is for training only; a prediction needs neither it nor its decoder.
+
+    grid              the voxels of the logits; on the papers' grids all constants are the published ones
+    renderer          a backend's name, looked up at first use, or a backend
+    feature_channels  F of the voxel features that decide the Gaussians' opacity; None derives it from the logits
+    config            all options, see ``GaussRenderConfig``
+
+    Parameters and buffers are in ``renderer_prep`` (decoder) and ``renderer`` (``bg_color``), the published names.
+    """
+
+    def __init__(
+        self,
+        grid: OccupancyGrid,
+        renderer: str | Renderer = "cpu",
+        feature_channels: int | None = None,
+        config: GaussRenderConfig = PAPER,
+    ) -> None:
+        super().__init__()
+        camera_strategy(grid, config)  # an impossible configuration fails here, not in the first training step
+        self.grid = grid
+        self.config = config
+        self.renderer_prep = VoxelToGaussians(grid, feature_channels, config)
+        self.renderer = VoxelRenderer(grid, renderer, config)
+        self._generator: torch.Generator | None = None
+
+    def forward(
+        self,
+        logits: Tensor,
+        features: Tensor | None,
+        cameras: Cameras,
+        labels: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The weighted sum of ``losses``, a scalar."""
+        return torch.stack(list(self.losses(logits, features, cameras, labels, generator).values())).sum()
+
+    def losses(
+        self,
+        logits: Tensor,
+        features: Tensor | None,
+        cameras: Cameras,
+        labels: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted terms by name: ``loss_render_image``, ``_depth``, ``_bev``, ``_bev_depth``.
+
+        logits    [B, C, X, Y, Z] class logits
+        features  [B, F, X, Y, Z] voxel features, or None
+        cameras   the V sensor cameras of each sample, reference frame -> camera, in the size of the label cameras' images
+        labels    [B, X, Y, Z] integer class ids, ``grid.ignore`` where unknown
+        generator of the camera draws; None: the plug-in's own, seeded with ``config.seed``
+
+        Rendering is in float32, under autocast too. Raises ValueError for wrong shapes and for labels that are no class.
+        """
+        self._check(logits, features, cameras, labels)
+        device = logits.device
+        labels = labels.long()
+        voxels = self.renderer_prep(logits, features)
+        with torch.autocast(device.type, enabled=False):
+            views = supervising_cameras(cameras_on(cameras, device), self.grid, self.config, generator or self._own_generator())
+            seen = self.renderer.in_image(views)
+            predicted = self.renderer.prediction(voxels, views, labels, seen)
+            truth = self.renderer.truth(labels, views, seen)
+            return render_losses(predicted, truth, self.config)
+
+    def _own_generator(self) -> torch.Generator:
+        if self._generator is None:
+            self._generator = torch.Generator().manual_seed(self.config.seed)
+        return self._generator
+
+    def _check(self, logits: Tensor, features: Tensor | None, cameras: Cameras, labels: Tensor) -> None:
+        shape = list(self.grid.shape)
+        check_labels(labels, self.grid)
+        batch = labels.shape[0]
+        check_logits(logits, self.grid, batch)
+        if features is not None and (features.dim() != 5 or [features.shape[0], *features.shape[2:]] != [batch, *shape]):
+            raise ValueError(f"features must be [{batch}, F, {', '.join(map(str, shape))}], got {list(features.shape)}")
+        check_cameras(cameras, batch)

@@ -1,0 +1,160 @@
+"""The voxel losses that every occupancy network here is trained with: weighted cross entropy and Lovasz-softmax.
+
+Reproduces ``valeoai/GaussRender`` src/loss/occupancy_loss.py:161-275 and utils.py:25-58, 135-144. Lovasz-softmax is
+Berman et al., "The Lovasz-Softmax loss", CVPR 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from baselines.interface import OccupancyGrid
+
+CE_WEIGHT = 10.0
+LOVASZ_WEIGHT = 1.0
+SCALE_DECAY = 0.5  # a scale counts half as much as the next finer one
+
+# Weights of the nuScenes classes 0 (others) to 16 (vegetation), and of empty space.
+_NUSCENES = (
+    1.01552756, 1.06897009, 1.30013094, 1.07253735, 0.94637502, 1.10087012, 1.26960524, 1.06258364, 1.189019,
+    1.06217292, 1.00595144, 0.85706115, 1.03923299, 0.90867526, 0.8936431, 0.85486129, 0.8527829,
+)  # fmt: skip
+_EMPTY_WEIGHT = 0.5
+
+# Voxels of each class in the SSCBench-KITTI-360 training set.
+_KITTI360_VOXELS = (
+    2264087502, 20098728, 104972, 96297, 1149426, 4051087, 125103, 105540713, 16292249, 45297267, 14454132,
+    110397082, 6766219, 295883213, 50037503, 1561069, 406330, 30516166, 1950115,
+)  # fmt: skip
+
+CLASS_WEIGHTS: dict[str, tuple[float, ...]] = {
+    "occ3d": (*_NUSCENES, _EMPTY_WEIGHT),
+    "surroundocc": (_EMPTY_WEIGHT, *_NUSCENES[1:]),
+    "kitti360": tuple(1 / math.log(count + 0.001) for count in _KITTI360_VOXELS),
+}
+
+
+class OccupancyLoss(nn.Module):
+    """10 x cross entropy + Lovasz-softmax, at every scale a network predicts.
+
+    class_weights    one weight a class for the cross entropy; None: the data set's published ones
+    use_camera_mask  train only on voxels that the cameras see. Published is False: unseen voxels labelled empty are
+                     supervised, although Occ3D's evaluation leaves them out
+    """
+
+    class_weights: Tensor
+
+    def __init__(
+        self, grid: OccupancyGrid, class_weights: Sequence[float] | None = None, use_camera_mask: bool = False
+    ) -> None:
+        super().__init__()
+        if class_weights is None:
+            if grid.dataset not in CLASS_WEIGHTS:
+                raise ValueError(f"data set '{grid.dataset}' has no published class weights: pass class_weights")
+            class_weights = CLASS_WEIGHTS[grid.dataset]
+        if len(class_weights) != grid.num_classes:
+            raise ValueError(f"class_weights must be {grid.num_classes} numbers, one a class, got {len(class_weights)}")
+        self.grid = grid
+        self.use_camera_mask = use_camera_mask
+        self.register_buffer("class_weights", torch.tensor(class_weights, dtype=torch.float32), persistent=False)
+
+    def forward(self, logits: Sequence[Tensor], labels: Tensor, camera_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """The weighted terms by name: ``loss_ce`` and ``loss_lovasz``, with ``_scale1``, ``_scale2``, ... for coarser scales.
+
+        logits       one [B, C, X/f, Y/f, Z/f] a scale, coarse to fine, f a whole number
+        labels       [B, X, Y, Z] integer class ids; ``grid.ignore`` counts nowhere
+        camera_mask  [B, X, Y, Z] bool, read (and required) only with ``use_camera_mask``
+
+        In float32, under autocast too. Raises ValueError for shapes that do not fit.
+        """
+        labels = labels.long()
+        if self.use_camera_mask:
+            if camera_mask is None:
+                raise ValueError("use_camera_mask=True needs a camera_mask")
+            labels = labels.masked_fill(~camera_mask.bool(), self.grid.ignore)
+        losses = {}
+        for scale, prediction in enumerate(reversed(logits)):  # 0 is the finest
+            target = self._labels_for(prediction, labels)
+            suffix = f"_scale{scale}" if scale else ""
+            weight = SCALE_DECAY**scale
+            with torch.autocast(prediction.device.type, enabled=False):
+                scores = prediction.float()
+                ce = cross_entropy(scores, target, self.class_weights, self.grid.ignore)
+                jaccard = lovasz_softmax(scores.softmax(dim=1), target, self.grid.ignore)
+            losses[f"loss_ce{suffix}"] = weight * CE_WEIGHT * ce
+            losses[f"loss_lovasz{suffix}"] = weight * LOVASZ_WEIGHT * jaccard
+        return losses
+
+    def _labels_for(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if logits.dim() != 5 or logits.shape[1] != self.grid.num_classes or logits.shape[0] != labels.shape[0]:
+            raise ValueError(
+                f"logits must be [{labels.shape[0]}, {self.grid.num_classes}, X, Y, Z], got {list(logits.shape)}"
+            )
+        factors = {fine // coarse for fine, coarse in zip(labels.shape[1:], logits.shape[2:], strict=True)}
+        factor = factors.pop()
+        if factors or factor < 1 or [size * factor for size in logits.shape[2:]] != list(labels.shape[1:]):
+            raise ValueError(f"logits {list(logits.shape[2:])} are no whole-number reduction of {list(labels.shape[1:])}")
+        return labels if factor == 1 else coarse_labels(labels, factor, self.grid)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor, ignore: int) -> Tensor:
+    """Mean over voxels weighted by class, ignoring ``ignore``; 0 (with zero gradient) if every voxel is ignored.
+
+    logits [B, C, X, Y, Z], labels [B, X, Y, Z].
+    """
+    if not bool((labels != ignore).any()):
+        return logits.sum() * 0
+    return F.cross_entropy(logits, labels, weight=class_weights.to(logits), ignore_index=ignore)
+
+
+def lovasz_softmax(probabilities: Tensor, labels: Tensor, ignore: int) -> Tensor:
+    """Lovasz extension of the Jaccard loss, mean over the classes present in the labels of the whole batch.
+
+    probabilities [B, C, X, Y, Z], labels [B, X, Y, Z]; 0 (with zero gradient) if every voxel is ignored.
+
+    Only voxels whose error reaches the smallest error among the class's own voxels are sorted: behind the last of those
+    the Jaccard loss is 1 and its steps are zero, so the others have no part in value or gradient.
+    """
+    known = (labels != ignore).flatten()
+    truth = labels.flatten()[known]
+    by_class = probabilities.movedim(1, 0).flatten(1)[:, known].unbind(0)
+    losses = []
+    for class_id in truth.unique().tolist():
+        own = truth == class_id
+        error = (own.to(by_class[class_id]) - by_class[class_id]).abs()
+        matters = error >= error.detach()[own].min()
+        error, order = error[matters].sort(descending=True)
+        losses.append(torch.dot(error, jaccard_steps(own[matters][order]).to(error)))
+    return torch.stack(losses).mean() if losses else probabilities.sum() * 0
+
+
+def jaccard_steps(own: Tensor) -> Tensor:
+    """How much the Jaccard loss grows with each voxel counted as wrong; own [n] bool in order of falling error -> float64."""
+    # float32 counts exactly only up to 2^24 voxels
+    wrong_own = own.cumsum(0).double()
+    wrong_other = (~own).cumsum(0).double()
+    total = own.sum().double()
+    jaccard = 1 - (total - wrong_own) / (total + wrong_other)
+    return torch.diff(jaccard, prepend=jaccard.new_zeros(1))
+
+
+def coarse_labels(labels: Tensor, factor: int, grid: OccupancyGrid) -> Tensor:
+    """Labels [B, X, Y, Z] of voxels ``factor`` times as large: the most frequent occupied class (lowest id on a tie).
+
+    A block without occupied voxels is ``grid.ignore`` if any voxel in it is, else empty. Upstream lets whichever voxel is
+    written last decide (occupancy_loss.py:253-275), which is not deterministic on a GPU.
+    """
+    b, x, y, z = labels.shape
+    blocks = labels.reshape(b, x // factor, factor, y // factor, factor, z // factor, factor)
+    blocks = blocks.permute(0, 1, 3, 5, 2, 4, 6).flatten(4)
+    counts = torch.zeros(*blocks.shape[:4], grid.num_classes, dtype=torch.int32, device=labels.device)
+    occupied = (blocks != grid.ignore) & (blocks != grid.empty)
+    counts.scatter_add_(-1, blocks.where(occupied, blocks.new_tensor(grid.empty)), occupied.int())
+    unknown = (blocks == grid.ignore).any(dim=-1)
+    vacant = torch.where(unknown, grid.ignore, grid.empty)
+    return torch.where(occupied.any(dim=-1), counts.argmax(dim=-1), vacant)
