@@ -107,7 +107,7 @@ class OccupancyModel(BaseModel):
     @torch.no_grad()
     def predict(self, batch: OccupancyBatch) -> OccupancyPrediction:
         """The prediction without gradients; the batch may be on any device. Does not change train/eval mode."""
-        return self.extract(batch.to(next(self.parameters()).device))
+        return self.extract(batch.to(self.data_preprocessor.device))
 
     def camera_generator(self) -> torch.Generator:
         """A CPU generator for this iteration's camera draws."""

@@ -136,10 +136,8 @@ class DeformableAttention3D(nn.Module):
         locations = view.anchors[:, :, None, None, :, None] + offsets / size
         out = deformable_attention(value, shapes, locations.flatten(4, 5), weights) * view.valid[..., None]
 
-        total = plane.new_zeros(batch * tokens, dim)
-        by_camera = zip(row.view(batch, -1, most).unbind(1), out.view(batch, -1, most, dim).unbind(1), strict=True)
-        for rows, values in by_camera:  # a camera sees a token once, so every addition below has one order
-            total = total.index_add(0, rows.flatten(), values.flatten(0, 1))
+        # index_put adds in one order on every device; index_add on CUDA does not.
+        total = plane.new_zeros(batch * tokens, dim).index_put((row,), out, accumulate=True)
         return total.view(batch, tokens, dim) / view.cameras[..., None]
 
 

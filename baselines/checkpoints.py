@@ -1,0 +1,157 @@
+"""Loading published and own weights, weights only: nothing in a checkpoint file is ever executed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+# Parts of a key that stand only where a model is trained with rendering: GaussRender's decoder and background.
+RENDERING_KEYS = ("renderer.bg_color", "aggregator.renderer.", "aggregator.renderer_prep.")
+
+# Names in the original TPVFormer release and in mmdet3d's FCOS3D -> names here.
+_PREFIXES = {
+    "module.": "",
+    "tpv_head.": "head.",
+    "tpv_aggregator.": "aggregator.",
+    "backbone.": "img_backbone.",
+    "neck.": "img_neck.",
+}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint file that is absent, unreadable, unsafe or of another model."""
+
+
+def safe_globals() -> list[Any]:
+    """The types beyond tensors that mmengine's Runner writes into its checkpoints: its message hub's numbers.
+
+    For ``torch.serialization.safe_globals``; torch's weights-only loading refuses every other type.
+    """
+    reconstruct = np.empty(0).__reduce__()[0]  # its module's name differs between numpy 1 and 2
+    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.int64)]
+    return [HistoryBuffer, reconstruct, np.ndarray, np.dtype, *dtypes]
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU, names translated to ours.
+
+    Understood are a bare state dict and a dict with one under "state_dict" (GaussRender, mmengine, mmdet3d) or
+    "model"; the rest, such as the optimizer's state, is ignored. Raises CheckpointError for a file that is missing, is
+    no checkpoint, or asks for anything but tensors and plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint '{path}' does not exist")
+    if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"checkpoint '{path}' is a Git LFS pointer, not the weights: fetch it with `git lfs pull`")
+    try:
+        with torch.serialization.safe_globals(safe_globals()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), None)
+        if refused is None:
+            raise CheckpointError(f"checkpoint '{path}' is not a PyTorch checkpoint or is damaged") from error
+        raise CheckpointError(
+            f"checkpoint '{path}' holds more than weights and was not loaded ({refused}); save its state dict alone"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError) as error:
+        raise CheckpointError(f"checkpoint '{path}' is not a PyTorch checkpoint or is damaged") from error
+    if isinstance(content, Mapping):
+        content = next((content[k] for k in ("state_dict", "model") if isinstance(content.get(k), Mapping)), content)
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"checkpoint '{path}' holds no state dict (a mapping of names to tensors)")
+    return {_renamed(name): value for name, value in content.items()}
+
+
+def _renamed(name: str) -> str:
+    for old, new in _PREFIXES.items():
+        if name.startswith(old):
+            name = new + name[len(old) :]
+    return name.replace(".conv2_offset.", ".conv2.conv_offset.")
+
+
+def load_released(model: nn.Module, path: str | Path, allow_missing_renderer: bool = False) -> list[str]:
+    """Load a released (or own) checkpoint into ``model``, all or nothing.
+
+    Every name and shape must agree, and the reference points in the file must be those of the model's range, as two
+    data sets' points have the same shapes (valeoai/GaussRender src/utils/setup.py:127-173; models published by
+    wzzheng/TPVFormer load too, which prefix ``tpv_``). ``allow_missing_renderer`` accepts a checkpoint trained without
+    rendering for a model that has it; its decoder keeps its initial weights.
+
+    Returns the names left at their initial values. Raises CheckpointError with every name that does not fit.
+    """
+    state = read_state_dict(path)
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    excused = [n for n in missing if n.startswith(RENDERING_KEYS)] if allow_missing_renderer else []
+    problems = {
+        "missing in the file": [n for n in missing if n not in excused],
+        "unknown to the model": [n for n in state if n not in own],
+        "of another shape": [
+            f"{n} {list(v.shape)}, the model has {list(own[n].shape)}"
+            for n, v in state.items()
+            if n in own and v.shape != own[n].shape
+        ],
+    }
+    if not any(problems.values()):
+        problems["made for another range"] = [
+            n for n, v in state.items() if ".ref_" in n and not torch.allclose(v, own[n].cpu(), atol=1e-5)
+        ]
+    if any(problems.values()):
+        raise CheckpointError(_report(Path(path), problems))
+    model.load_state_dict(state | {n: own[n] for n in excused}, strict=True)
+    _mark_initialised(model)
+    return excused
+
+
+def _report(path: Path, problems: Mapping[str, list[str]]) -> str:
+    parts = [f"checkpoint '{path}' does not fit the model."]
+    for what, names in problems.items():
+        if names:
+            more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+            parts.append(f"{len(names)} {what}: {', '.join(names[:12])}{more}.")
+    lost = problems["missing in the file"]
+    if lost and all(n.startswith(RENDERING_KEYS) for n in lost):
+        parts.append("It was trained without rendering: allow that, or build the model without it.")
+    elif any(n.startswith(RENDERING_KEYS) for n in problems["unknown to the model"]):
+        parts.append("It was trained with rendering: build the model with it.")
+    return " ".join(parts)
+
+
+def load_fcos3d_pretrain(model: nn.Module, path: str | Path) -> list[str]:
+    """Start backbone and neck from FCOS3D's detector (``r101_dcn_fcos3d_pretrain.pth``).
+
+    The backbone must be there completely. Of the neck whatever has the same shape is taken: the released code tries a
+    strict load first, in which PyTorch copies all matching tensors before it reports the others, so that a neck of 256
+    channels does start from FCOS3D's although the code means to leave it out (valeoai/GaussRender
+    src/utils/setup.py:163-172). The detector's head is ignored.
+
+    Returns the names that were loaded. Raises CheckpointError if the backbone is incomplete or of another shape.
+    """
+    state = read_state_dict(path)
+    own = model.state_dict()
+    same = {n: v for n, v in state.items() if n in own and v.shape == own[n].shape}
+    loaded = {n: v for n, v in same.items() if n.startswith(("img_backbone.", "img_neck."))}
+    counters = "num_batches_tracked"  # absent from files of old PyTorch versions, and unused
+    backbone = [n for n in own if n.startswith("img_backbone.") and not n.endswith(counters)]
+    lost = [n for n in backbone if n not in loaded]
+    if lost:
+        raise CheckpointError(_report(Path(path), {"missing in the file": lost, "unknown to the model": []}))
+    model.load_state_dict(loaded, strict=False)
+    _mark_initialised(model)
+    return list(loaded)
+
+
+def _mark_initialised(model: nn.Module) -> None:
+    """Keep mmengine's Runner, which initialises models before training, from overwriting loaded weights."""
+    for module in model.modules():
+        if isinstance(module, BaseModule):
+            module.is_init = True

@@ -1,0 +1,188 @@
+"""Checkpoints: published forms load, everything else is refused with one message."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from surround_rig import surround_batch, toy_grid
+from torch import Tensor
+
+from baselines.checkpoints import CheckpointError, load_fcos3d_pretrain, load_released, read_state_dict
+from baselines.tpvformer import TPVFormer, tpvformer_config
+
+DCN = dict(
+    type="ResNet",
+    depth=50,
+    base_channels=4,
+    stem_channels=4,
+    out_indices=(1, 2, 3),
+    norm_eval=True,
+    style="caffe",
+    dcn=dict(type="DCNv2Portable", deform_groups=1, fallback_on_stride=False),
+    stage_with_dcn=(False, False, True, True),
+)
+NECK = dict(type="FPN", in_channels=[32, 64, 128], out_channels=64, num_outs=3)
+
+
+def build(rendering: bool, seed: int = 0) -> TPVFormer:
+    """A small relative of the paper's model: deformable convolutions in the backbone, the same names."""
+    from mmdet3d.registry import MODELS
+
+    torch.manual_seed(seed)
+    config = tpvformer_config("toy", toy_grid(), gaussrender={} if rendering else None, renderer="reference")
+    return MODELS.build(config | dict(backbone=DCN, neck=NECK))
+
+
+def released(state: dict[str, Tensor]) -> dict[str, Any]:
+    """What GaussRender's training script saves beside the weights."""
+    moments = {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2)}}
+    optimizer = {"state": moments, "param_groups": [{"lr": 2e-4, "params": [0]}]}
+    return {"state_dict": state, "optimizer": optimizer, "scheduler": {"t": 3}, "epoch": 18, "global_iter": 500}
+
+
+@pytest.fixture(scope="module")
+def rendered() -> TPVFormer:
+    return build(True, seed=1)
+
+
+def same(a: torch.nn.Module, state: dict[str, Tensor]) -> bool:
+    own = a.state_dict()
+    return all(torch.equal(own[n], v) for n, v in state.items())
+
+
+def test_published_file_loads(rendered: TPVFormer, tmp_path: Path) -> None:
+    state = rendered.state_dict()
+    assert {"renderer.bg_color", "aggregator.renderer.bg_color"} <= set(state)
+    torch.save(released({f"module.{n}": v for n, v in state.items()}), tmp_path / "a.pth")
+    model = build(True, seed=2)
+    assert not same(model, state)
+    assert load_released(model, tmp_path / "a.pth") == []
+    assert same(model, state)
+    batch = surround_batch(toy_grid())
+    assert torch.equal(model.eval().predict(batch).logits[0], rendered.eval().predict(batch).logits[0])
+    model.init_weights()  # what mmengine's Runner does before training
+    assert same(model, state)
+
+
+def test_original_names_and_legacy_offsets_load(tmp_path: Path) -> None:
+    state = build(False, seed=1).state_dict()
+    assert any(".conv2.conv_offset." in n for n in state)
+
+    def original(name: str) -> str:
+        for ours, theirs in (("head.", "tpv_head."), ("aggregator.", "tpv_aggregator.")):
+            if name.startswith(ours):
+                name = theirs + name[len(ours) :]
+        return name.replace(".conv2.conv_offset.", ".conv2_offset.")
+
+    torch.save({original(n): v for n, v in state.items()}, tmp_path / "a.pth")
+    model = build(False, seed=2)
+    load_released(model, tmp_path / "a.pth")
+    assert same(model, state)
+
+
+def test_weights_without_rendering_need_permission(tmp_path: Path) -> None:
+    state = build(False, seed=1).state_dict()
+    torch.save(released(state), tmp_path / "a.pth")
+    model = build(True, seed=2)
+    with pytest.raises(CheckpointError, match=r"8 missing in the file: .*renderer.*trained without rendering"):
+        load_released(model, tmp_path / "a.pth")
+    left = load_released(model, tmp_path / "a.pth", allow_missing_renderer=True)
+    assert len(left) == 8 and all("renderer" in n for n in left)
+    assert same(model, state)
+
+
+def test_what_does_not_fit_is_listed_and_nothing_is_loaded(rendered: TPVFormer, tmp_path: Path) -> None:
+    state = dict(rendered.state_dict())
+    state.pop("head.level_embeds")
+    state["aggregator.classifier.bias"] = torch.zeros(17)
+    state["head.surplus"] = torch.zeros(1)
+    torch.save(state, tmp_path / "a.pth")
+    model = build(True, seed=2)
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as error:
+        load_released(model, tmp_path / "a.pth")
+    text = str(error.value)
+    assert "1 missing in the file: head.level_embeds." in text
+    assert "1 unknown to the model: head.surplus." in text
+    assert "1 of another shape: aggregator.classifier.bias [17], the model has [18]." in text
+    assert same(model, before)
+
+
+def test_rendering_weights_for_a_model_without(rendered: TPVFormer, tmp_path: Path) -> None:
+    torch.save(rendered.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="8 unknown to the model.*trained with rendering"):
+        load_released(build(False), tmp_path / "a.pth")
+
+
+def test_another_range_is_refused(rendered: TPVFormer, tmp_path: Path) -> None:
+    state = dict(rendered.state_dict())
+    state["head.encoder.ref_3d_hw"] = state["head.encoder.ref_3d_hw"] * 0.99
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="1 made for another range: head.encoder.ref_3d_hw"):
+        load_released(build(True), tmp_path / "a.pth")
+
+
+class Malicious:
+    """Runs a command when unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (self.path, "w")
+
+
+def test_unreadable_files_give_one_message(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        read_state_dict(tmp_path / "absent.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(CheckpointError, match="not a PyTorch checkpoint or is damaged"):
+        read_state_dict(tmp_path / "text.pth")
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, tmp_path / "whole.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match="not a PyTorch checkpoint or is damaged"):
+        read_state_dict(tmp_path / "cut.pth")
+    (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:fc45\nsize 754712910\n")
+    with pytest.raises(CheckpointError, match="Git LFS pointer"):
+        read_state_dict(tmp_path / "lfs.pth")
+    torch.save({"epoch": 3}, tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        read_state_dict(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_nothing_in_a_file_is_executed(plain: bool, tmp_path: Path) -> None:
+    marker, file = tmp_path / "executed", tmp_path / "a.pth"
+    content = {"state_dict": {"a": torch.zeros(1)}, "extra": Malicious(str(marker))}
+    if plain:
+        file.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, file)
+    with pytest.raises(CheckpointError):
+        read_state_dict(file)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("prefixes", [("img_backbone.", "img_neck."), ("backbone.", "neck.")])
+def test_fcos3d_start(prefixes: tuple[str, str], tmp_path: Path) -> None:
+    donor = build(False, seed=1).state_dict()
+    state = {prefixes[0] + n[13:]: v for n, v in donor.items() if n.startswith("img_backbone.")}
+    state |= {prefixes[1] + n[9:]: v for n, v in donor.items() if n.startswith("img_neck.")}
+    odd = prefixes[1] + "lateral_convs.0.conv.weight"
+    state[odd] = torch.zeros(8, 32, 1, 1)
+    state |= {prefixes[1] + "fpn_convs.4.conv.bias": torch.zeros(64), "bbox_head.conv.weight": torch.zeros(3)}
+    torch.save({"meta": {"epoch": 12}, "state_dict": state}, tmp_path / "a.pth")
+    model = build(False, seed=2)
+    fresh = model.img_neck.lateral_convs[0].conv.weight.clone()
+    loaded = load_fcos3d_pretrain(model, tmp_path / "a.pth")
+    assert len(loaded) == len(state) - 3
+    assert same(model, {n: donor[n] for n in loaded})
+    assert torch.equal(model.img_neck.lateral_convs[0].conv.weight, fresh)
+    del state[prefixes[0] + "layer4.0.conv2.weight"]
+    torch.save(state, tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match="1 missing in the file: img_backbone.layer4.0.conv2.weight"):
+        load_fcos3d_pretrain(model, tmp_path / "b.pth")
