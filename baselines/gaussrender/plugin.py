@@ -75,7 +75,7 @@ class GaussRender(nn.Module):
         """
         self._check(logits, features, cameras, labels)
         device = logits.device
-        labels = labels.long()
+        labels = labels.to(device, torch.long)
         voxels = self.renderer_prep(logits, features)
         with torch.autocast(device.type, enabled=False):
             views = supervising_cameras(cameras_on(cameras, device), self.grid, self.config, generator or self._own_generator())

@@ -6,8 +6,10 @@ every sample here has its own cameras and masks; a view without any Gaussian sho
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +62,14 @@ class VoxelRenderer(nn.Module):
         channels = max(PUBLISHED_CHANNELS, grid.num_classes)
         self.register_buffer("bg_color", F.one_hot(torch.tensor(grid.empty), channels).float())
         self.register_buffer("centres", grid.centres().flatten(0, 2), persistent=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VoxelRenderer:
+        """A copy that shares the backend, which has no state of its own and may hold what cannot be copied."""
+        memo[id(self._renderer)] = self._renderer
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     @property
     def backend(self) -> Renderer:

@@ -140,6 +140,8 @@ def test_own_generator_is_seeded_and_copies() -> None:
     assert first != loss_of(make_plugin(GaussRenderConfig(bev_reduction=10, camera_strategy="random", seed=6)))
     copied = copy.deepcopy(plugin)  # what a moving average of weights does
     assert loss_of(copied) == loss_of(plugin)
+    assert copied.renderer.backend is plugin.renderer.backend
+    assert copied.renderer.bg_color.data_ptr() != plugin.renderer.bg_color.data_ptr()
 
 
 def test_state_dict_has_the_published_names_and_shapes() -> None:
