@@ -30,14 +30,22 @@ class CheckpointError(ValueError):
     """A checkpoint file that is absent, unreadable, unsafe or of another model."""
 
 
-def safe_globals() -> list[Any]:
-    """The types beyond tensors that mmengine's Runner writes into its checkpoints: its message hub's numbers.
+def _history_method(owner: object, name: str) -> Any:
+    """What ``getattr`` may do in a checkpoint: name one of the four statistics of mmengine's loss history."""
+    if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
+        raise pickle.UnpicklingError(f"GLOBAL getattr of {name!r} is not allowed in a checkpoint")
+    return getattr(owner, name)
 
-    For ``torch.serialization.safe_globals``; torch's weights-only loading refuses every other type.
+
+def safe_globals() -> list[Any]:
+    """What mmengine's Runner writes into its checkpoints beyond tensors: its loss histories, and no more.
+
+    For ``torch.serialization.add_safe_globals`` or ``safe_globals``. A history is pickled with references to its own
+    methods by way of ``getattr``, for which a stand-in is registered that knows these methods only.
     """
     reconstruct = np.empty(0).__reduce__()[0]  # its module's name differs between numpy 1 and 2
     dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.int64)]
-    return [HistoryBuffer, reconstruct, np.ndarray, np.dtype, *dtypes]
+    return [HistoryBuffer, reconstruct, np.ndarray, np.dtype, *dtypes, (_history_method, "builtins.getattr")]
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

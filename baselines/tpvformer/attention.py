@@ -125,19 +125,18 @@ class DeformableAttention3D(nn.Module):
         cameras, most = view.index.shape
         anchors, per_anchor = self.anchors[i], self.points[i] // self.anchors[i]
         first = torch.arange(batch, device=plane.device).repeat_interleave(cameras // batch) * tokens
-        row = view.index + first[:, None]
+        row = (view.index + first[:, None]).flatten()
 
         # Offsets and weights depend on the token, not on the camera: computed once, then handed to each camera.
-        offsets = self.sampling_offsets[i](plane).flatten(0, 1)[row]
+        # (index_select and index_add add in one order on the CPU; plain indexing's backward, index_put, does not.)
+        offsets = self.sampling_offsets[i](plane).flatten(0, 1).index_select(0, row)
         weights = self.attention_weights[i](plane).unflatten(-1, (self.heads, -1)).softmax(dim=-1)
-        weights = weights.flatten(0, 1)[row].view(cameras, most, self.heads, self.levels, -1)
+        weights = weights.flatten(0, 1).index_select(0, row).view(cameras, most, self.heads, self.levels, -1)
         offsets = offsets.view(cameras, most, self.heads, self.levels, anchors, per_anchor, 2)
         size = offsets.new_tensor([(w, h) for h, w in shapes])[:, None, None]
         locations = view.anchors[:, :, None, None, :, None] + offsets / size
         out = deformable_attention(value, shapes, locations.flatten(4, 5), weights) * view.valid[..., None]
-
-        # index_put adds in one order on every device; index_add on CUDA does not.
-        total = plane.new_zeros(batch * tokens, dim).index_put((row,), out, accumulate=True)
+        total = plane.new_zeros(batch * tokens, dim).index_add(0, row, out.flatten(0, 1))
         return total.view(batch, tokens, dim) / view.cameras[..., None]
 
 

@@ -77,8 +77,10 @@ class TPVFormer(OccupancyModel):
         x, y, z = (n // upsampling for n in grid.shape)
         shape = TPVShape(h=y, w=x, z=z)
         self.num_cameras = num_cameras
-        self.img_backbone = MMDET_MODELS.build(copy.deepcopy(backbone))
-        self.img_neck = MMDET_MODELS.build(copy.deepcopy(neck))
+        # The scope is named because a Runner in the same process may have made another one the default; the copies
+        # because mmdet takes options out of nested dicts.
+        self.img_backbone = MMDET_MODELS.build(copy.deepcopy(backbone) | {"_scope_": "mmdet"})
+        self.img_neck = MMDET_MODELS.build(copy.deepcopy(neck) | {"_scope_": "mmdet"})
         self.head = TPVFormerHead(
             grid, shape, dim, heads, neck["num_outs"], num_cameras, num_layers, points, anchors, self_points, dropout
         )

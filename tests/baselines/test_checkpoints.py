@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 from surround_rig import surround_batch, toy_grid
 from torch import Tensor
 
 from baselines.checkpoints import CheckpointError, load_fcos3d_pretrain, load_released, read_state_dict
 from baselines.tpvformer import TPVFormer, tpvformer_config
 
+GRID = toy_grid().coarsened(2)
 DCN = dict(
     type="ResNet",
     depth=50,
@@ -33,7 +35,7 @@ def build(rendering: bool, seed: int = 0) -> TPVFormer:
     from mmdet3d.registry import MODELS
 
     torch.manual_seed(seed)
-    config = tpvformer_config("toy", toy_grid(), gaussrender={} if rendering else None, renderer="reference")
+    config = tpvformer_config("toy", GRID, gaussrender={} if rendering else None, renderer="reference")
     return MODELS.build(config | dict(backbone=DCN, neck=NECK))
 
 
@@ -62,7 +64,7 @@ def test_published_file_loads(rendered: TPVFormer, tmp_path: Path) -> None:
     assert not same(model, state)
     assert load_released(model, tmp_path / "a.pth") == []
     assert same(model, state)
-    batch = surround_batch(toy_grid())
+    batch = surround_batch(GRID, width=104, height=64)
     assert torch.equal(model.eval().predict(batch).logits[0], rendered.eval().predict(batch).logits[0])
     model.init_weights()  # what mmengine's Runner does before training
     assert same(model, state)
@@ -165,6 +167,23 @@ def test_nothing_in_a_file_is_executed(plain: bool, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         read_state_dict(file)
     assert not marker.exists()
+
+
+class Reach:
+    """Asks for an attribute when unpickled, the first step towards any function of the process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (HistoryBuffer, "__init__")
+
+
+def test_own_training_checkpoints_are_read_and_attributes_are_not_handed_out(tmp_path: Path) -> None:
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    content = {"state_dict": {"a": torch.ones(1)}, "message_hub": {"log_scalars": {"loss": history}}}
+    torch.save(content, tmp_path / "own.pth")
+    assert torch.equal(read_state_dict(tmp_path / "own.pth")["a"], torch.ones(1))
+    torch.save(content | {"extra": Reach()}, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match="holds more than weights"):
+        read_state_dict(tmp_path / "bad.pth")
 
 
 @pytest.mark.parametrize("prefixes", [("img_backbone.", "img_neck."), ("backbone.", "neck.")])

@@ -64,9 +64,15 @@ def test_attention_is_its_definition() -> None:
 
 
 def test_attention_gradcheck() -> None:
-    inputs = attention_inputs(torch.float64, seed=2)
-    inputs[1] = torch.rand_like(inputs[1]).mul(0.9).add(0.05).detach().requires_grad_()
-    assert torch.autograd.gradcheck(lambda v, loc, w: deformable_attention(v, SHAPES, loc, w, "numba"), inputs)
+    g = torch.Generator().manual_seed(2)
+    value = torch.randn(1, 11, 2, 2, generator=g, dtype=torch.float64, requires_grad=True)
+    locations = torch.rand(1, 2, 2, 2, 2, 2, generator=g, dtype=torch.float64).mul(0.9).add(0.05).requires_grad_()
+    weights = torch.randn(1, 2, 2, 2, 2, generator=g, dtype=torch.float64, requires_grad=True)
+
+    def function(*inputs: Tensor) -> Tensor:
+        return deformable_attention(inputs[0], [(3, 3), (1, 2)], *inputs[1:], backend="numba")
+
+    assert torch.autograd.gradcheck(function, (value, locations, weights))
 
 
 def test_attention_does_not_depend_on_threads() -> None:
@@ -98,8 +104,8 @@ def test_attention_names_the_wrong_argument() -> None:
 
 def convolution_inputs(dtype: torch.dtype, stride: int, dilation: int, groups: int, deform_groups: int) -> list[Tensor]:
     g = torch.Generator().manual_seed(3)
-    rows, cols = (7 + 2 * dilation - 2 * dilation - 1) // stride + 1, (9 + 2 * dilation - 2 * dilation - 1) // stride + 1
-    shapes = [(2, 4, 7, 9), (2, deform_groups * 18, rows, cols), (2, deform_groups * 9, rows, cols), (6, 4 // groups, 3, 3), (6,)]
+    size = (6 // stride + 1, 8 // stride + 1)  # padding equals dilation
+    shapes = [(2, 4, 7, 9), (2, deform_groups * 18, *size), (2, deform_groups * 9, *size), (6, 4 // groups, 3, 3), (6,)]
     tensors = [torch.randn(*s, generator=g, dtype=dtype) for s in shapes]
     tensors[1] *= 2.0
     return [t.requires_grad_() for t in tensors]
