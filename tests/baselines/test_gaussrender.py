@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from baselines import gaussrender
 from baselines.gaussrender import GaussRender, GaussRenderConfig, VoxelToGaussians, gaussian_scale
 from baselines.gaussrender.losses import depth_l1, kl, l1
 from baselines.gaussrender.voxels import transferred_opacity
@@ -346,7 +345,12 @@ def test_errors_name_the_argument() -> None:
 
 
 def test_readme_snippet_runs() -> None:
-    text = (Path(gaussrender.__file__).parent / "README.md").read_text()
+    text = (
+        (Path(__file__).parents[2] / "README.md")
+        .read_text()
+        .split("<!-- gaussrender:start -->")[1]
+        .split("<!-- gaussrender:end -->")[0]
+    )
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     scope: dict[str, object] = {}
     exec(code, scope)  # noqa: S102
