@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import _ParamScheduler
 from mmengine.registry import LOOPS, PARAM_SCHEDULERS
@@ -24,6 +24,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import Sampler
 
+from baselines.checkpoints import safe_globals
 from experiments.datasets.sampling import TrainSampler
 
 
@@ -32,14 +33,9 @@ class TrainingDiverged(RuntimeError):
 
 
 def allow_checkpoint_types() -> None:
-    """Let ``torch.load(weights_only=True)`` read what mmengine puts into a training checkpoint, and no more.
-
-    That is its loss history: HistoryBuffer objects around float64 and int64 arrays. mmengine 0.10.7 loads with
-    PyTorch's default, which since 2.6 refuses them.
-    """
-    reconstruct = np.empty(0).__reduce__()[0]  # its module's name differs between numpy 1 and 2
-    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.int64)]
-    torch.serialization.add_safe_globals([HistoryBuffer, reconstruct, np.ndarray, np.dtype, *dtypes])
+    """Let mmengine resume from its own checkpoints: 0.10.7 loads weights only (PyTorch's default since 2.6), which
+    refuses the loss history it has saved. Exactly the types of that history are allowed, nothing else."""
+    torch.serialization.add_safe_globals(safe_globals())
 
 
 def readable(path: Path) -> bool:

@@ -75,6 +75,21 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+def load() -> dict[str, float]:
+    """How busy the machine is, under MLflow's names of system metrics; nothing where psutil is not installed."""
+    try:
+        import psutil
+    except ImportError:
+        return {}
+    memory = psutil.virtual_memory()
+    return {
+        "system/cpu_utilization_percentage": psutil.cpu_percent(),
+        "system/system_memory_usage_megabytes": memory.used / 2**20,
+        "system/system_memory_usage_percentage": memory.percent,
+        "system/process_memory_megabytes": psutil.Process().memory_info().rss / 2**20,
+    }
+
+
 class PeakMemory:
     """Peak memory since construction, in MiB.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from experiments.records import ROOT
 from experiments.spec import Cell, PresetName, Row, TableSpec
 
 DATA_ROOT_VARIABLE = "OCC_DATA_ROOT"
@@ -62,6 +63,7 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
     preset, data_root = _preset_and_data(request, cuda, said)
     renderers = _renderers(request, cuda, said)
     rows = _rows(request, preset)
+    _check_pretrained(request, preset, rows)
     overrides = _overrides(request, rows, preset, data_root)
     cells = tuple(
         Cell(request.table, row, renderer, preset, seed, _overrides_of(row, overrides))
@@ -151,6 +153,21 @@ def _overrides(request: Request, rows: tuple[Row, ...], preset: PresetName, data
 
 def _overrides_of(row: Row, overrides: dict[str, Any]) -> dict[str, Any]:
     return overrides if row.trained else {key: value for key, value in overrides.items() if key != "iterations"}
+
+
+def pretrained_path(name: str) -> Path:
+    """Where a preset's first weights lie: in OCC_CKPTS, else in ``ckpts/`` of the project."""
+    return Path(os.environ.get("OCC_CKPTS") or ROOT / "ckpts") / name
+
+
+def _check_pretrained(request: Request, preset: PresetName, rows: tuple[Row, ...]) -> None:
+    name = request.table.preset(preset).pretrained
+    if name is None or request.eval_only or not any(row.trained for row in rows) or pretrained_path(name).is_file():
+        return
+    raise PlanError(
+        f"preset {preset} starts from {name}, which is not at {pretrained_path(name)}: download FCOS3D's R101-DCN weights "
+        "(TPVFormer's and SurroundOcc's instructions link them), put them there or name their folder with OCC_CKPTS"
+    )
 
 
 def _data_fingerprint(table: TableSpec, preset: PresetName, data_root: Path | None) -> str:

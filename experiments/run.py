@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.exceptions import TyperException
 
 from experiments import plan as planning
 from experiments.cells import CellFolder, ResultsError, results_root, unwritable
@@ -210,27 +211,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _error("interrupted before a cell was at work; nothing is lost")
         return 130
-    except click.exceptions.Exit as exit_:
-        return int(exit_.exit_code)
-    except click.ClickException as error:
-        _error(f"{error.format_message()} (see --help)")
+    except TyperException as error:  # an option or argument that the command line does not have
+        _error(f"{error.format_message() if hasattr(error, 'format_message') else error} (see --help)")
         return 2
-    except _user_errors() as error:
-        _error(str(error))
-        return 2
-    except Exception as error:  # noqa: BLE001 - a fault of ours: one line, and the whole story in a file
-        file = Path("error.log").resolve()
-        file.write_text(traceback.format_exc(), encoding="utf-8")
-        _error(f"{type(error).__name__}: {error} (a fault of this program; the traceback is in {file})")
+    except Exception as error:  # noqa: BLE001 - what is not the user's mistake is a fault of ours
+        if isinstance(error, _user_errors()):
+            _error(str(error))
+            return 2
+        handle, file = tempfile.mkstemp(prefix="occupancy-run-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+        print(f"error: {type(error).__name__}: {error} (a fault of this program; traceback: {file})", file=sys.stderr)
         return 1
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """Errors whose message was written for the user, by whoever found the mistake."""
+    from baselines.checkpoints import CheckpointError
     from experiments.datasets.unpickle import DataError
     from renderers.registry import RendererUnavailable, UnknownRenderer
 
-    return PlanError, SpecError, RecordError, ResultsError, DataError, RendererUnavailable, UnknownRenderer
+    return PlanError, SpecError, RecordError, ResultsError, DataError, CheckpointError, RendererUnavailable, UnknownRenderer
 
 
 if __name__ == "__main__":

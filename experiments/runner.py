@@ -14,8 +14,10 @@ from mmengine.dist import broadcast_object_list, get_dist_info, init_dist
 from mmengine.logging import MMLogger
 from rich.markup import escape
 
+from baselines.checkpoints import CheckpointError
 from experiments import records
 from experiments.cells import CellFolder, Progress, now
+from experiments.datasets.unpickle import DataError
 from experiments.engine import allow_checkpoint_types, keep_quiet, readable
 from experiments.plan import Launcher, PlanError
 from experiments.records import Record
@@ -121,9 +123,7 @@ def _tags(cell: Cell) -> dict[str, str]:
 
 def _explained(error: BaseException, cell: Cell, folder: CellFolder) -> BaseException:
     """User's mistakes as they are; anything else as CellFailed, with the traceback in the work folder."""
-    from experiments.datasets.unpickle import DataError
-
-    if not isinstance(error, Exception) or isinstance(error, (DataError, PlanError, records.RecordError)):
+    if not isinstance(error, Exception) or isinstance(error, (DataError, CheckpointError, PlanError, records.RecordError)):
         return error
     file = folder.work_dir / "error.txt"
     file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

@@ -70,6 +70,7 @@ class DataPreset:
     coarsen              voxels of the model's grid per label voxel and axis (1 = the official grid)
     label_camera_width   width the label cameras are scaled to for rendering, None = the original images
     mini                 only the published 20 % of the samples
+    distort              the published photometric distortion in training
     toyworld             fields of ToyWorldConfig
     """
 
@@ -78,6 +79,7 @@ class DataPreset:
     coarsen: int = 1
     label_camera_width: int | None = None
     mini: bool = False
+    distort: bool = True
     workers: int = 0
     toyworld: dict[str, Any] = field(default_factory=dict)
 
@@ -109,6 +111,8 @@ class Preset:
     """Sizes of a run; code, loaders and losses are the same in all of them.
 
     gaussrender            fields of GaussRenderConfig that differ from the published ones
+    pretrained             file with the image backbone's first weights (FCOS3D's detector), looked for in ``ckpts/`` of
+                           the project or in OCC_CKPTS; None starts from random ones
     check_shuffled_images  evaluate once more with the validation images swapped between scenes: what a model scores
                            that does not look at its images
     """
@@ -117,6 +121,7 @@ class Preset:
     model_size: Literal["toy", "paper"]
     schedule: Schedule
     gaussrender: dict[str, Any] = field(default_factory=dict)
+    pretrained: str | None = None
     check_shuffled_images: bool = False
 
 

@@ -18,6 +18,7 @@ from rich.markup import escape
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import renderers
+from baselines.checkpoints import load_fcos3d_pretrain, load_released
 from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
@@ -31,7 +32,7 @@ from experiments.engine import CellRunner, CurvesHook, EndlessSampler, FiniteLos
 from experiments.evaluation import SHORT, RenderingEvaluator, ShuffledImages, ViewRenderer
 from experiments.metrics.evaluator import OccupancyMetric
 from experiments.metrics.prior import fit_prior
-from experiments.plan import Launcher
+from experiments.plan import Launcher, pretrained_path
 from experiments.progress import ProgressHook
 from experiments.records import Record
 from experiments.spec import Cell
@@ -76,6 +77,8 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     val = _dataset(cell, job, "val")
     train = _dataset(cell, job, "train") if job.checkpoint is None else None
     model = models.build(cell, val.grid)
+    if trains and cell.preset.pretrained is not None:
+        load_fcos3d_pretrain(model, pretrained_path(cell.preset.pretrained))
     iterations = _iterations(cell, len(train)) if trains and train is not None else 0
     tracker.params(_params(cell, job, iterations))
     views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
@@ -93,6 +96,8 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         visualizer={"type": "Visualizer", "vis_backends": []},
         randomness={"seed": cell.seed},
         experiment_name=f"{cell.name}-{time_ns()}",
+        # A scope outlives the Runner and would hide mmdet's and mmdet3d's registries from the next cell's model.
+        default_scope=None,
         **(
             _training(cell, folder, train, iterations, start, clock, tracker, shown)
             if trains and train is not None
@@ -105,8 +110,6 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         elif train is not None and isinstance(model, models.PriorModel):
             model.fit(fit_prior(train))
         elif job.checkpoint is not None:
-            from baselines.checkpoints import load_released
-
             load_released(model, job.checkpoint)
         begin = perf_counter()
         metrics = runner.test()
@@ -167,7 +170,7 @@ def _dataset(cell: Cell, job: Job, split: str) -> Occ3DNuScenes:
     return Occ3DNuScenes(
         job.data_root,
         split,
-        image=ImageTransform(width=width, height=height),
+        image=ImageTransform(width=width, height=height, distort=data.distort),
         coarsen=data.coarsen,
         mini=data.mini,
         label_camera_width=data.label_camera_width,
@@ -215,7 +218,7 @@ def _training(
         SeedIterationHook(cell.seed),
         TrainingProgress(),
         FiniteLossHook(),
-        CurvesHook(tracker.metrics, CURVE_INTERVAL),
+        CurvesHook(lambda values, step: tracker.metrics(values | environment.load(), step), CURVE_INTERVAL),
         TrainClockHook(keep_time, interval, clock.train_seconds),
     ]
     if schedule.ema is not None:

@@ -5,6 +5,7 @@ from experiments.spec import Column, DataPreset, Preset, Row, Schedule, TableSpe
 _PAPER_SCHEDULE = Schedule(
     batch_size=1, lr=2e-4, weight_decay=1e-4, warmup_iterations=500, lr_min=2e-7, epochs=20, backbone_lr=0.1
 )
+_PRETRAINED = "r101_dcn_fcos3d_pretrain.pth"
 _REAL_DATA = DataPreset(source="real", image_size=(1600, 896), workers=8)
 
 TABLE = TableSpec(
@@ -27,9 +28,19 @@ TABLE = TableSpec(
     ),
     presets={
         "toy": Preset(
-            data=DataPreset(source="toyworld", image_size=(200, 112), coarsen=2, label_camera_width=200),
+            # No photometric distortion: it swaps colours, and 600 iterations are too few to learn to see through that
+            # (validation mIoU 7.8 against 9.7, seed 0, features from stride 8).
+            data=DataPreset(source="toyworld", image_size=(200, 112), coarsen=2, label_camera_width=200, distort=False),
             model_size="toy",
-            schedule=Schedule(batch_size=1, lr=1e-3, weight_decay=1e-4, warmup_iterations=50, lr_min=1e-6, iterations=500),
+            schedule=Schedule(
+                batch_size=1,
+                lr=2e-3,
+                weight_decay=1e-2,
+                warmup_iterations=50,
+                lr_min=1e-6,
+                iterations=600,
+                grad_clip=35.0,
+            ),
             gaussrender={"bev_reduction": 2},  # 200x200 pixels for 100x100 voxels: two a voxel, as published
             check_shuffled_images=True,
         ),
@@ -39,7 +50,8 @@ TABLE = TableSpec(
             schedule=Schedule(
                 batch_size=1, lr=2e-4, weight_decay=1e-4, warmup_iterations=500, lr_min=2e-7, epochs=1, backbone_lr=0.1
             ),
+            pretrained=_PRETRAINED,
         ),
-        "paper": Preset(data=_REAL_DATA, model_size="paper", schedule=_PAPER_SCHEDULE),
+        "paper": Preset(data=_REAL_DATA, model_size="paper", schedule=_PAPER_SCHEDULE, pretrained=_PRETRAINED),
     },
 )
