@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import torch
@@ -54,7 +55,7 @@ def build(cell: Cell, grid: OccupancyGrid) -> OccupancyModel:
             renderer=cell.renderer,
             camera_seed=cell.seed,
         )
-        return cast(OccupancyModel, MODELS.build(config | cell.row.options))
+        return cast(OccupancyModel, MODELS.build(config | copy.deepcopy(cell.row.options)))
     raise ValueError(f"row '{cell.row.name}' names the unknown model '{key}' (known: {', '.join(MODEL_KEYS)})")
 
 

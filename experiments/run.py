@@ -108,7 +108,8 @@ def _run(
             _error(str(error))
             if launcher != "none":
                 return 1  # the other processes wait inside this cell; the launcher ends them
-    print_results(console, plan, done, root)
+    if done:
+        print_results(console, plan, done, root)
     if failures:
         _error(f"{len(failures)} of {len(plan.cells)} cells failed; the same command runs only these again")
     return 1 if failures else 0

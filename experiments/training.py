@@ -28,7 +28,15 @@ from experiments.datasets.layout import CAMERAS
 from experiments.datasets.occ3d import Occ3DNuScenes, collate
 from experiments.datasets.sampling import TrainSampler
 from experiments.datasets.transforms import ImageTransform
-from experiments.engine import CellRunner, CurvesHook, EndlessSampler, FiniteLossHook, SeedIterationHook, TrainClockHook
+from experiments.engine import (
+    CellRunner,
+    CurvesHook,
+    EndlessSampler,
+    FiniteLossHook,
+    SeedIterationHook,
+    TrainClockHook,
+    allow_checkpoint_types,
+)
 from experiments.evaluation import SHORT, RenderingEvaluator, ShuffledImages, ViewRenderer
 from experiments.metrics.evaluator import OccupancyMetric
 from experiments.metrics.prior import fit_prior
@@ -85,6 +93,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     metric = OccupancyMetric(val.grid)
     shown = ProgressHook(job.console, f"{cell.name}:")
     test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SHORT, len(val)))) if cell.overrides.get("short") else val
+    allow_checkpoint_types()  # late: loading other weights takes the permission back
     runner = CellRunner(
         model=model,
         work_dir=str(folder.work_dir),

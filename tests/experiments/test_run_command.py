@@ -1,0 +1,201 @@
+"""The command line: every mistake is one line with the way out; defaults are said; nothing runs before all is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from run_tiny import TABLES
+
+import experiments.tables
+from experiments import plan
+from experiments.run import main, spread_lists
+from experiments.spec import load_table
+from renderers import registry
+from renderers.interface import Availability
+
+Outcome = tuple[int, str, str]
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process, results and tracking in ``tmp_path`` -> (exit code, stdout, stderr)."""
+    monkeypatch.setattr(experiments.tables, "__path__", [*experiments.tables.__path__, TABLES])
+    monkeypatch.setenv("OCC_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in ("OCC_DATA_ROOT", "OCC_CKPTS", "RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> Outcome:
+        code = main(list(arguments))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    "unknown table": (["table_tyni"], ["unknown table 'table_tyni'", "did you mean 'table_tiny'?"]),
+    "no table": ([], ["Missing argument 'TABLE'", "--help"]),
+    "unknown option": (["table_tiny", "--rendrer", "cpu"], ["--rendrer", "--renderer"]),
+    "unknown row": (["table_tiny", "--row", "smal"], ["unknown row 'smal'", "did you mean 'small'?"]),
+    "row that is only quoted": (["table_tiny", "--row", "quoted"], ["quoted only", "small+gaussrender"]),
+    "unknown preset": (["table_tiny", "--preset", "toys"], ["unknown preset 'toys'", "did you mean 'toy'?"]),
+    "unknown renderer": (["table_tiny", "--renderer", "gsplatt"], ["unknown renderer 'gsplatt'", "did you mean 'gsplat'?"]),
+    "no data for a preset": (
+        ["table_tiny", "--preset", "paper"],
+        ["preset paper needs the real data", "--data-root or OCC_DATA_ROOT"],
+    ),
+    "data root that is not there": (["table_tiny", "--data-root", "/nowhere"], ["data root /nowhere is not a folder"]),
+    "no iterations": (["table_tiny", "--iterations", "0"], ["--iterations must be a positive number, got 0"]),
+    "iterations in words": (["table_tiny", "--iterations", "many"], ["--iterations", "many"]),
+    "negative seed": (["table_tiny", "--seed", "-1"], ["--seed must not be negative"]),
+    "evaluation of nothing": (
+        ["table_tiny", "--eval-only", "--row", "small"],
+        ["--eval-only needs a checkpoint", "--checkpoint FILE"],
+    ),
+    "checkpoint to train from": (["table_tiny", "--checkpoint", "x.pth"], ["--checkpoint goes with --eval-only"]),
+    "checkpoint that is not there": (
+        ["table_tiny", "--eval-only", "--row", "small", "--checkpoint", "gone.pth"],
+        ["checkpoint gone.pth does not exist"],
+    ),
+    "checkpoint for many rows": (["table_tiny", "--eval-only", "--checkpoint", "x.pth"], ["name one row with --row", "small"]),
+    "unknown launcher": (["table_tiny", "--launcher", "mpi"], ["unknown launcher 'mpi'", "none, pytorch, slurm"]),
+    "launcher without its processes": (["table_tiny", "--launcher", "pytorch"], ["--launcher pytorch", "torchrun"]),
+}
+
+
+@pytest.mark.parametrize("arguments, parts", MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_with_the_way_out(command: Command, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    for part in parts:
+        assert part in err
+    assert not list((tmp_path / "results").rglob("*.json")), "nothing may have run"
+
+
+def test_a_renderer_that_cannot_run_is_never_replaced(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def availability(name: str) -> Availability:
+        return Availability(name != "gsplat", "no CUDA device was found", "use a machine with one")
+
+    monkeypatch.setattr(registry, "availability", availability)
+    code, _, err = command("table_tiny", "--renderer", "cpu", "gsplat")
+    assert code == 2
+    assert "renderer 'gsplat' is not available here: no CUDA device was found" in err
+    assert "use a machine with one" in err
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = command("table_tiny", "--row", "prior", "--results", str(tmp_path / "file" / "results"))
+    assert code == 2
+    assert "results folder" in err and "OCC_RESULTS" in err
+
+
+def test_a_folder_without_the_data_names_the_file_that_is_missing(command: Command, tmp_path: Path) -> None:
+    code, _, err = command("table_tiny", "--data-root", str(tmp_path))
+    assert code == 2
+    assert "bevdetv2-nuscenes_infos_train.pkl" in err
+
+
+def test_missing_first_weights_are_found_before_anything_runs(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCC_CKPTS", str(tmp_path / "ckpts"))
+    code, _, err = command("table_occ3d", "--preset", "paper", "--data-root", str(tmp_path))
+    assert code == 2
+    assert "r101_dcn_fcos3d_pretrain.pth" in err and "OCC_CKPTS" in err
+
+
+def test_a_damaged_record_stops_the_command_and_names_the_file(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "results" / "table_tiny" / "toy" / "prior--cpu--seed0.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    code, _, err = command("table_tiny", "--row", "prior")
+    assert code == 2
+    assert str(path) in err and "run the cell again" in err
+
+
+def test_list_and_dry_run_show_cells_and_run_nothing(command: Command, tmp_path: Path) -> None:
+    code, out, err = command("table_tiny", "--list", "--seed", "0", "1")
+    assert (code, err) == (0, "")
+    assert "small+gaussrender--cpu--seed1" in out and "not run" in out and "quoted only" in out
+    code, out, _ = command("table_tiny", "--dry-run", "--row", "small", "--iterations", "3")
+    assert code == 0
+    assert "small--cpu--seed0--iterations=3" in out and "run it" in out and "prior" not in out
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        (["t", "--renderer", "a", "b", "--force"], ["t", "--renderer", "a", "--renderer", "b", "--force"]),
+        (["--seed", "0", "1", "2", "table_occ3d"], ["--seed", "0", "--seed", "1", "--seed", "2", "table_occ3d"]),
+        (["t", "--row", "x*", "--row", "y"], ["t", "--row", "x*", "--row", "y"]),
+        (["t", "--preset", "toy", "--list"], ["t", "--preset", "toy", "--list"]),
+    ],
+)
+def test_lists_may_be_written_with_spaces(given: list[str], meant: list[str]) -> None:
+    assert spread_lists(given) == meant
+
+
+class TestDefaults:
+    """Which preset, data and renderer a bare command means."""
+
+    @pytest.fixture(autouse=True)
+    def prepare(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("OCC_DATA_ROOT", raising=False)
+        monkeypatch.setattr(registry, "availability", lambda name: Availability(True))
+        monkeypatch.setattr(plan, "_data_fingerprint", lambda *_: "data")
+        monkeypatch.setattr(plan, "_check_pretrained", lambda *_: None)
+
+    @staticmethod
+    def make(cuda: bool = False, **options: object) -> plan.Plan:
+        return plan.make(plan.Request(load_table("table_occ3d"), **options), lambda: cuda)  # type: ignore[arg-type]
+
+    def test_without_data_the_generated_world_at_toy_size(self) -> None:
+        made = self.make()
+        assert (made.preset, made.data_root, made.renderers) == ("toy", None, ("cpu",))
+        assert [cell.name for cell in made.cells] == [
+            "prior--cpu--seed0",
+            "tpvformer--cpu--seed0",
+            "tpvformer+gaussrender--cpu--seed0",
+        ]
+        assert "generated driving world" in made.said[0]
+
+    def test_with_data_and_cuda_the_paper(self, tmp_path: Path) -> None:
+        made = self.make(cuda=True, data_root=tmp_path)
+        assert (made.preset, made.data_root, made.renderers) == ("paper", tmp_path, ("gsplat",))
+        assert "prior--gsplat--seed0" not in [cell.name for cell in made.cells], "the prior is a toy row"
+
+    def test_with_data_but_no_cuda_the_toy_model_as_a_variant_and_it_is_said(self, tmp_path: Path) -> None:
+        data = tmp_path / "real frames"
+        data.mkdir()
+        made = self.make(data_root=data)
+        assert (made.preset, made.data_root) == ("toy", data)
+        assert made.cells[1].name == "tpvformer--cpu--seed0--data=real_frames"
+        assert "toy-size model" in made.said[0]
+
+    def test_the_toy_preset_by_name_means_its_own_data(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OCC_DATA_ROOT", str(tmp_path))
+        assert self.make(preset="toy").data_root is None
+        assert self.make(preset="toy", data_root=tmp_path).data_root == tmp_path
+        assert self.make().data_root == tmp_path
+
+    def test_options_of_training_do_not_touch_the_prior(self) -> None:
+        names = [cell.name for cell in self.make(iterations=5, short=True).cells]
+        assert names[0] == "prior--cpu--seed0--short"
+        assert names[1] == "tpvformer--cpu--seed0--iterations=5--short"
+
+    def test_a_column_group_for_every_renderer_and_every_seed(self) -> None:
+        made = self.make(renderers=("cpu", "reference"), seeds=(3, 4), rows=("tpvformer",))
+        assert [cell.name for cell in made.cells] == [
+            "tpvformer--cpu--seed3",
+            "tpvformer--reference--seed3",
+            "tpvformer--cpu--seed4",
+            "tpvformer--reference--seed4",
+        ]

@@ -1,0 +1,321 @@
+"""Cells for real, at sizes of seconds: records, figures, tracking, skip and resume, evaluation of checkpoints, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from run_tiny import TABLES
+
+import experiments.tables
+from experiments import records
+from experiments.records import ROOT, Record
+from experiments.run import main
+
+Outcome = tuple[int, str, str]
+Command = Callable[..., Outcome]
+ROW = "small+gaussrender"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Results and tracking below ``folder``, for processes of their own."""
+    return {
+        **os.environ,
+        "OCC_RESULTS": str(folder / "results"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "COLUMNS": "200",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def command_in(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    monkeypatch.setattr(experiments.tables, "__path__", [*experiments.tables.__path__, TABLES])
+    for name, value in environment(folder).items():
+        monkeypatch.setenv(name, value)
+    for name in ("OCC_DATA_ROOT", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        code = main(["table_tiny", *arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def record_of(folder: Path, cell: str) -> Record:
+    return records.load(records.path_of("table_tiny", "toy", cell, folder / "results"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the whole tiny table was run once, by a process of its own."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny"],
+        env=environment(folder),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout").write_text(done.stdout)
+    assert "Traceback" not in done.stderr and "alembic" not in done.stderr
+    return folder
+
+
+def test_the_printed_table_holds_every_row_and_says_where_things_are(finished: Path) -> None:
+    text = (finished / "stdout").read_text()
+    for part in ("Prior", "Small + GaussRender", "mIoU", "records:", "mlflow ui --backend-store-uri", "preset toy"):
+        assert part in text
+    assert "train 6/6" in text and "s left" in text and "render_image" in text, "progress in lines, with live losses"
+
+
+@pytest.mark.parametrize("row", ["prior", "small", ROW])
+def test_a_record_says_everything_its_number_depends_on(finished: Path, row: str) -> None:
+    record = record_of(finished, f"{row}--cpu--seed0")
+    assert {"mIoU", "IoU", "RayIoU", "RayIoU@1", "image_mIoU", "bev_mIoU", "depth_l1"} <= set(record.metrics)
+    assert record.per_class["mIoU"]
+    assert record.samples == {"train": 3, "val": 2}
+    assert record.iterations == (0 if row == "prior" else 6)
+    assert (record.train_seconds > 0) == (row != "prior")
+    assert ("mIoU_shuffled_images" in record.checks) == (row != "prior")
+    assert (record.parameters > 0) == (row != "prior")
+    assert record.eval_seconds > 0 and record.peak_memory_mb > 100
+    assert record.versions["torch"] == torch.__version__
+    assert record.mlflow_run_id
+
+
+def test_work_folders_keep_weights_log_and_figures_but_no_optimizer(finished: Path) -> None:
+    work = finished / "results" / "table_tiny" / "toy" / f"{ROW}--cpu--seed0"
+    assert sorted(p.name for p in work.iterdir()) == ["figures", "state.json", "train.log", "weights.pth"]
+    assert {p.stem.split("_")[0] for p in (work / "figures").iterdir()} == {"input", "occupancy", "cameras", "above"}
+    assert set(torch.load(work / "weights.pth", weights_only=True)) == {"state_dict"}
+
+
+def test_mlflow_holds_the_run_with_curves_and_figures(finished: Path) -> None:
+    from mlflow import MlflowClient
+
+    record = record_of(finished, f"{ROW}--cpu--seed0")
+    client = MlflowClient(tracking_uri=f"sqlite:///{finished / 'mlflow.db'}")
+    assert record.mlflow_run_id is not None
+    run = client.get_run(record.mlflow_run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["schedule.lr"] == "0.001" and run.data.params["version.torch"] == torch.__version__
+    assert run.data.metrics["mIoU"] == pytest.approx(record.metrics["mIoU"])
+    assert {"train/loss", "train/loss_render_image", "train/lr"} <= set(run.data.metrics)
+    assert any(name.startswith("system/") for name in run.data.metrics)
+    assert len(client.list_artifacts(record.mlflow_run_id, "figures")) == 8
+
+
+def test_a_second_call_runs_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run = command_in(finished, monkeypatch, capsys)
+    before = {p: p.stat().st_mtime_ns for p in (finished / "results").rglob("*") if p.is_file()}
+    code, out, _ = run()
+    assert code == 0
+    assert out.count("done already") == 3
+    assert {p: p.stat().st_mtime_ns for p in (finished / "results").rglob("*") if p.is_file()} == before
+
+
+def test_own_weights_evaluate_to_the_same_numbers_as_a_variant(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = command_in(finished, monkeypatch, capsys)
+    weights = finished / "results" / "table_tiny" / "toy" / f"{ROW}--cpu--seed0" / "weights.pth"
+    code, _, err = run("--row", ROW, "--eval-only", "--checkpoint", str(weights))
+    assert (code, err) == (0, "")
+    [variant] = (finished / "results" / "table_tiny" / "toy").glob(f"{ROW}--cpu--seed0--checkpoint=weights-*.json")
+    evaluated, trained = records.load(variant), record_of(finished, f"{ROW}--cpu--seed0")
+    assert evaluated.metrics == pytest.approx(trained.metrics, rel=1e-6)
+    assert evaluated.iterations == 0 and evaluated.overrides["checkpoint"].startswith("weights-")
+    variant.unlink()
+
+
+@pytest.mark.parametrize("content", ["other model", "text", "pickle"])
+def test_a_foreign_checkpoint_is_refused_by_name(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    run = command_in(finished, monkeypatch, capsys)
+    path = tmp_path / "foreign.pth"
+    if content == "other model":
+        torch.save({"state_dict": {"layer.weight": torch.zeros(3)}}, path)
+    elif content == "text":
+        path.write_text("weights")
+    else:
+        torch.save({"state_dict": {"w": torch.zeros(1)}, "extra": Path("x")}, path)
+    code, _, err = run("--row", "small", "--eval-only", "--checkpoint", str(path))
+    assert code == 2
+    assert err.count("\n") == 1 and "foreign.pth" in err
+
+
+def test_a_nan_loss_stops_its_cell_names_it_and_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from baselines.model import OccupancyModel
+
+    run = command_in(tmp_path, monkeypatch, capsys)
+    real = OccupancyModel.loss
+
+    def poisoned(model: OccupancyModel, batch: object) -> dict[str, torch.Tensor]:
+        losses = real(model, batch)  # type: ignore[arg-type]
+        if model.iteration == 4:
+            losses["loss_ce"] = losses["loss_ce"] * float("nan")
+        return losses
+
+    monkeypatch.setattr(OccupancyModel, "loss", poisoned)
+    code, _, err = run("--row", "prior", "small", "--short")
+    assert code == 1
+    assert "small--cpu--seed0--short failed: loss_ce became nan at iteration 5" in err
+    assert "Traceback" not in err
+    assert record_of(tmp_path, "prior--cpu--seed0--short").metrics
+    work = tmp_path / "results" / "table_tiny" / "toy" / "small--cpu--seed0--short"
+    assert sorted(p.name for p in work.glob("iter_*.pth")) == ["iter_2.pth", "iter_4.pth"]
+
+    monkeypatch.setattr(OccupancyModel, "loss", real)
+    code, out, _ = run("--row", "small", "--short")
+    assert code == 0
+    assert "continues at iteration 4" in out, out
+
+
+@pytest.mark.parametrize("damage", ["label", "image"])
+def test_damaged_data_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    import shutil
+
+    from experiments import toyworld
+    from experiments.spec import load_table
+
+    run = command_in(tmp_path, monkeypatch, capsys)
+    config = toyworld.ToyWorldConfig(**load_table("table_tiny").preset("toy").data.toyworld)
+    root = tmp_path / "data"
+    shutil.copytree(toyworld.ensure(config), root)
+    if damage == "label":
+        victim = sorted((root / "gts").rglob("labels.npz"))[-1]
+        victim.write_bytes(victim.read_bytes()[:100])
+    else:
+        victim = sorted((root / "nuscenes" / "samples" / "CAM_FRONT").glob("*.jpg"))[-1]
+        victim.unlink()
+    code, _, err = run("--row", "prior", "--data-root", str(root))
+    assert code == 2
+    assert err.count("\n") == 1 and victim.name in err
+
+
+def test_a_change_of_the_spec_makes_a_record_outdated_and_its_checkpoints_are_not_used(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    from experiments.spec import load_table
+
+    shutil.copytree(finished / "results", tmp_path / "results")
+    run = command_in(tmp_path, monkeypatch, capsys)
+    table = load_table("table_tiny")
+    toy = table.presets["toy"]
+    changed = replace(toy, schedule=replace(toy.schedule, lr=2e-3))
+    monkeypatch.setattr("experiments.run.load_table", lambda _: replace(table, presets={**table.presets, "toy": changed}))
+    code, out, _ = run("--list", "--row", "small")
+    assert code == 0 and "outdated" in out
+
+
+@pytest.mark.slow
+def test_kill_9_leaves_a_resumable_cell_and_every_finished_one(tmp_path: Path) -> None:
+    start = [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny", "--row", "prior", "small"]
+    work = tmp_path / "results" / "table_tiny" / "toy" / "small--cpu--seed0--iterations=60"
+    process = subprocess.Popen([*start, "--iterations", "60"], env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 300
+    while not (work / "iter_4.pth").is_file():
+        assert time.time() < deadline and process.poll() is None, "no checkpoint was written"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    prior = records.path_of("table_tiny", "toy", "prior--cpu--seed0", tmp_path / "results")
+    before = prior.read_bytes()
+    run_id = json.loads((work / "state.json").read_text())["mlflow_run_id"]
+    assert not work.with_suffix(".json").exists()
+
+    done = subprocess.run([*start, "--iterations", "60"], env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "small--cpu--seed0--iterations=60: continues at iteration" in done.stdout
+    assert "prior--cpu--seed0: done already" in done.stdout
+    assert prior.read_bytes() == before
+    record = record_of(tmp_path, "small--cpu--seed0--iterations=60")
+    assert record.iterations == 60 and record.mlflow_run_id == run_id
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    start = [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny", "--row", "small"]
+    process = subprocess.Popen(
+        [*start, "--iterations", "400"], env=environment(tmp_path), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    work = tmp_path / "results" / "table_tiny" / "toy" / "small--cpu--seed0--iterations=400"
+    deadline = time.time() + 300
+    while not (work / "iter_2.pth").is_file():
+        assert time.time() < deadline and process.poll() is None, "no checkpoint was written"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in err and "continues small--cpu--seed0--iterations=400 from iteration" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_train_a_cell_once_and_both_finish(tmp_path: Path) -> None:
+    start = [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny"]
+    both = [
+        subprocess.Popen(
+            [*start, "--row", *rows],
+            env=environment(tmp_path),
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rows in (("small", ROW), (ROW, "small"))
+    ]
+    outputs = [process.communicate(timeout=900) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    text = "".join(out for out, _ in outputs)
+    assert text.count(": starts") == 2 and text.count("done already") == 2
+    for row in ("small", ROW):
+        assert record_of(tmp_path, f"{row}--cpu--seed0").metrics
+
+
+@pytest.mark.slow
+def test_two_gloo_processes_train_and_get_the_numbers_of_one(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("run_tiny.py"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*torchrun, script, "table_tiny", "--row", ROW, "--iterations", "2", "--launcher", "pytorch"],
+        env={**environment(tmp_path), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count(": starts") == 1, "the first process speaks for all"
+    two = record_of(tmp_path, f"{ROW}--cpu--seed0--iterations=2")
+    weights = tmp_path / "results" / "table_tiny" / "toy" / f"{ROW}--cpu--seed0--iterations=2" / "weights.pth"
+    subprocess.run(
+        [sys.executable, script, "table_tiny", "--row", ROW, "--eval-only", "--checkpoint", str(weights)],
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    [variant] = (tmp_path / "results" / "table_tiny" / "toy").glob("*checkpoint=weights-*.json")
+    one = records.load(variant)
+    assert one.metrics == pytest.approx(two.metrics, rel=1e-5)
+    assert one.samples["val"] == two.samples["val"] == 2
