@@ -72,9 +72,8 @@ class CpuRenderer(Renderer):
         if g.means.dtype != torch.float32:
             raise SettingNotSupported("cpu", "dtype", g.means.dtype, "it computes in float32; pass .float() or take 'reference'")
         background = settings.background
-        features, depth, alpha = _Splat.apply(
-            _Job(self.target, self.times, cameras, settings, visible), g.means, g.scales, g.quaternions, g.opacities, g.features, background
-        )
+        job = _Job(self.target, self.times, cameras, settings, visible)
+        features, depth, alpha = _Splat.apply(job, g.means, g.scales, g.quaternions, g.opacities, g.features, background)
         if settings.depth == "expected":
             depth = depth / alpha.clamp_min(1e-10)
         return Rendering(features, depth, alpha)
@@ -110,7 +109,8 @@ class _Splat(torch.autograd.Function):
         bins = native.library(job.target).occ_bins(c.width, c.height)
         outputs = (features.new_empty(*shape, features.shape[-1]), features.new_empty(shape), features.new_empty(shape))
         needed = torch.empty(*shape[:2], bins, dtype=torch.int32)
-        inputs = [None if t is None else t.detach().contiguous() for t in (means, scales, quaternions, opacities, features, background)]
+        given = (means, scales, quaternions, opacities, features, background)
+        inputs = [None if t is None else t.detach().contiguous() for t in given]
         stages = None if job.times is None else torch.zeros(len(native.STAGES + native.COUNTS), dtype=torch.float64)
         call, keep = _call(job, inputs, needed, stages)
         call.out_features, call.out_depth, call.out_alpha = map(native.pointer, outputs)
@@ -149,7 +149,9 @@ class _Splat(torch.autograd.Function):
         return None, *results, behind
 
 
-def _call(job: _Job, inputs: list[Tensor | None], needed: Tensor, stages: Tensor | None) -> tuple[native.Call, list[Tensor | None]]:
+def _call(
+    job: _Job, inputs: list[Tensor | None], needed: Tensor, stages: Tensor | None
+) -> tuple[native.Call, list[Tensor | None]]:
     """The call's structure without outputs, and the tensors that must outlive it."""
     means, scales, _, _, features, _ = inputs
     assert means is not None and scales is not None and features is not None
@@ -173,8 +175,9 @@ def _call(job: _Job, inputs: list[Tensor | None], needed: Tensor, stages: Tensor
     call.settings.principal_clamp = s.clamp == "principal"
     call.settings.clamp_gradient = s.clamp_gradient
     names = (
-        "means scales quaternions opacities payload background intrinsics world_to_camera visible time_index needed stages".split()
-    )
-    for name, tensor in zip(names, keep, strict=True):
+        "means scales quaternions opacities payload background "
+        "intrinsics world_to_camera visible time_index needed stages"
+    )  # fmt: skip
+    for name, tensor in zip(names.split(), keep, strict=True):
         setattr(call, name, native.pointer(tensor))
     return call, keep

@@ -57,7 +57,7 @@ struct Scratch {
   const float* rows[kEntries];
   // backward
   Trace traces[kStrips];
-  Buffer<float> grad, grad_by_pixel;  // [channels][kPixels] and [kPixels][padded]
+  Buffer<float> grad, grad_by_pixel;  // [padded][kPixels] and [kPixels][padded]
   alignas(64) float behind[kPixels];
   alignas(64) float shade[kEntries * kStrip];
   float* targets[kEntries];
@@ -187,6 +187,7 @@ int weigh(const View& view, const Bin& bin, Scratch& s, int strip, Trace* trace)
 template <int N>
 void accumulate_group(const float* weights, const float* const* rows, int count, int channel, float* sums) {
   vf s0[N], s1[N];
+#pragma GCC unroll 16
   for (int c = 0; c < N; ++c) s0[c] = load<vf>(sums + c * kPixels), s1[c] = load<vf>(sums + c * kPixels + kLanes);
   for (int k = 0; k < count; ++k) {
     const vf w0 = load<vf>(weights + k * kStrip), w1 = load<vf>(weights + k * kStrip + kLanes);
@@ -197,6 +198,7 @@ void accumulate_group(const float* weights, const float* const* rows, int count,
       s0[c] = fma(w0, f, s0[c]), s1[c] = fma(w1, f, s1[c]);
     }
   }
+#pragma GCC unroll 16
   for (int c = 0; c < N; ++c) store(sums + c * kPixels, s0[c]), store(sums + c * kPixels + kLanes, s1[c]);
 }
 
@@ -230,6 +232,7 @@ void shade_group(const float* grad, const float* const* rows, int channels, floa
       s0[k] = fma(g0, f, s0[k]), s1[k] = fma(g1, f, s1[k]);
     }
   }
+#pragma GCC unroll 16
   for (int k = 0; k < N; ++k) store(shade + k * kStrip, s0[k]), store(shade + k * kStrip + kLanes, s1[k]);
 }
 
@@ -250,17 +253,24 @@ void shade(Scratch& s, int count, int channels, const float* grad) {
 template <int Gaussians, int Columns>
 void scatter_group(const float* weights, const float* grad, int stride, float* const* targets, int column) {
   v8 sums[Gaussians][Columns];
+#pragma GCC unroll 4
   for (int k = 0; k < Gaussians; ++k)
+#pragma GCC unroll 4
     for (int c = 0; c < Columns; ++c) sums[k][c] = load<v8>(targets[k] + column + 8 * c);
   for (int p = 0; p < kStrip; ++p) {
     v8 g[Columns];
+#pragma GCC unroll 4
     for (int c = 0; c < Columns; ++c) g[c] = load<v8>(grad + p * stride + column + 8 * c);
+#pragma GCC unroll 4
     for (int k = 0; k < Gaussians; ++k) {
       const v8 w = splat1<v8>(weights[k * kStrip + p]);
+#pragma GCC unroll 4
       for (int c = 0; c < Columns; ++c) sums[k][c] = fma(w, g[c], sums[k][c]);
     }
   }
+#pragma GCC unroll 4
   for (int k = 0; k < Gaussians; ++k)
+#pragma GCC unroll 4
     for (int c = 0; c < Columns; ++c) store(targets[k] + column + 8 * c, sums[k][c]);
 }
 
@@ -287,6 +297,42 @@ void begin_block(const View& view, Scratch& s, int x, int y) {
 
 inline bool live_strip(const Scratch& s, int strip) { return any(s.live[2 * strip]) || any(s.live[2 * strip + 1]); }
 
+// Sums and what shines through from behind, into the channel-last images.
+void write_block(const View& view, const Scratch& s, int x, int y) {
+  const int features = view.channels - 1;
+  const float* depth = s.sums.data() + static_cast<size_t>(features) * kPixels;
+  const int columns = std::min(kWide, view.width - x);
+  for (int row = 0; row < std::min(kRows, view.height - y); ++row) {
+    const size_t pixel = static_cast<size_t>(y + row) * view.width + x;
+    float* out = view.features + pixel * features;
+    const float* rest = s.transmittance + row * kWide;
+    for (int column = 0; column < columns; ++column) {
+      view.depth[pixel + column] = depth[row * kWide + column];
+      view.alpha[pixel + column] = 1.0f - rest[column];
+    }
+    int column = 0;
+    for (; features >= 8 && column + 8 <= columns; column += 8) {
+      const v8 through = load<v8>(rest + column);
+      for (int done = 0; done < features; done += 8) {
+        const int channel = std::min(done, features - 8);  // the last eight overlap those before
+        v8 r[8];
+#pragma GCC unroll 8
+        for (int c = 0; c < 8; ++c) {
+          r[c] = load<v8>(s.sums.data() + static_cast<size_t>(channel + c) * kPixels + row * kWide + column);
+          if (view.background) r[c] = fma(through, splat1<v8>(view.background[channel + c]), r[c]);
+        }
+        transpose(r);
+#pragma GCC unroll 8
+        for (int p = 0; p < 8; ++p) store(out + static_cast<size_t>(column + p) * features + channel, r[p]);
+      }
+    }
+    for (; column < columns; ++column)
+      for (int c = 0; c < features; ++c)
+        out[static_cast<size_t>(column) * features + c] =
+            s.sums[static_cast<size_t>(c) * kPixels + row * kWide + column] + (view.background ? rest[column] * view.background[c] : 0.0f);
+  }
+}
+
 template <bool Tile>
 int32_t forward_block(const View& view, const Bin& bin, Scratch& s, int x, int y, int64_t* weights) {
   const int channels = view.channels;
@@ -306,28 +352,14 @@ int32_t forward_block(const View& view, const Bin& bin, Scratch& s, int x, int y
       live |= live_strip(s, strip);
     }
   }
-  for (int row = 0; row < std::min(kRows, view.height - y); ++row) {
-    for (int column = 0; column < std::min(kWide, view.width - x); ++column) {
-      const int p = row * kWide + column;
-      const size_t pixel = static_cast<size_t>(y + row) * view.width + x + column;
-      const float* sum = s.sums.data() + p;
-      float* out = view.features + pixel * (channels - 1);
-      const float rest = s.transmittance[p];
-      if (view.background)
-        for (int c = 0; c < channels - 1; ++c) out[c] = sum[static_cast<size_t>(c) * kPixels] + rest * view.background[c];
-      else
-        for (int c = 0; c < channels - 1; ++c) out[c] = sum[static_cast<size_t>(c) * kPixels];
-      view.depth[pixel] = sum[static_cast<size_t>(channels - 1) * kPixels];
-      view.alpha[pixel] = 1.0f - rest;
-    }
-  }
+  write_block(view, s, x, y);
   return at;
 }
 
 // Image gradients of the block, in both layouts, and what is behind everything; false if all are zero.
 bool load_gradients(const View& view, Scratch& s, int x, int y) {
   const int channels = view.channels, stride = padded(channels);
-  s.grad.reserve(static_cast<size_t>(channels) * kPixels);
+  s.grad.reserve(static_cast<size_t>(stride) * kPixels);
   s.grad_by_pixel.reserve(static_cast<size_t>(stride) * kPixels);
   bool some = false;
   for (int p = 0; p < kPixels; ++p) {
@@ -342,12 +374,21 @@ bool load_gradients(const View& view, Scratch& s, int x, int y) {
       if (view.background)
         for (int c = 0; c < channels - 1; ++c) s.behind[p] += row[c] * view.background[c];
       if (view.grad_alpha) s.behind[p] -= view.grad_alpha[pixel];
-      for (int c = 0; c < channels; ++c) some |= row[c] != 0.0f;
+      for (int c = 0; c < stride; ++c) some |= row[c] != 0.0f;
       some |= s.behind[p] != 0.0f;
     }
-    for (int c = 0; c < channels; ++c) s.grad[static_cast<size_t>(c) * kPixels + p] = row[c];
   }
-  return some;
+  if (!some) return false;
+  for (int p = 0; p < kPixels; p += 8)
+    for (int channel = 0; channel < stride; channel += 8) {
+      v8 r[8];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) r[i] = load<v8>(s.grad_by_pixel.data() + static_cast<size_t>(p + i) * stride + channel);
+      transpose(r);
+#pragma GCC unroll 8
+      for (int c = 0; c < 8; ++c) store(s.grad.data() + static_cast<size_t>(channel + c) * kPixels + p, r[c]);
+    }
+  return true;
 }
 
 // One strip's trace, back to front: dL/dalpha_i = T_i (s_i - B), where B is what is composited behind i, and

@@ -82,4 +82,5 @@ def backward(target: str, call: Call) -> None:
 def _run(target: str, function: Callable[[Any], int], call: Call) -> None:
     call.threads = torch.get_num_threads()
     if function(ctypes.byref(call)) != 0:
-        raise MemoryError(f"renderer 'cpu' ({target}): not enough memory for {call.count} Gaussians on {call.width}x{call.height} pixels")
+        size = f"{call.count} Gaussians on {call.width}x{call.height} pixels"
+        raise MemoryError(f"renderer 'cpu' ({target}): not enough memory for {size}")

@@ -45,7 +45,10 @@ int32_t occ_backward(const OccCall* call);
 namespace {
 
 enum Stage { kProject, kSort, kBin, kBlend, kReduce, kSplats, kPairs, kNeeded, kWeights };
-constexpr size_t kSlotBytes = size_t{192} << 20;  // gradient slots held at once
+#ifndef OCC_SLOT_BYTES
+#define OCC_SLOT_BYTES (size_t{192} << 20)
+#endif
+constexpr size_t kSlotBytes = OCC_SLOT_BYTES;  // gradient slots held at once
 
 class Clock {
  public:

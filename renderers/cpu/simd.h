@@ -34,7 +34,7 @@ inline void store(float* p, V v) {
 }
 template <typename V>
 inline V splat1(float x) {
-  return V{} + x;
+  return x - V{};  // folds into a broadcast, unlike x + 0, which is not x for x = -0
 }
 
 #if defined(__FMA__)
@@ -102,6 +102,32 @@ inline float sum(vf a) {  // pairwise, in a fixed order
 }
 #endif
 #endif
+
+// Rows become columns.
+inline void transpose(v8 r[8]) {
+  typedef int32_t i8 __attribute__((vector_size(32)));
+  const i8 low = {0, 8, 1, 9, 4, 12, 5, 13}, high = {2, 10, 3, 11, 6, 14, 7, 15};
+  const i8 low2 = {0, 1, 8, 9, 4, 5, 12, 13}, high2 = {2, 3, 10, 11, 6, 7, 14, 15};
+  const i8 first = {0, 1, 2, 3, 8, 9, 10, 11}, second = {4, 5, 6, 7, 12, 13, 14, 15};
+  v8 a[8], b[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    a[2 * i] = __builtin_shuffle(r[2 * i], r[2 * i + 1], low);
+    a[2 * i + 1] = __builtin_shuffle(r[2 * i], r[2 * i + 1], high);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    b[4 * i] = __builtin_shuffle(a[4 * i], a[4 * i + 2], low2);
+    b[4 * i + 1] = __builtin_shuffle(a[4 * i], a[4 * i + 2], high2);
+    b[4 * i + 2] = __builtin_shuffle(a[4 * i + 1], a[4 * i + 3], low2);
+    b[4 * i + 3] = __builtin_shuffle(a[4 * i + 1], a[4 * i + 3], high2);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[i] = __builtin_shuffle(b[i], b[i + 4], first);
+    r[i + 4] = __builtin_shuffle(b[i], b[i + 4], second);
+  }
+}
 
 // 2^x, relative error below 2e-7 for x in [-100, 100] (minimax polynomial of degree 5 on [-0.5, 0.5]: 7.5e-8, plus rounding).
 // Smaller x give 2^-100.
