@@ -214,7 +214,8 @@ def _training(
     """The Runner's arguments that make it train."""
     schedule = cell.preset.schedule
     interval = schedule.checkpoint_interval
-    optimizer = {"type": "AdamW", "lr": schedule.lr, "weight_decay": schedule.weight_decay}
+    # Fused: the same update in one pass over the weights instead of a dozen small operations a tensor.
+    optimizer = {"type": "AdamW", "lr": schedule.lr, "weight_decay": schedule.weight_decay, "fused": True}
     done = int(start.stem.removeprefix("iter_")) if start else 0
 
     def keep_time(seconds: float) -> None:
