@@ -199,3 +199,36 @@ def normalised_to_rgb(images: NDArray[np.float32], mean: Sequence[float], std: S
     shape = (1, 3, 1, 1)
     pixels = images * np.reshape(std, shape) + np.reshape(mean, shape)
     return np.clip(np.round(pixels[:, ::-1]), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def labelled_scene(labels: NDArray[Any], rig: Mapping[str, Any], grid: OccupancyGrid, renderer: str, width: int = 400) -> Figure:
+    """A label file rendered into the six cameras of a rig: classes and depth, no images needed.
+
+    labels  [X, Y, Z] class ids in the ego frame
+    rig     ``image_wh`` and ``cams``: name -> {K [3, 3] pixels, cam2ego: {matrix [4, 4]}}
+    width   of the rendered images in pixels
+
+    Raises ValueError for a rig without one of nuScenes' cameras.
+    """
+    import torch
+
+    from baselines.gaussrender import render_views
+    from renderers import Cameras
+
+    missing = [name for name in _DISPLAY_ORDER if name not in rig["cams"]]
+    if missing:
+        raise ValueError(f"the rig has no {', '.join(missing)}")
+    scale = width / rig["image_wh"][0]
+    intrinsics = np.stack([np.array(rig["cams"][name]["K"], dtype=np.float64) for name in _DISPLAY_ORDER])
+    intrinsics[:, :2] *= scale
+    poses = np.stack([np.linalg.inv(np.array(rig["cams"][name]["cam2ego"]["matrix"])) for name in _DISPLAY_ORDER])
+    cameras = Cameras(
+        torch.from_numpy(intrinsics).float()[None],
+        torch.from_numpy(poses).float()[None],
+        width,
+        round(rig["image_wh"][1] * scale),
+    )
+    _, views = render_views(grid, cameras, labels=torch.from_numpy(labels.astype(np.int64))[None], renderer=renderer)
+    assert views is not None
+    shown = {"gt_semantics": views.semantics[0].numpy(), "gt_depth": views.depth[0].numpy()}
+    return rendered_views(None, shown, _DISPLAY_ORDER, grid, f"{rig['scene_name']}, label {rig['token']}")

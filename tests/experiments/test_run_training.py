@@ -34,6 +34,7 @@ def environment(folder: Path) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "COLUMNS": "200",
         "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",  # at these sizes threads cost more than they bring, most of all on a busy machine
     }
 
 
@@ -46,7 +47,12 @@ def command_in(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
     def run(*arguments: str) -> Outcome:
         capsys.readouterr()
-        code = main(["table_tiny", *arguments])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            code = main(["table_tiny", *arguments])
+        finally:
+            torch.set_num_threads(threads)
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -299,7 +305,7 @@ def test_two_gloo_processes_train_and_get_the_numbers_of_one(tmp_path: Path) -> 
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*torchrun, script, "table_tiny", "--row", ROW, "--iterations", "2", "--launcher", "pytorch"],
-        env={**environment(tmp_path), "OMP_NUM_THREADS": "1"},
+        env=environment(tmp_path),
         cwd=tmp_path,
         capture_output=True,
         text=True,

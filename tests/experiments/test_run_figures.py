@@ -1,0 +1,80 @@
+"""Pictures: orientation and colours by hand, and the official label in the six cameras of its car."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from experiments import figures
+from experiments.datasets.grids import occ3d_grid
+from experiments.datasets.layout import CAMERAS
+
+GRID = occ3d_grid(4)
+
+
+def rgb(name: str) -> list[int]:
+    return figures.palette(GRID)[GRID.class_names.index(name)].tolist()
+
+
+def test_from_above_shows_the_topmost_class_forward_up_and_left_left() -> None:
+    labels = np.full(GRID.shape, GRID.empty)
+    top = GRID.shape[2] - 1
+    labels[-1, -1, 0] = GRID.class_names.index("driveable_surface")  # far front, far left
+    labels[-1, -1, top] = GRID.class_names.index("vegetation")
+    labels[0, 0, top] = GRID.ignore
+    image = figures.from_above(labels, GRID)
+    assert image.shape == (*GRID.shape[:2], 3)
+    assert image[0, 0].tolist() == rgb("vegetation")
+    assert image[-1, -1].tolist() == [255, 255, 255], "an unknown voxel is not drawn"
+    assert (image.reshape(-1, 3) != 255).any(axis=1).sum() == 1
+
+
+def test_every_class_has_a_colour_of_its_own() -> None:
+    colours = figures.palette(GRID)[: GRID.num_classes].tolist()
+    assert len({tuple(c) for c in colours}) == GRID.num_classes
+    assert [0, 0, 0] not in colours
+
+
+def test_network_input_becomes_the_picture_again() -> None:
+    image = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+    mean, std = (100.0, 110.0, 120.0), (1.0, 2.0, 3.0)
+    network = ((image[..., ::-1].astype(np.float32) - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
+    assert (figures.normalised_to_rgb(network, mean, std) == image).all()
+
+
+def test_views_and_plans_are_written_as_pictures(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    semantics = generator.integers(0, GRID.num_classes, (6, 8, 16))
+    depth = generator.uniform(1, 40, (6, 8, 16))
+    views = {f"{who}_{what}": v for who in ("gt", "pred") for what, v in (("semantics", semantics), ("depth", depth))}
+    above = {f"{who}_bev{d}": v[0] for who in ("gt", "pred") for d, v in (("", semantics), ("_depth", depth))}
+    labels = generator.integers(0, GRID.num_classes, GRID.shape)
+    drawn = {
+        "input": figures.input_views(np.zeros((6, 8, 16, 3), np.uint8), CAMERAS, "t"),
+        "cameras": figures.rendered_views(None, views, CAMERAS, GRID, "t"),
+        "above": figures.bev_views(above, GRID, "t"),
+        "plan": figures.occupancy_from_above(labels, labels, labels > 3, GRID, "t"),
+    }
+    for name, figure in drawn.items():
+        path = figures.save(figure, tmp_path / "figures" / f"{name}.png")
+        assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+
+
+def test_the_official_label_renders_in_all_six_cameras(real_frames: Path, tmp_path: Path) -> None:
+    rig = json.loads((real_frames / "occ3d_official_scene-1077.json").read_text())
+    with np.load(real_frames / rig["occ_path"]) as arrays:
+        labels = arrays["semantics"]
+    grid = occ3d_grid()
+    figure = figures.labelled_scene(labels, rig, grid, "cpu")
+    path = figures.save(figure, tmp_path / "official.png")
+    assert path.stat().st_size > 50_000
+    pictures = [np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.images]
+    semantics, depths = pictures[:6], pictures[6:12]
+    road = figures.palette(grid)[grid.class_names.index("driveable_surface")]
+    for picture, depth in zip(semantics, depths, strict=True):
+        lower = picture[picture.shape[0] // 2 :]
+        assert (lower == road).all(axis=-1).mean() > 0.1, "every camera of this car sees road in its lower half"
+        seen = np.ma.compressed(depth)
+        assert seen.size > depth.size / 4 and 0 < seen.min() and seen.max() < 60
