@@ -49,9 +49,7 @@ class OccupancyLoss(nn.Module):
 
     class_weights: Tensor
 
-    def __init__(
-        self, grid: OccupancyGrid, class_weights: Sequence[float] | None = None, use_camera_mask: bool = False
-    ) -> None:
+    def __init__(self, grid: OccupancyGrid, class_weights: Sequence[float] | None = None, use_camera_mask: bool = False) -> None:
         super().__init__()
         if class_weights is None:
             if grid.dataset not in CLASS_WEIGHTS:
@@ -92,9 +90,7 @@ class OccupancyLoss(nn.Module):
 
     def _labels_for(self, logits: Tensor, labels: Tensor) -> Tensor:
         if logits.dim() != 5 or logits.shape[1] != self.grid.num_classes or logits.shape[0] != labels.shape[0]:
-            raise ValueError(
-                f"logits must be [{labels.shape[0]}, {self.grid.num_classes}, X, Y, Z], got {list(logits.shape)}"
-            )
+            raise ValueError(f"logits must be [{labels.shape[0]}, {self.grid.num_classes}, X, Y, Z], got {list(logits.shape)}")
         factors = {fine // coarse for fine, coarse in zip(labels.shape[1:], logits.shape[2:], strict=True)}
         factor = factors.pop()
         if factors or factor < 1 or [size * factor for size in logits.shape[2:]] != list(labels.shape[1:]):

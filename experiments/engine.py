@@ -89,7 +89,7 @@ class EndlessSampler(Sampler[tuple[int, int]]):
             epoch, skip = epoch + 1, 0
 
 
-class _Positioned:
+class _Positioned(Iterator[Any]):
     """A data iterator that already stands behind the first ``seen`` batches: asked for those, it loads nothing."""
 
     def __init__(self, iterator: Iterator[Any], seen: int) -> None:

@@ -155,7 +155,5 @@ def camera_strategy(grid: OccupancyGrid, config: GaussRenderConfig = PAPER) -> S
     if config.camera_strategy is not None:
         return config.camera_strategy
     if grid.dataset not in PUBLISHED_STRATEGY:
-        raise ValueError(
-            f"data set '{grid.dataset}' has no published camera strategy: set GaussRenderConfig.camera_strategy"
-        )
+        raise ValueError(f"data set '{grid.dataset}' has no published camera strategy: set GaussRenderConfig.camera_strategy")
     return PUBLISHED_STRATEGY[grid.dataset]

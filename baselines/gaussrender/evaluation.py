@@ -92,9 +92,7 @@ def _label_colours(drawer: VoxelRenderer, classes: Tensor, occupied: Tensor) -> 
     return [drawer.one_hot(sample[chosen]) for sample, chosen in zip(classes.flatten(1), occupied, strict=True)]
 
 
-def _render(
-    drawer: VoxelRenderer, occupied: Tensor, colours: list[Tensor], views: Cameras, seen: Tensor
-) -> RenderedViews:
+def _render(drawer: VoxelRenderer, occupied: Tensor, colours: list[Tensor], views: Cameras, seen: Tensor) -> RenderedViews:
     semantics, depth = [], []
     for v in range(views.views):  # one view at a time: six full-size class images take gigabytes
         one = Cameras(views.intrinsics[:, v : v + 1], views.world_to_camera[:, v : v + 1], views.width, views.height)

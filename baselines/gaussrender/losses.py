@@ -18,9 +18,7 @@ KL_FACTOR = 10.0
 KL_FLOOR = 1e-4  # mixed into both distributions: a pixel's class shares may be exactly zero
 
 
-def render_losses(
-    predicted: RenderedOccupancy, truth: RenderedOccupancy, config: GaussRenderConfig
-) -> dict[str, Tensor]:
+def render_losses(predicted: RenderedOccupancy, truth: RenderedOccupancy, config: GaussRenderConfig) -> dict[str, Tensor]:
     """The enabled terms, weighted: ``loss_render_image``, ``_depth``, ``_bev`` and ``_bev_depth``, each a scalar."""
     semantic = l1 if config.loss == "l1" else kl
     strict = config.empty_view_drops_depth

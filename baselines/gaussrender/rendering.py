@@ -160,9 +160,7 @@ class VoxelRenderer(nn.Module):
         """The view from above for each sample of ``cameras``."""
         return bev_camera(self.grid, cameras.intrinsics.shape[0], self.config, self.centres.device)
 
-    def solid(
-        self, chosen: Tensor, colours: Sequence[Tensor], cameras: Cameras, seen: Tensor | None
-    ) -> Rendering:
+    def solid(self, chosen: Tensor, colours: Sequence[Tensor], cameras: Cameras, seen: Tensor | None) -> Rendering:
         """Render only the voxels in ``chosen`` [B, N] bool, fully opaque, without gradient to their opacity.
 
         colours: one [n_b, C] a sample, for its chosen voxels in order; seen [B, V, N] bool or None for all. Samples have
@@ -172,9 +170,7 @@ class VoxelRenderer(nn.Module):
         for b, (index, colour) in enumerate(zip(map(_where, chosen), colours, strict=True)):
             ones = self.centres.new_ones(1, len(index))
             gaussians = Gaussians(self.centres[index][None], self.scale * ones[..., None], ones, colour[None])
-            sample = Cameras(
-                cameras.intrinsics[b : b + 1], cameras.world_to_camera[b : b + 1], cameras.width, cameras.height
-            )
+            sample = Cameras(cameras.intrinsics[b : b + 1], cameras.world_to_camera[b : b + 1], cameras.width, cameras.height)
             samples.append(self.splat(gaussians, sample, None if seen is None else seen[b : b + 1, :, index]))
         return Rendering(
             torch.cat([s.features for s in samples]),

@@ -47,7 +47,10 @@ def draw_indices(views: int, grid: OccupancyGrid, config: GaussRenderConfig, gen
 
 
 def tilt_and_shift(
-    poses: Tensor, pitch: Tensor | float = 0.0, yaw: Tensor | float = 0.0, down: Tensor | float = 0.0,
+    poses: Tensor,
+    pitch: Tensor | float = 0.0,
+    yaw: Tensor | float = 0.0,
+    down: Tensor | float = 0.0,
     ahead: Tensor | float = 0.0,
 ) -> Tensor:
     """Turn cameras about their own centres, then move the scene along the turned camera's axes.
@@ -55,17 +58,18 @@ def tilt_and_shift(
     poses [n, 4, 4]; pitch, yaw in degrees (positive pitch looks down); down, ahead in metres, added to the camera
     coordinates y and z of every point, so that positive ``down`` raises the camera. Scalars or [n] -> [n, 4, 4].
     """
+
     def per_camera(value: Tensor | float) -> Tensor:
         return torch.as_tensor(value, dtype=poses.dtype, device=poses.device).expand(poses.shape[0])
 
     phi, theta = torch.deg2rad(per_camera(pitch)), torch.deg2rad(per_camera(yaw))
     zero, one = torch.zeros_like(phi), torch.ones_like(phi)
-    about_x = torch.stack(
-        [one, zero, zero, zero, phi.cos(), -phi.sin(), zero, phi.sin(), phi.cos()], dim=-1
-    ).unflatten(-1, (3, 3))
-    about_y = torch.stack(
-        [theta.cos(), zero, theta.sin(), zero, one, zero, -theta.sin(), zero, theta.cos()], dim=-1
-    ).unflatten(-1, (3, 3))
+    about_x = torch.stack([one, zero, zero, zero, phi.cos(), -phi.sin(), zero, phi.sin(), phi.cos()], dim=-1).unflatten(
+        -1, (3, 3)
+    )
+    about_y = torch.stack([theta.cos(), zero, theta.sin(), zero, one, zero, -theta.sin(), zero, theta.cos()], dim=-1).unflatten(
+        -1, (3, 3)
+    )
     moved = poses.clone()
     moved[:, :3] = about_x @ about_y @ poses[:, :3]
     moved[:, 1, 3] += per_camera(down)
@@ -92,9 +96,7 @@ def random(poses: Tensor, grid: OccupancyGrid, config: GaussRenderConfig, genera
 
 def stereo(poses: Tensor, grid: OccupancyGrid, config: GaussRenderConfig, generator: torch.Generator) -> Tensor:
     """The cameras, then copies shifted by up to 1 m up or down and 1 m ahead or back. poses [n, 4, 4] -> [2n, 4, 4]."""
-    copies = tilt_and_shift(
-        poses, down=_uniform(-1, 1, poses, generator), ahead=_uniform(-1, 1, poses, generator)
-    )
+    copies = tilt_and_shift(poses, down=_uniform(-1, 1, poses, generator), ahead=_uniform(-1, 1, poses, generator))
     return torch.cat([poses, copies])
 
 
@@ -128,9 +130,7 @@ def reduced(cameras: Cameras, factor: int) -> Cameras:
     return Cameras(cameras.intrinsics * scale[:, None], cameras.world_to_camera, width, height)
 
 
-def supervising_cameras(
-    cameras: Cameras, grid: OccupancyGrid, config: GaussRenderConfig, generator: torch.Generator
-) -> Cameras:
+def supervising_cameras(cameras: Cameras, grid: OccupancyGrid, config: GaussRenderConfig, generator: torch.Generator) -> Cameras:
     """The views that supervise this step: [B, V] sensor cameras -> [B, n] drawn and moved ones (2n for "stereo").
 
     Image size is reduced by ``config.image_reduction``.
@@ -147,8 +147,11 @@ def supervising_cameras(
 
 
 def bev_camera(
-    grid: OccupancyGrid, batch: int = 1, config: GaussRenderConfig = PAPER,
-    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+    grid: OccupancyGrid,
+    batch: int = 1,
+    config: GaussRenderConfig = PAPER,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Cameras:
     """The camera that looks straight down on the grid: one view a sample, [B, 1].
 

@@ -20,9 +20,7 @@ from torch.autograd.function import once_differentiable
 Shapes = Sequence[tuple[int, int]]
 
 
-def deformable_attention(
-    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, backend: str | None = None
-) -> Tensor:
+def deformable_attention(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, backend: str | None = None) -> Tensor:
     """Weighted bilinear samples of multi-level values.
 
     value      [B, S, H, D], the levels' pixels row by row, one level after the other; S = sum of h * w over ``shapes``
@@ -48,9 +46,7 @@ def _check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) ->
     batch, _, heads, _ = value.shape
     tail = [heads, len(shapes), *locations.shape[4:]]
     if locations.dim() != 6 or locations.shape[-1] != 2 or list(locations.shape[2:]) != tail or len(locations) != batch:
-        raise ValueError(
-            f"locations must be [{batch}, Q, {heads}, {len(shapes)}, points, 2], got {list(locations.shape)}"
-        )
+        raise ValueError(f"locations must be [{batch}, Q, {heads}, {len(shapes)}, points, 2], got {list(locations.shape)}")
     if weights.shape != locations.shape[:-1]:
         raise ValueError(f"weights must be {list(locations.shape[:-1])}, got {list(weights.shape)}")
 

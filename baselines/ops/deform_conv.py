@@ -137,9 +137,7 @@ class ModulatedDeformConv2dPack(nn.Module):
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.conv_offset = nn.Conv2d(
-            in_channels, deform_groups * 3 * kernel_size**2, kernel_size, stride, padding, dilation
-        )
+        self.conv_offset = nn.Conv2d(in_channels, deform_groups * 3 * kernel_size**2, kernel_size, stride, padding, dilation)
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -84,9 +84,7 @@ class DeformableAttention3D(nn.Module):
     op and adds their outputs, which is the sum over all points taken here at once.
     """
 
-    def __init__(
-        self, dim: int, heads: int, levels: int, points: tuple[int, int, int], anchors: tuple[int, int, int]
-    ) -> None:
+    def __init__(self, dim: int, heads: int, levels: int, points: tuple[int, int, int], anchors: tuple[int, int, int]) -> None:
         super().__init__()
         if any(p % a for p, a in zip(points, anchors, strict=True)):
             raise ValueError(f"points {points} must be multiples of anchors {anchors}")
@@ -118,9 +116,7 @@ class DeformableAttention3D(nn.Module):
         value = self.value_proj(tokens).unflatten(-1, (self.heads, -1))
         return [self._attend(i, plane, value, shapes, views[i]) for i, plane in enumerate(planes)]
 
-    def _attend(
-        self, i: int, plane: Tensor, value: Tensor, shapes: Sequence[tuple[int, int]], view: PlaneViews
-    ) -> Tensor:
+    def _attend(self, i: int, plane: Tensor, value: Tensor, shapes: Sequence[tuple[int, int]], view: PlaneViews) -> Tensor:
         batch, tokens, dim = plane.shape
         cameras, most = view.index.shape
         anchors, per_anchor = self.anchors[i], self.points[i] // self.anchors[i]

@@ -52,9 +52,7 @@ def reference_points_2d(shape: TPVShape) -> dict[str, Tensor]:
     }
 
 
-def reference_points_3d(
-    shape: TPVShape, extent: tuple[float, float, float], anchors: tuple[int, int, int]
-) -> dict[str, Tensor]:
+def reference_points_3d(shape: TPVShape, extent: tuple[float, float, float], anchors: tuple[int, int, int]) -> dict[str, Tensor]:
     """Anchors of each plane's cells, [1, anchors, tokens, 3] (x, y, z) in 0..1 of the box.
 
     extent   edge lengths of the box in metres (x, y, z)

@@ -138,9 +138,7 @@ class TPVFormerHead(nn.Module):
         hw, zh, wz = shape.tokens
         self.positional_encoding = LearnedPositionalEncoding(dim // 2, row_num_embed=shape.h, col_num_embed=shape.w)
         self.register_buffer("tpv_mask_hw", torch.zeros(1, shape.h, shape.w))
-        self.encoder = TPVFormerEncoder(
-            grid, shape, anchors, num_layers, dim, heads, levels, points, self_points, dropout
-        )
+        self.encoder = TPVFormerEncoder(grid, shape, anchors, num_layers, dim, heads, levels, points, self_points, dropout)
         self.level_embeds = nn.Parameter(torch.empty(levels, dim))
         self.cams_embeds = nn.Parameter(torch.empty(num_cameras, dim))
         self.tpv_embedding_hw = nn.Embedding(hw, dim)
@@ -164,9 +162,7 @@ class TPVFormerHead(nn.Module):
         """
         batch, cameras = features[0].shape[:2]
         codes = self.cams_embeds[:cameras, None] + self.level_embeds[:, None, None]
-        tokens = torch.cat(
-            [level.flatten(3).transpose(2, 3) + code for level, code in zip(features, codes, strict=True)], dim=2
-        )
+        tokens = torch.cat([level.flatten(3).transpose(2, 3) + code for level, code in zip(features, codes, strict=True)], dim=2)
         planes = [
             embedding.weight.expand(batch, -1, -1)
             for embedding in (self.tpv_embedding_hw, self.tpv_embedding_zh, self.tpv_embedding_wz)

@@ -86,9 +86,7 @@ class TPVFormer(OccupancyModel):
         )
         self.aggregator = TPVAggregator(shape, upsampling, dim, hidden, out, grid.num_classes, checkpointing)
         if gaussrender is not None:
-            plugin = GaussRender(
-                grid, renderer=renderer, feature_channels=out, config=GaussRenderConfig(**gaussrender)
-            )
+            plugin = GaussRender(grid, renderer=renderer, feature_channels=out, config=GaussRenderConfig(**gaussrender))
             self.attach_rendering(plugin, self.aggregator)
 
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:

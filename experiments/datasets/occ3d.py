@@ -51,9 +51,7 @@ def read_labels(path: Path, grid: OccupancyGrid) -> tuple[NDArray[np.uint8], NDA
         raise DataError(f"label {path} cannot be read ({error}): copy or download it again") from error
     for name, array in (("semantics", labels), ("mask_camera", visible)):
         if array.shape != grid.shape or array.dtype.kind not in "biu":
-            raise DataError(
-                f"label {path}: {name} is {array.dtype} {list(array.shape)}, expected integers {list(grid.shape)}"
-            )
+            raise DataError(f"label {path}: {name} is {array.dtype} {list(array.shape)}, expected integers {list(grid.shape)}")
     if int(labels.min()) < 0 or int(labels.max()) >= grid.num_classes:
         bad = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
         raise DataError(f"label {path} holds class {bad}, Occ3D's classes are 0..{grid.num_classes - 1}")

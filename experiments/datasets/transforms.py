@@ -50,9 +50,7 @@ class ImageTransform:
         rows = self._scaled_rows(native_width, native_height)
         if (native_width, native_height) != (self.width, rows):
             shrinks = self.width < native_width
-            image = cv2.resize(
-                image, (self.width, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-            )  # type: ignore[assignment]
+            image = cv2.resize(image, (self.width, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[assignment]
         return image[rows - self.height :]
 
     def normalise(self, image: NDArray[Any]) -> Float:

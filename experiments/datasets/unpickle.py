@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 _DOWNLOAD = (
-    "the info pickles of Occ3D-nuScenes are published by RenderOcc "
-    "(github.com/pmj110119/RenderOcc, docs/prepare_datasets.md)"
+    "the info pickles of Occ3D-nuScenes are published by RenderOcc (github.com/pmj110119/RenderOcc, docs/prepare_datasets.md)"
 )
 
 

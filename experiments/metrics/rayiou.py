@@ -169,9 +169,7 @@ def ray_counts(
     """
     if predicted.shape != target.shape:
         raise ValueError(f"predicted {list(predicted.shape)} and target {list(target.shape)} differ in shape")
-    classes, distances = cast(
-        np.stack([predicted, target]), origins, lower=lower, voxel_size=voxel_size, empty=empty
-    )
+    classes, distances = cast(np.stack([predicted, target]), origins, lower=lower, voxel_size=voxel_size, empty=empty)
     kept = classes[1] != empty
     guess, true = classes[0][kept], classes[1][kept]
     error = np.abs(distances[0][kept] - distances[1][kept])

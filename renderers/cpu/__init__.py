@@ -63,9 +63,7 @@ class CpuRenderer(Renderer):
             return Availability(False, f"the compiled op does not load: {error}", "run `python -m renderers.cpu.build` again")
         return Availability(True)
 
-    def _render(
-        self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None
-    ) -> Rendering:
+    def _render(self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None) -> Rendering:
         g = gaussians
         if g.means.device.type != "cpu":
             raise SettingNotSupported("cpu", "device", str(g.means.device), "move the tensors to the CPU or take a GPU renderer")

@@ -34,10 +34,7 @@ def surround_batch(
     """Random images and labels (a tenth occupied) under the rig; samples differ in camera height."""
     g = torch.Generator().manual_seed(seed)
     intrinsics = torch.stack(
-        [
-            torch.tensor([[f * width, 0.0, width / 2], [0.0, f * width, height / 2], [0.0, 0.0, 1.0]])
-            for _, f in RIG[:cameras]
-        ]
+        [torch.tensor([[f * width, 0.0, width / 2], [0.0, f * width, height / 2], [0.0, 0.0, 1.0]]) for _, f in RIG[:cameras]]
     ).expand(batch, -1, -1, -1)
     extrinsics = torch.stack(
         [torch.stack([world_to_camera(yaw, 1.5 + 0.3 * b) for yaw, _ in RIG[:cameras]]) for b in range(batch)]

@@ -397,10 +397,7 @@ def test_every_parameter_is_trained(batch: OccupancyBatch) -> None:
 def test_rendered_losses_reach_the_image_backbone(batch: OccupancyBatch) -> None:
     one = replace(
         batch,
-        **{
-            name: getattr(batch, name)[:1]
-            for name in ("images", "projection", "intrinsics", "reference_to_camera", "labels")
-        },
+        **{name: getattr(batch, name)[:1] for name in ("images", "projection", "intrinsics", "reference_to_camera", "labels")},
     )
     options = dict(with_bev=False, with_bev_depth=False, image_reduction=4)
     model = build("toy", SMALL, gaussrender=options, renderer="reference").train()

@@ -146,9 +146,7 @@ def batch_of(seeds: list[int]) -> tuple[dict[str, OccupancyBatch], list[dict[str
         reference_to_lidar=torch.eye(4).expand(b, 4, 4),
         meta=[{"token": str(seed), "ray_origins": ORIGINS} for seed in seeds],
     )
-    samples = [
-        {"labels": torch.from_numpy(p), "views": {k: torch.from_numpy(x) for k, x in v.items()}} for p, _, _, v in parts
-    ]
+    samples = [{"labels": torch.from_numpy(p), "views": {k: torch.from_numpy(x) for k, x in v.items()}} for p, _, _, v in parts]
     return {"batch": batch}, samples  # type: ignore[return-value]
 
 
