@@ -65,7 +65,9 @@ def test_published_file_loads(rendered: TPVFormer, tmp_path: Path) -> None:
     assert load_released(model, tmp_path / "a.pth") == []
     assert same(model, state)
     batch = surround_batch(GRID, width=104, height=64)
-    assert torch.equal(model.eval().predict(batch).logits[0], rendered.eval().predict(batch).logits[0])
+    # Not to the bit: a convolution may take another path for weights that lie at another address.
+    expected = rendered.eval().predict(batch).logits[0]
+    torch.testing.assert_close(model.eval().predict(batch).logits[0], expected, atol=1e-5, rtol=1e-4)
     model.init_weights()  # what mmengine's Runner does before training
     assert same(model, state)
 
