@@ -39,7 +39,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
 
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown table": (["table_tyni"], ["unknown table 'table_tyni'", "did you mean 'table_tiny'?"]),
-    "no table": ([], ["Missing argument 'TABLE'", "--help"]),
+    "no table": ([], ["Missing argument", "--help"]),
     "unknown option": (["table_tiny", "--rendrer", "cpu"], ["--rendrer", "--renderer"]),
     "unknown row": (["table_tiny", "--row", "smal"], ["unknown row 'smal'", "did you mean 'small'?"]),
     "row that is only quoted": (["table_tiny", "--row", "quoted"], ["quoted only", "small+gaussrender"]),
