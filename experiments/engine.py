@@ -109,6 +109,8 @@ class ResumableTrainLoop(IterBasedTrainLoop):
     The dataloader's EndlessSampler already starts where the run stopped.
     """
 
+    dataloader_iterator: Any
+
     def run(self) -> Any:
         self.dataloader_iterator = _Positioned(self.dataloader_iterator, self._iter)
         return super().run()
