@@ -51,7 +51,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "data root that is not there": (["table_tiny", "--data-root", "/nowhere"], ["data root /nowhere is not a folder"]),
     "no iterations": (["table_tiny", "--iterations", "0"], ["--iterations must be a positive number, got 0"]),
-    "iterations in words": (["table_tiny", "--iterations", "many"], ["--iterations", "many"]),
+    "iterations in words": (["table_tiny", "--iterations", "many"], ["--iterations", "valid integer"]),
     "negative seed": (["table_tiny", "--seed", "-1"], ["--seed must not be negative"]),
     "evaluation of nothing": (
         ["table_tiny", "--eval-only", "--row", "small"],
