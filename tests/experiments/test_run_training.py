@@ -263,7 +263,13 @@ def test_kill_9_leaves_a_resumable_cell_and_every_finished_one(tmp_path: Path) -
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     start = [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny", "--row", "small"]
     process = subprocess.Popen(
-        [*start, "--iterations", "400"], env=environment(tmp_path), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [*start, "--iterations", "400"],
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As from a terminal: a shell that runs the tests in the background makes its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     work = tmp_path / "results" / "table_tiny" / "toy" / "small--cpu--seed0--iterations=400"
     deadline = time.time() + 300
