@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SOURCES = ("op.cpp", "blend.h", "simd.h", "splat.h")
+SOURCES = ("op.cpp", "peak.cpp", "blend.h", "simd.h", "splat.h")
 FOLDER = Path(__file__).parent
 FLAGS = (
     "-std=c++17 -O3 -fopenmp -fPIC -shared -ffp-contract=off -fno-math-errno -fno-trapping-math "
@@ -69,7 +69,8 @@ def ensure(target: str, quiet: bool = True) -> Path:
         handle, partial = tempfile.mkstemp(dir=folder, prefix=".op-", suffix=".partial")
         os.close(handle)
         try:
-            _compile([*command, *FLAGS, *TARGETS[target], str(FOLDER / "op.cpp"), "-o", partial], path.with_suffix(".log"))
+            units = [str(FOLDER / name) for name in SOURCES if name.endswith(".cpp")]
+            _compile([*command, *FLAGS, *TARGETS[target], *units, "-o", partial], path.with_suffix(".log"))
             os.replace(partial, path)
         finally:
             Path(partial).unlink(missing_ok=True)

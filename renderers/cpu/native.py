@@ -58,6 +58,8 @@ def library(target: str) -> ctypes.CDLL:
     op.occ_forward.restype = op.occ_backward.restype = ctypes.c_int32
     op.occ_bins.argtypes, op.occ_bins.restype = [ctypes.c_int32, ctypes.c_int32], ctypes.c_int32
     op.occ_level.argtypes, op.occ_level.restype = [], ctypes.c_int32
+    op.occ_peak_flops.argtypes, op.occ_peak_flops.restype = [ctypes.c_int32, ctypes.c_double], ctypes.c_double
+    op.occ_peak_bytes.argtypes, op.occ_peak_bytes.restype = [ctypes.c_int32, ctypes.c_int64, ctypes.c_int32], ctypes.c_double
     return op
 
 
