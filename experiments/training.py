@@ -24,8 +24,9 @@ from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
 from experiments import environment, figures, models
 from experiments.cells import WEIGHTS, CellFolder, Progress
+from experiments.datasets.frames import collate
 from experiments.datasets.layout import CAMERAS
-from experiments.datasets.occ3d import Occ3DNuScenes, collate
+from experiments.datasets.occ3d import Occ3DNuScenes
 from experiments.datasets.sampling import TrainSampler
 from experiments.datasets.transforms import ImageTransform
 from experiments.engine import (

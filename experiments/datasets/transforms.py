@@ -115,7 +115,9 @@ def distort(image: Float, random: np.random.Generator) -> Float:
 
 
 @njit(cache=True, nogil=True)
-def _pool(labels: NDArray[np.uint8], visible: NDArray[np.bool_], factor: int, empty: int, classes: int):  # type: ignore[no-untyped-def]
+def _pool(  # type: ignore[no-untyped-def]
+    labels: NDArray[np.uint8], visible: NDArray[np.bool_], factor: int, empty: int, classes: int, ignore: int
+):
     nx, ny, nz = labels.shape[0] // factor, labels.shape[1] // factor, labels.shape[2] // factor
     pooled = np.empty((nx, ny, nz), np.uint8)
     seen = np.zeros((nx, ny, nz), np.bool_)
@@ -124,31 +126,36 @@ def _pool(labels: NDArray[np.uint8], visible: NDArray[np.bool_], factor: int, em
         for y in range(ny):
             for z in range(nz):
                 count[:] = 0
-                any_seen = False
+                any_seen, any_unknown = False, False
                 for i in range(x * factor, (x + 1) * factor):
                     for j in range(y * factor, (y + 1) * factor):
                         for k in range(z * factor, (z + 1) * factor):
-                            count[labels[i, j, k]] += 1
+                            if labels[i, j, k] == ignore:
+                                any_unknown = True
+                            else:
+                                count[labels[i, j, k]] += 1
                             any_seen |= visible[i, j, k]
-                best, best_count = empty, 0
+                best, best_count = ignore if any_unknown else empty, 0
                 for c in range(classes):
                     if c != empty and count[c] > best_count:
                         best, best_count = c, count[c]
                 pooled[x, y, z] = best
-                seen[x, y, z] = any_seen
+                seen[x, y, z] = any_seen and best != ignore
     return pooled, seen
 
 
 def coarsen_labels(
-    labels: NDArray[np.uint8], visible: NDArray[np.bool_], factor: int, empty: int, classes: int
+    labels: NDArray[np.uint8], visible: NDArray[np.bool_], factor: int, empty: int, classes: int, ignore: int = 255
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Labels and camera mask [X, Y, Z] of voxels ``factor`` times as large.
+    """Labels and evaluation mask [X, Y, Z] of voxels ``factor`` times as large.
 
-    A coarse voxel takes the most frequent occupied class among its children (the lowest id of equals), or ``empty``
-    if none is occupied; it is visible if any child is. All labels must be below ``classes``.
+    A coarse voxel takes the most frequent occupied class among its children (the lowest id of equals). Where none is
+    occupied it is ``ignore`` if any child is, else ``empty``. It counts if any child does and it is not ``ignore``.
+    Labels must be below ``classes``, or ``ignore``.
     """
     if any(n % factor for n in labels.shape):
         raise ValueError(f"labels {labels.shape} cannot be coarsened by {factor}")
-    if int(labels.max(initial=0)) >= classes:
-        raise ValueError(f"labels hold {int(labels.max())}, above the highest class {classes - 1}")
-    return _pool(labels, visible, factor, empty, classes)
+    highest = int(labels.max(initial=0, where=labels != ignore))
+    if highest >= classes:
+        raise ValueError(f"labels hold {highest}, above the highest class {classes - 1}")
+    return _pool(labels, visible, factor, empty, classes, ignore)

@@ -14,9 +14,10 @@ from occ3d_layout import CAMERA_HEIGHT, FOCAL, HEIGHT, LIDAR, MOTION, WIDTH, lab
 from torch.utils.data import DataLoader
 
 from baselines.interface import OccupancyBatch
+from experiments.datasets.frames import collate, mini_indices
 from experiments.datasets.geometry import ray_origins
 from experiments.datasets.layout import CAMERAS, data_fingerprint, describe, resolve
-from experiments.datasets.occ3d import Occ3DNuScenes, collate, mini_indices
+from experiments.datasets.occ3d import Occ3DNuScenes
 from experiments.datasets.sampling import TrainSampler
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError

@@ -1,0 +1,242 @@
+"""Camera frames with voxel labels, whatever their layout on disk: decoding, caching, augmentation, joining to batches."""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from baselines.interface import OccupancyBatch, OccupancyGrid
+from experiments.datasets.transforms import ImageTransform, coarsen_labels, distort, read_image
+from experiments.datasets.unpickle import DataError
+
+MINI_SHARE = 0.2
+MINI_SEED = 2025
+
+Frame = TypeVar("Frame")
+Labels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
+
+
+def mini_indices(count: int) -> list[int]:
+    """The 20 % of ``count`` frames that upstream's ``is_mini`` takes, in its order (at least one).
+
+    Drawn as GaussRender dataset/nuscenes.py:42-70 draws them; for 28,130 and 6,019 frames the result equals the
+    lists that it ships (dataset/indices/*.json). A private generator leaves the global one alone.
+    """
+    return random.Random(MINI_SEED).sample(range(count), max(1, int(count * MINI_SHARE)))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The V cameras of a frame, float64.
+
+    pinholes             [V, 3, 3] intrinsics in pixels of the image files
+    features             [V, 4, 4] reference frame -> camera, with which the network samples its features
+    labels               [V, 4, 4] reference frame -> label camera, ego-motion compensated
+    reference_to_lidar   [4, 4]
+    """
+
+    pinholes: NDArray[np.float64]
+    features: NDArray[np.float64]
+    labels: NDArray[np.float64]
+    reference_to_lidar: NDArray[np.float64]
+
+
+def pinhole(matrix: Any) -> NDArray[np.float64]:
+    """[3, 3] intrinsics; raises ValueError for other shapes and for NaN or infinity."""
+    intrinsics = np.asarray(matrix, dtype=np.float64)
+    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all():
+        raise ValueError("the intrinsics are no 3x3 matrix, or have NaN or infinite values")
+    return intrinsics
+
+
+def _full(intrinsics: NDArray[np.float64]) -> NDArray[np.float64]:
+    matrix = np.eye(4)
+    matrix[:3, :3] = intrinsics
+    return matrix
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """What is decoded once a frame: images [V, h, w, 3] uint8 and the size of the files' images."""
+
+    images: NDArray[np.uint8]
+    native_width: int
+    native_height: int
+
+
+class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
+    """Frames of a split as ``OccupancyBatch`` of one sample; ``collate`` joins them.
+
+    data_root           folder with the data set in its official layout
+    split               its name in that layout
+    image               size, normalisation and distortion of the network's input
+    coarsen             labels and grid with voxels that many times as large
+    mini                the 20 % of the frames that upstream's ``is_mini`` takes
+    label_camera_width  width in pixels to which the label cameras are scaled, or None for the images' own size
+    augment             photometric distortion (training); drawn from (seed, draw, index)
+    seed                seed of the distortion
+    cache               keep decoded images and labels in memory; for small data sets only
+
+    Items are addressed by an index or by a pair (index, draw), where ``draw`` (say, the epoch; see ``TrainSampler``)
+    picks the distortion; an index alone means draw 0. ``meta`` holds at least: token, scene, index, image_paths.
+
+    A subclass lists its frames and reads one: ``_list``, ``_image_paths``, ``_calibration``, ``_read_labels``, ``_meta``.
+    Raises DataError, naming the file, for whatever is missing or damaged.
+    """
+
+    has_ray_origins = False
+    """Whether ``meta`` holds "ray_origins", from which RayIoU casts its rays."""
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        split: str,
+        *,
+        image: ImageTransform | None = None,
+        coarsen: int = 1,
+        mini: bool = False,
+        label_camera_width: int | None = None,
+        augment: bool = False,
+        seed: int = 0,
+        cache: bool = False,
+    ) -> None:
+        self.data_root = Path(data_root)
+        self.split = split
+        self.image = image or ImageTransform()
+        self.coarsen = coarsen
+        self.official_grid = self._official_grid()
+        self.grid = self.official_grid if coarsen == 1 else self.official_grid.coarsened(coarsen)
+        self.label_camera_width = label_camera_width
+        self.augment = augment
+        self.seed = seed
+        self._all_frames = self._list()
+        self._chosen = mini_indices(len(self._all_frames)) if mini else list(range(len(self._all_frames)))
+        self._pixels: dict[int, _Pixels] | None = {} if cache else None
+        self._labels: dict[int, Labels] | None = {} if cache else None
+
+    @abstractmethod
+    def _official_grid(self) -> OccupancyGrid:
+        """The grid of the label files."""
+
+    @abstractmethod
+    def _list(self) -> list[Frame]:
+        """All frames of the split in the published order."""
+
+    @abstractmethod
+    def _image_paths(self, frame: Frame) -> list[Path]:
+        """The images of the V cameras, in the order of ``_calibration``."""
+
+    @abstractmethod
+    def _calibration(self, frame: Frame) -> Calibration:
+        """The frame's cameras."""
+
+    @abstractmethod
+    def _read_labels(self, frame: Frame) -> Labels:
+        """Class ids and the mask of the voxels that count in evaluation, [X, Y, Z] on the official grid."""
+
+    @abstractmethod
+    def _meta(self, index: int, frame: Frame) -> dict[str, Any]:
+        """What the batch says about the frame."""
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> OccupancyBatch:
+        index, draw = key if isinstance(key, tuple) else (key, 0)
+        frame = self._frame(index)
+        pixels = self._read_pixels(index)
+        labels, counted = self.labels(index)
+        cameras = self._calibration(frame)
+        to_input = np.eye(4)
+        to_input[:3, :3] = self.image.matrix(pixels.native_width, pixels.native_height)
+        scale = (self.label_camera_width or pixels.native_width) / pixels.native_width
+        intrinsics = cameras.pinholes.copy()
+        intrinsics[:, :2] *= scale
+        matrices = {
+            "projection": np.stack([to_input @ _full(k) @ m for k, m in zip(cameras.pinholes, cameras.features, strict=True)]),
+            "intrinsics": intrinsics,
+            "reference_to_camera": cameras.labels,
+            "reference_to_lidar": cameras.reference_to_lidar,
+        }
+        return OccupancyBatch(
+            images=torch.from_numpy(self._network_input(pixels.images, index, draw))[None],
+            **{name: torch.from_numpy(value.astype(np.float32))[None] for name, value in matrices.items()},
+            camera_size=(round(pixels.native_width * scale), int(pixels.native_height * scale)),
+            labels=torch.from_numpy(labels.astype(np.int64))[None],
+            camera_mask=torch.from_numpy(counted)[None],
+            meta=[self._meta(index, frame)],
+        )
+
+    def labels(self, index: int) -> Labels:
+        """Class ids and mask of the voxels that count, [X, Y, Z], of a frame, without reading its images."""
+        if self._labels is not None and index in self._labels:
+            return self._labels[index]
+        labels, counted = self._read_labels(self._frame(index))
+        if self.coarsen > 1:
+            labels, counted = coarsen_labels(
+                labels, counted, self.coarsen, self.grid.empty, self.grid.num_classes, self.grid.ignore
+            )
+        if self._labels is not None:
+            self._labels[index] = labels, counted
+        return labels, counted
+
+    def _frame(self, index: int) -> Frame:
+        return self._all_frames[self._chosen[index]]
+
+    def _read_pixels(self, index: int) -> _Pixels:
+        if self._pixels is not None and index in self._pixels:
+            return self._pixels[index]
+        paths = self._image_paths(self._frame(index))
+        images = np.empty((len(paths), self.image.height, self.image.width, 3), dtype=np.uint8)
+        size: tuple[int, int] | None = None
+        for view, path in enumerate(paths):
+            native = read_image(path)
+            height, width = native.shape[:2]
+            if size not in (None, (width, height)):
+                raise DataError(f"image {path} is {width}x{height}, the cameras before it {size[0]}x{size[1]}")  # type: ignore[index]
+            size = width, height
+            try:
+                images[view] = self.image.apply(native)
+            except ValueError as error:
+                raise DataError(f"image {path}: {error}") from None
+        assert size is not None
+        pixels = _Pixels(images, *size)
+        if self._pixels is not None:
+            self._pixels[index] = pixels
+        return pixels
+
+    def _network_input(self, images: NDArray[np.uint8], index: int, draw: int) -> NDArray[np.float32]:
+        views, height, width, _ = images.shape
+        out = np.empty((views, 3, height, width), dtype=np.float32)
+        generator = np.random.default_rng((self.seed, draw, index))
+        for view, image in enumerate(images):
+            if self.augment and self.image.distort:
+                out[view] = self.image.normalise(distort(image.astype(np.float32), generator))
+            else:
+                out[view] = self.image.normalise(image)
+        return out
+
+
+def collate(samples: list[OccupancyBatch]) -> dict[str, OccupancyBatch]:
+    """``{"batch": OccupancyBatch}`` of all samples in order; raises DataError if their cameras differ in size."""
+    first = samples[0]
+    if len(samples) == 1:
+        return {"batch": first}
+    for sample in samples[1:]:
+        if sample.camera_size != first.camera_size:
+            raise DataError(
+                f"frames {first.meta[0]['token']} and {sample.meta[0]['token']} have images of different size "
+                f"({first.camera_size}, {sample.camera_size}): use a batch size of 1"
+            )
+    tensors = ("images", "projection", "intrinsics", "reference_to_camera", "labels", "camera_mask", "reference_to_lidar")
+    joined = {name: torch.cat([getattr(sample, name) for sample in samples]) for name in tensors}
+    meta = [entry for sample in samples for entry in sample.meta]
+    return {"batch": OccupancyBatch(camera_size=first.camera_size, meta=meta, **joined)}
