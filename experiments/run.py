@@ -79,7 +79,16 @@ def command(
             print_rows(console, spec)
         print_cells(console, plan, root, force)
         return 0
-    return _run(spec, plan, root, checkpoint, force, cast(Launcher, launcher), console)
+    if launcher == "none":
+        return _run(spec, plan, root, checkpoint, force, "none", console)
+    from experiments.runner import end_processes
+
+    code = 1
+    try:
+        code = _run(spec, plan, root, checkpoint, force, cast(Launcher, launcher), console)
+    finally:
+        end_processes(finished=code == 0)
+    return code
 
 
 def _run(
@@ -175,8 +184,9 @@ def _cuda() -> bool:
 
 
 def _error(message: str) -> None:
-    if _rank() == 0:
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    # Every process speaks: the first to fail may be the only one that knows why, and the launcher ends the others.
+    who = f" (process {_rank()})" if _rank() else ""
+    print(f"error{who}: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def spread_lists(argv: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from experiments.spec import Cell
 from experiments.tracking import Tracker
 from experiments.training import Job, work
 
-__all__ = ["CellFailed", "Job", "run_cell", "start_processes"]
+__all__ = ["CellFailed", "Job", "end_processes", "run_cell", "start_processes"]
 
 
 class CellFailed(RuntimeError):
@@ -33,9 +33,12 @@ class CellFailed(RuntimeError):
 
 
 def start_processes(launcher: Launcher) -> None:
-    """Join the process group of ``torchrun`` or slurm; NCCL on CUDA, gloo without. Raises PlanError outside of them."""
+    """Join the process group of ``torchrun`` or slurm; NCCL on CUDA, gloo without. Raises PlanError outside of them.
+
+    ``end_processes`` must follow before the process exits.
+    """
     keep_quiet(MMLogger.get_current_instance())
-    if launcher == "none" or torch.distributed.is_initialized():
+    if launcher == "none":
         return
     variable = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}[launcher]
     if variable not in os.environ:
@@ -47,6 +50,18 @@ def start_processes(launcher: Launcher) -> None:
         torch.distributed.init_process_group("gloo")
     else:
         raise PlanError("--launcher slurm needs CUDA devices; without them use torchrun and --launcher pytorch")
+
+
+def end_processes(finished: bool) -> None:
+    """Leave the process group, if one was joined; its threads must not outlive the interpreter, which would abort.
+
+    finished  all went well here, hence on the others too: wait for them, so that nobody leaves in the middle of a talk.
+              After a failure they may wait for something else, and are not waited for.
+    """
+    if torch.distributed.is_initialized():
+        if finished:
+            torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def run_cell(cell: Cell, job: Job) -> Record:

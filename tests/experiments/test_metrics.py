@@ -184,15 +184,19 @@ from experiments.metrics.evaluator import OccupancyMetric
 
 rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
-metric = OccupancyMetric(GRID)
-seen = list(DefaultSampler(range(5), shuffle=False))
-assert len(seen) == 3, seen  # five samples on two ranks: one is repeated
-for index in seen:
-    metric.process(*batch_of([index]))
-values = metric.evaluate(5)
-assert (metric.last is not None) == (rank == 0)
-with open(f"{{out}}{{rank}}", "w") as file:
-    file.write(repr(sorted(values.items())))
+try:
+    metric = OccupancyMetric(GRID)
+    seen = list(DefaultSampler(range(5), shuffle=False))
+    assert len(seen) == 3, seen  # five samples on two ranks: one is repeated
+    for index in seen:
+        metric.process(*batch_of([index]))
+    values = metric.evaluate(5)
+    assert (metric.last is not None) == (rank == 0)
+    with open(f"{{out}}{{rank}}", "w") as file:
+        file.write(repr(sorted(values.items())))
+    dist.barrier()  # neither process leaves while the other may still talk to it
+finally:
+    dist.destroy_process_group()  # gloo's threads must not outlive the interpreter, which would abort
 """
 
 
