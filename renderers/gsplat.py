@@ -127,7 +127,7 @@ class GsplatRenderer(Renderer):
             ) from error
         limit = float(alpha[0, 8, 8, 0])
         for name in ("gsplat-1.5", "gsplat-1.6"):
-            if abs(limit - float(DIALECTS[name]["alpha_max"])) < 1e-5:
+            if abs(limit - float(DIALECTS[name].settings["alpha_max"])) < 1e-5:
                 return DIALECTS[name]
         raise RendererUnavailable(
             f"gsplat {'.'.join(map(str, self._version))} renders a saturated Gaussian with alpha {limit:.5f}; "

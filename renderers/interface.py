@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
+
+from renderers.dialects import CONTRACT, Dialect
 
 Extent = Literal["iso", "tile3sigma"]
 ClampRule = Literal["symmetric", "principal"]
@@ -242,12 +243,12 @@ class Renderer(ABC):
     ``render`` checks its arguments, then hands over to the backend's ``_render``; it is differentiable in every
     Gaussian field (not in the cameras).
 
-    dialect  the settings that this backend has compiled in, by field name of ``RasterSettings`` (see
-             ``renderers.dialects``); asking for any other value raises SettingNotSupported
+    dialect  how this backend computes (see ``renderers.dialects``); asking for another value of a setting that it has
+             compiled in raises SettingNotSupported
     """
 
     name: ClassVar[str]
-    dialect: Mapping[str, float | int | str | bool] = {}
+    dialect: Dialect = CONTRACT
 
     @classmethod
     @abstractmethod
@@ -278,10 +279,8 @@ class Renderer(ABC):
 
     def departures(self, settings: RasterSettings) -> dict[str, tuple[object, object]]:
         """The settings that this backend cannot honour: name -> (value asked for, the backend's own value)."""
-        asked = {name: getattr(settings, name) for name in self.dialect}
-        if settings.extent == "iso" and self.dialect.get("extent", "iso") == "iso":
-            asked.pop("tile_size", None)  # without tiles in the extent rule their size changes nothing
-        return {name: (value, self.dialect[name]) for name, value in asked.items() if not _same(value, self.dialect[name])}
+        asked = {name: (getattr(settings, name), own) for name, own in self.dialect.settings.items()}
+        return {name: (value, own) for name, (value, own) in asked.items() if not _same(value, own)}
 
     def native(self, settings: RasterSettings) -> RasterSettings:
         """``settings`` with this backend's own value wherever it cannot honour the one asked for.

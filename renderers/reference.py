@@ -11,6 +11,7 @@ to back the Gaussians whose extent touches it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from renderers.dialects import CONTRACT, DIALECTS, Dialect
 from renderers.interface import Availability, Cameras, Gaussians, RasterSettings, Renderer, Rendering
 
 BLOCK = 16  # edge of the pixel blocks that are blended together; the result does not depend on it
@@ -25,9 +27,16 @@ PAIRS = 1 << 21  # most (pixel, Gaussian) pairs held at once; more are blended i
 
 
 class ReferenceRenderer(Renderer):
-    """Plain PyTorch on any device, float32 or float64; honours every setting."""
+    """Plain PyTorch on any device, float32 or float64.
+
+    dialect  takes the settings of another rasterizer for its own, and refuses others as that one does
+             (see ``emulate``); by default it honours every setting
+    """
 
     name = "reference"
+
+    def __init__(self, dialect: Dialect = CONTRACT) -> None:
+        self.dialect = dialect
 
     @classmethod
     def availability(cls) -> Availability:
@@ -53,15 +62,22 @@ class ReferenceRenderer(Renderer):
         return Rendering(features, depth, alpha)
 
 
+def emulate(name: str) -> ReferenceRenderer:
+    """The reference renderer in the dialect ``name`` of ``renderers.dialects.DIALECTS``: 12x12 tiles, gsplat 1.5, ..."""
+    return ReferenceRenderer(DIALECTS[name])
+
+
 @dataclass(frozen=True)
 class Projected:
     """K Gaussians that one view may see, nearest first.
 
-    centre [K, 2] px; conic [K, 3] = (a, b, c) of the inverse covariance [[a, b], [b, c]] in px^-2; opacity [K];
-    payload [K, C+1] = features and depth; bounds [K, 4] int64 = first column, first row, end column, end row of the
-    pixels it may reach (exact for "tile3sigma", a superset for "iso", where alpha_min decides).
+    index [K] their place in the input; centre [K, 2] px; conic [K, 3] = (a, b, c) of the inverse covariance
+    [[a, b], [b, c]] in px^-2; opacity [K]; payload [K, C+1] = features and depth; bounds [K, 4] int64 = first column,
+    first row, end column, end row of the pixels it may reach (exact for "tile3sigma", a superset for "iso", where
+    alpha_min decides).
     """
 
+    index: Tensor
     centre: Tensor
     conic: Tensor
     opacity: Tensor
@@ -136,6 +152,7 @@ def project(
     with torch.no_grad():
         bounds = _bounds(centre, sxx, syy, determinant, opacity, cameras, settings)
     return Projected(
+        index=index,
         centre=centre,
         conic=torch.stack([syy, -sxy, sxx], -1) / determinant[:, None],
         opacity=opacity,
@@ -188,36 +205,45 @@ def _bounds(
     return torch.cat([first, end], -1)
 
 
+def blocks(bounds: Tensor, width: int, height: int) -> Iterator[tuple[tuple[int, int, int, int], Tensor]]:
+    """The image in blocks, row by row: (first column, first row, end column, end row) and the Gaussians touching it.
+
+    bounds [K, 4] as in ``Projected``; the indices into it come in its order.
+    """
+    left, top, right, bottom = bounds.unbind(-1)
+    for y in range(0, height, BLOCK):
+        y_end = min(y + BLOCK, height)
+        in_row = ((top < y_end) & (bottom > y)).nonzero().squeeze(1)
+        row_left, row_right = left[in_row], right[in_row]
+        for x in range(0, width, BLOCK):
+            x_end = min(x + BLOCK, width)
+            yield (x, y, x_end, y_end), in_row[(row_left < x_end) & (row_right > x)]
+
+
+def pixels_of(block: tuple[int, int, int, int], device: torch.device) -> Tensor:
+    """[P, 2] int64 column and row of each pixel of a block, row by row."""
+    x, y, x_end, y_end = block
+    columns, rows = torch.arange(x, x_end, device=device), torch.arange(y, y_end, device=device)
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).reshape(-1, 2)
+
+
 def _render_view(
     gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, scene: int, view: int, visible: Tensor | None
 ) -> Tensor:
     """[H, W, C+2] accumulated features and depth without background, and the remaining transmittance."""
     splats = project(gaussians, cameras, settings, scene, view, visible)
-    left, top, right, bottom = splats.bounds.unbind(-1)
-    rows = []
-    for y in range(0, cameras.height, BLOCK):
-        y_end = min(y + BLOCK, cameras.height)
-        in_row = ((top < y_end) & (bottom > y)).nonzero().squeeze(1)
-        row_left, row_right = left[in_row], right[in_row]
-        row = []
-        for x in range(0, cameras.width, BLOCK):
-            x_end = min(x + BLOCK, cameras.width)
-            touching = in_row[(row_left < x_end) & (row_right > x)]
-            row.append(_blend(splats, touching, (x, y, x_end, y_end), settings))
-        rows.append(torch.cat(row, 1))
-    return torch.cat(rows, 0)
+    images = [_blend(splats, index, block, settings) for block, index in blocks(splats.bounds, cameras.width, cameras.height)]
+    across = -(-cameras.width // BLOCK)
+    return torch.cat([torch.cat(images[i : i + across], 1) for i in range(0, len(images), across)], 0)
 
 
 def _blend(splats: Projected, index: Tensor, block: tuple[int, int, int, int], settings: RasterSettings) -> Tensor:
     """[h, w, C+2] of one block of pixels, from the Gaussians ``index`` [K] in depth order."""
     x, y, x_end, y_end = block
-    device, dtype = splats.centre.device, splats.centre.dtype
-    columns = torch.arange(x, x_end, device=device)
-    rows = torch.arange(y, y_end, device=device)
-    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).reshape(-1, 2)
+    pixels = pixels_of(block, splats.centre.device)
     accumulated = splats.payload.new_zeros(len(pixels), splats.payload.shape[1])
-    transmittance = torch.ones(len(pixels), device=device, dtype=dtype)
-    stopped = torch.zeros(len(pixels), device=device, dtype=torch.bool)
+    transmittance = splats.centre.new_ones(len(pixels))
+    stopped = torch.zeros_like(transmittance, dtype=torch.bool)
     for part in index.split(max(1, PAIRS // len(pixels))):
         arguments = (splats, part, pixels, accumulated, transmittance, stopped, settings)
         if torch.is_grad_enabled() and splats.requires_grad:
@@ -244,17 +270,7 @@ def _accumulate(
 
     accumulated [P, C+1], transmittance [P], stopped [P] bool: the stop rule has fired, nothing behind counts.
     """
-    dx, dy = (splats.centre[index] - (pixels[:, None] + 0.5)).unbind(-1)
-    a, b, c = splats.conic[index].unbind(-1)
-    power = -0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy
-    raw = splats.opacity[index] * torch.exp(power)
-    limit = float32(settings.alpha_max)
-    alpha = _PassThroughClamp.apply(raw, limit) if settings.clamp_gradient else raw.clamp_max(limit)
-    counts = (power <= 0) & (alpha >= float32(settings.alpha_min))
-    if settings.extent == "tile3sigma":
-        left_top, right_bottom = splats.bounds[index].unsqueeze(0).split(2, -1)
-        counts &= ((pixels[:, None] >= left_top) & (pixels[:, None] < right_bottom)).all(-1)
-    alpha = torch.where(counts, alpha, 0)
+    alpha = limited(density(splats, index, pixels), splats.bounds[index], pixels, settings)
     # Transmittance in front of each Gaussian and behind the last: a running product. It never grows, so the Gaussians
     # before the stop are those behind which it is still large enough.
     running = torch.cumprod(torch.cat([transmittance[:, None], 1 - alpha], 1), 1)
@@ -263,6 +279,25 @@ def _accumulate(
     accumulated = accumulated + (alpha * running[:, :-1]) @ splats.payload[index]
     last = included.sum(1, keepdim=True)  # ``included`` is a prefix, so its length is the index behind it
     return accumulated, running.gather(1, last).squeeze(1), stopped | (last.squeeze(1) < len(index))
+
+
+def density(splats: Projected, index: Tensor, pixels: Tensor) -> Tensor:
+    """[P, K] opacity times the Gaussian's value at pixels [P, 2], before any limit."""
+    dx, dy = (splats.centre[index] - (pixels[:, None] + 0.5)).unbind(-1)
+    a, b, c = splats.conic[index].unbind(-1)
+    power = -0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy
+    return torch.where(power <= 0, splats.opacity[index] * torch.exp(power), 0)
+
+
+def limited(density: Tensor, bounds: Tensor, pixels: Tensor, settings: RasterSettings) -> Tensor:
+    """[P, K] alpha: density cut to alpha_max, and zero below alpha_min or outside the extent with ``bounds`` [K, 4]."""
+    limit = float32(settings.alpha_max)
+    alpha = _PassThroughClamp.apply(density, limit) if settings.clamp_gradient else density.clamp_max(limit)
+    counts = alpha >= float32(settings.alpha_min)
+    if settings.extent == "tile3sigma":
+        left_top, right_bottom = bounds.unsqueeze(0).split(2, -1)
+        counts &= ((pixels[:, None] >= left_top) & (pixels[:, None] < right_bottom)).all(-1)
+    return torch.where(counts, alpha, 0)
 
 
 class _PassThroughClamp(torch.autograd.Function):

@@ -47,7 +47,7 @@ class FakeGsplat:
         self.__version__ = version
         self.calls: list[dict[str, Any]] = []
         dialect = DIALECTS["gsplat-1.5" if version.startswith("1.5") else "gsplat-1.6"]
-        self._settings = RasterSettings().with_(**dialect)
+        self._settings = RasterSettings().with_(**dialect.settings)
         if alpha_max is not None:
             self._settings = self._settings.with_(alpha_max=alpha_max)
 
@@ -144,7 +144,7 @@ def fake_original(package: str, channels: int, tile_size: int, antialiasing: boo
 
     ``module.calls`` records (settings, arguments). settings: deviations from what real builds have compiled in.
     """
-    compiled = RasterSettings().with_(**DIALECTS["original"]).with_(tile_size=tile_size, **settings)
+    compiled = RasterSettings().with_(**DIALECTS["original"].settings).with_(tile_size=tile_size, **settings)
     calls: list[tuple[Any, dict[str, Tensor]]] = []
 
     class Rasterizer:

@@ -124,7 +124,7 @@ def test_compiled_in_settings_are_refused_until_accepted(name: str) -> None:
     asked = renderer.native(RasterSettings()).with_(**{name: other[name]})
     with pytest.raises(SettingNotSupported, match=f"cannot honour {name}={other[name]!r}"):
         renderer.render(gaussians, cameras, asked)
-    assert getattr(renderer.native(asked), name) == DIALECTS["gaussrender"][name]
+    assert getattr(renderer.native(asked), name) == DIALECTS["gaussrender"].settings[name]
 
 
 def test_a_build_that_fails_is_reported_in_one_line() -> None:

@@ -35,8 +35,8 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], me
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_every_dialect_is_a_valid_setting_that_the_reference_honours(name: str) -> None:
-    settings = RasterSettings().with_(**DIALECTS[name])
-    assert all(getattr(settings, key) == value for key, value in DIALECTS[name].items())
+    settings = RasterSettings().with_(**DIALECTS[name].settings)
+    assert all(getattr(settings, key) == value for key, value in DIALECTS[name].settings.items())
     assert not ReferenceRenderer().departures(settings)
     assert ReferenceRenderer().native(settings) == settings
 

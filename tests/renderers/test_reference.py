@@ -63,7 +63,7 @@ VECTORS = [
     [(items, pixel, dialect, expected) for items, pixel, dialects, expected in VECTORS for dialect in dialects],
 )
 def test_known_pixels(items, pixel, dialect, expected, dtype) -> None:
-    out = render(scene(*items, **DIALECTS[dialect]).to(dtype=dtype))
+    out = render(scene(*items, **DIALECTS[dialect].settings).to(dtype=dtype))
     # seven printed digits; one unit more in the last for the float32 rounding of z
     torch.testing.assert_close(at(out, *pixel), torch.tensor(expected, dtype=torch.float64), atol=3e-7, rtol=0)
 
