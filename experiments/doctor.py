@@ -109,7 +109,7 @@ def _data(named: Path | None) -> Iterator[Finding]:
         remedy = f"--data-root FOLDER or {DATA_ROOT_VARIABLE}=FOLDER; not needed for the toy preset"
         yield Finding("data root", False, "none is configured", remedy)
         return
-    from experiments.datasets.layout import describe
+    from experiments.datasets.layouts import describe
 
     found = describe(root)
     if not found:

@@ -176,9 +176,9 @@ def _data_fingerprint(table: TableSpec, preset: PresetName, data_root: Path | No
         from experiments import toyworld
 
         return f"toyworld-{toyworld.fingerprint(toyworld.ToyWorldConfig(**table.preset(preset).data.toyworld))}"
-    from experiments.datasets.layout import data_fingerprint
+    from experiments.datasets.layouts import data_fingerprint
 
-    parts = [data_fingerprint(data_root, split) for split in ("train", "val")]
+    parts = [data_fingerprint(table.dataset, data_root, split) for split in ("train", "val")]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 

@@ -24,11 +24,10 @@ from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
 from experiments import environment, figures, models
 from experiments.cells import WEIGHTS, CellFolder, Progress
-from experiments.datasets.frames import collate
+from experiments.datasets.build import build_dataset
+from experiments.datasets.frames import OccupancyFrames, collate
 from experiments.datasets.layout import CAMERAS
-from experiments.datasets.occ3d import Occ3DNuScenes
 from experiments.datasets.sampling import TrainSampler
-from experiments.datasets.transforms import ImageTransform
 from experiments.engine import (
     CellRunner,
     CurvesHook,
@@ -91,7 +90,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     iterations = _iterations(cell, len(train)) if trains and train is not None else 0
     tracker.params(_params(cell, job, iterations))
     views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
-    metric = OccupancyMetric(val.grid)
+    metric = OccupancyMetric(val.grid, rays=val.has_ray_origins)
     shown = ProgressHook(job.console, f"{cell.name}:")
     test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SHORT, len(val)))) if cell.overrides.get("short") else val
     allow_checkpoint_types()  # late: loading other weights takes the permission back
@@ -171,23 +170,8 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
 _HOOKS: dict[str, Any] = {"logger": None, "sampler_seed": None, "timer": None}
 
 
-def _dataset(cell: Cell, job: Job, split: str) -> Occ3DNuScenes:
-    """A split at the preset's sizes; small generated data sets stay in memory."""
-    if cell.table.dataset != "occ3d":
-        raise ValueError(f"table '{cell.table.name}' names the unknown data set '{cell.table.dataset}' (known: occ3d)")
-    data = cell.preset.data
-    width, height = data.image_size
-    return Occ3DNuScenes(
-        job.data_root,
-        split,
-        image=ImageTransform(width=width, height=height, distort=data.distort),
-        coarsen=data.coarsen,
-        mini=data.mini,
-        label_camera_width=data.label_camera_width,
-        augment=split == "train",
-        seed=cell.seed,
-        cache=data.source == "toyworld",
-    )
+def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
+    return build_dataset(cell.table.dataset, job.data_root, split, cell.preset.data, cell.seed)
 
 
 def _iterations(cell: Cell, samples: int) -> int:
@@ -205,7 +189,7 @@ def _iterations(cell: Cell, samples: int) -> int:
 def _training(
     cell: Cell,
     folder: CellFolder,
-    train: Occ3DNuScenes,
+    train: OccupancyFrames[Any],
     iterations: int,
     start: Path | None,
     clock: Clock,
@@ -283,7 +267,9 @@ def _test_loader(cell: Cell, dataset: Dataset[OccupancyBatch]) -> DataLoader[Any
     )
 
 
-def _shuffled(runner: CellRunner, cell: Cell, val: Occ3DNuScenes, shown: ProgressHook, console: Console) -> dict[str, float]:
+def _shuffled(
+    runner: CellRunner, cell: Cell, val: OccupancyFrames[Any], shown: ProgressHook, console: Console
+) -> dict[str, float]:
     """mIoU with the images of another scene, in percent; nothing where the scenes do not allow it."""
     try:
         dataset = ShuffledImages(val, [val[index].meta[0]["scene"] for index in range(len(val))])
@@ -313,7 +299,9 @@ def _keep_weights(runner: CellRunner, path: Path) -> None:
         temporary.replace(path)
 
 
-def _draw(model: OccupancyModel, views: ViewRenderer, val: Occ3DNuScenes, folder: Path, tracker: Tracker, title: str) -> None:
+def _draw(
+    model: OccupancyModel, views: ViewRenderer, val: OccupancyFrames[Any], folder: Path, tracker: Tracker, title: str
+) -> None:
     """Figures of two validation frames, to the work folder and to MLflow."""
     model.eval()
     for index in sorted({0, len(val) // 2}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from baselines.interface import OccupancyGrid
 from experiments.datasets.layout import OCC3D_CLASSES
+from experiments.datasets.layout_surroundocc import SURROUNDOCC_CLASSES
 
 
 def occ3d_grid(coarsen: int = 1) -> OccupancyGrid:
@@ -16,5 +17,19 @@ def occ3d_grid(coarsen: int = 1) -> OccupancyGrid:
         empty=OCC3D_CLASSES.index("free"),
         frame="ego",
         dataset="occ3d",
+    )
+    return grid if coarsen == 1 else grid.coarsened(coarsen)
+
+
+def surroundocc_grid(coarsen: int = 1) -> OccupancyGrid:
+    """SurroundOcc-nuScenes: 200x200x16 voxels of 0.5 m in the frame of LIDAR_TOP (x right, y forward), empty = 0."""
+    grid = OccupancyGrid(
+        lower=(-50.0, -50.0, -5.0),
+        upper=(50.0, 50.0, 3.0),
+        voxel_size=0.5,
+        class_names=SURROUNDOCC_CLASSES,
+        empty=SURROUNDOCC_CLASSES.index("empty"),
+        frame="lidar",
+        dataset="surroundocc",
     )
     return grid if coarsen == 1 else grid.coarsened(coarsen)

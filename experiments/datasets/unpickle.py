@@ -9,10 +9,6 @@ from typing import Any
 
 import numpy as np
 
-_DOWNLOAD = (
-    "the info pickles of Occ3D-nuScenes are published by RenderOcc (github.com/pmj110119/RenderOcc, docs/prepare_datasets.md)"
-)
-
 
 class DataError(ValueError):
     """Data on disk is missing, damaged or not what the official layout says; the message names the file."""
@@ -54,15 +50,17 @@ class _DataUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"global '{module}.{name}'")
 
 
-def load_infos(path: str | Path) -> Any:
+def load_infos(path: str | Path, published: str = "it belongs to the data set") -> Any:
     """The content of a data set pickle (protocols 0 to 5, written by numpy 1 or 2).
+
+    published  where it can be had, for the error of a missing file
 
     Only numpy arrays and scalars and plain Python values are rebuilt. Raises DataError naming the file if it is
     missing, damaged, or holds anything else (naming the refused global, which is never imported).
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"no data set pickle {path}: {_DOWNLOAD}; name the folder that holds it with --data-root")
+        raise DataError(f"no data set pickle {path}: {published}; name the folder that holds it with --data-root")
     try:
         with path.open("rb") as file:
             return _DataUnpickler(file).load()

@@ -45,7 +45,8 @@ def quaternion(rotation: np.ndarray) -> list[float]:
     return [float(v) for v in (w, x, y, z)]
 
 
-def _info(scene: str, frame: int, number: int) -> dict[str, Any]:
+def frame_info(scene: str, frame: int, number: int) -> dict[str, Any]:
+    """The BEVDet-style info of a frame."""
     token = f"{scene}-{frame:02d}"
     position = np.array([100.0 + 5.0 * frame, 50.0, 0.0])
     lidar_rotation = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # x right, y forward, z up
@@ -94,7 +95,7 @@ def labels_of(number: int) -> dict[str, np.ndarray]:
 def write_layout(root: Path, frames: int = 3) -> Path:
     """Write one scene a split with ``frames`` frames each; returns ``root``."""
     for split, scene in (("train", "scene-0001"), ("val", "scene-0002")):
-        infos = [_info(scene, frame, frame) for frame in range(frames)]
+        infos = [frame_info(scene, frame, frame) for frame in range(frames)]
         for number, info in enumerate(infos):
             folder = root / "gts" / scene / info["token"]
             folder.mkdir(parents=True)

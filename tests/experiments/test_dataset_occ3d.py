@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from baselines.interface import OccupancyBatch
 from experiments.datasets.frames import collate, mini_indices
 from experiments.datasets.geometry import ray_origins
-from experiments.datasets.layout import CAMERAS, data_fingerprint, describe, resolve
+from experiments.datasets.layout import CAMERAS, resolve
+from experiments.datasets.layouts import data_fingerprint, describe
 from experiments.datasets.occ3d import Occ3DNuScenes
 from experiments.datasets.sampling import TrainSampler
 from experiments.datasets.transforms import ImageTransform
@@ -221,11 +222,11 @@ def test_describe_and_fingerprint(layout: Path, damaged: Path, tmp_path: Path) -
         ("val", 3, 3, ""),
     ]
     assert describe(tmp_path / "nowhere") == []
-    train, val = data_fingerprint(damaged, "train"), data_fingerprint(damaged, "val")
-    assert train != val and train == data_fingerprint(damaged, "train")
+    train, val = data_fingerprint("occ3d", damaged, "train"), data_fingerprint("occ3d", damaged, "val")
+    assert train != val and train == data_fingerprint("occ3d", damaged, "train")
     image = damaged / "nuscenes/samples/CAM_BACK/scene-0001-00.jpg"
     image.write_bytes(image.read_bytes() + b"x")
-    assert data_fingerprint(damaged, "train") != train and data_fingerprint(damaged, "val") == val
+    assert data_fingerprint("occ3d", damaged, "train") != train and data_fingerprint("occ3d", damaged, "val") == val
     image.unlink()
     assert [(f.usable, f.problem) for f in describe(damaged)] == [(0, "1 frame(s) without label or images"), (1, "")]
     (damaged / "bevdetv2-nuscenes_infos_val.pkl").write_bytes(b"no pickle")

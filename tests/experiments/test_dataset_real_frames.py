@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from baselines.interface import OccupancyBatch
-from experiments.datasets.layout import describe
+from experiments.datasets.layouts import describe
 from experiments.datasets.occ3d import Occ3DNuScenes
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import load_infos
@@ -151,4 +151,6 @@ def test_ray_origins_start_at_the_lidar(real_frames: Path) -> None:
 
 
 def test_describe_counts_the_frames(real_frames: Path) -> None:
-    assert [(f.split, f.frames, f.usable) for f in describe(real_frames)] == [("train", 3, 3), ("val", 3, 3)]
+    assert [(f.dataset, f.split, f.frames, f.usable) for f in describe(real_frames)] == [
+        (name, split, 3, 3) for name in ("Occ3D-nuScenes", "SurroundOcc-nuScenes") for split in ("train", "val")
+    ]

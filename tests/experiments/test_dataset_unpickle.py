@@ -71,7 +71,7 @@ def test_nothing_hides_below_an_allowed_name(tmp_path: Path) -> None:
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no data set pickle .*infos.pkl.*RenderOcc"):
-        load_infos(tmp_path / "infos.pkl")
+        load_infos(tmp_path / "infos.pkl", "RenderOcc publishes it")
     path = tmp_path / "infos.pkl"
     whole = pickle.dumps({"infos": [np.arange(1000)]})
     for content in (b"", b"no pickle", whole[:-200], whole[: len(whole) // 2]):

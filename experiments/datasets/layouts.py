@@ -1,0 +1,84 @@
+"""All official layouts by data set: what lies below a data root, and a fingerprint of it. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.datasets import layout, layout_surroundocc
+from experiments.datasets.unpickle import DataError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One data set's layout.
+
+    title        name for people
+    splits       names of its splits
+    index        (data root, split) -> the file that lists the split's frames
+    frame_files  (data root, split) -> for each frame, label first, the files it consists of
+    """
+
+    title: str
+    splits: tuple[str, ...]
+    index: Callable[[Path, str], Path]
+    frame_files: Callable[[Path, str], Iterator[list[Path]]]
+
+
+LAYOUTS: dict[str, Layout] = {
+    "occ3d": Layout("Occ3D-nuScenes", layout.SPLITS, layout.info_path, layout.frame_files),
+    "surroundocc": Layout(
+        "SurroundOcc-nuScenes", layout.SPLITS, layout_surroundocc.info_path, layout_surroundocc.frame_files
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FoundSplit:
+    """What lies on disk of one split: ``frames`` listed, ``usable`` of them with label and all images."""
+
+    dataset: str
+    split: str
+    frames: int
+    usable: int
+    problem: str = ""
+
+
+def describe(data_root: str | Path) -> list[FoundSplit]:
+    """The splits found below a data root with their frame counts; empty if there are none. Damage is described."""
+    root = Path(data_root)
+    if not root.is_dir():
+        return []
+    found = []
+    for known in LAYOUTS.values():
+        for split in known.splits:
+            try:
+                if not known.index(root, split).is_file():
+                    continue
+                complete = [all(file.is_file() for file in files) for files in known.frame_files(root, split)]
+            except DataError as error:
+                found.append(FoundSplit(known.title, split, 0, 0, str(error)))
+                continue
+            missing = len(complete) - sum(complete)
+            problem = f"{missing} frame(s) without label or images" if missing else ""
+            found.append(FoundSplit(known.title, split, len(complete), sum(complete), problem))
+    return found
+
+
+def data_fingerprint(dataset: str, data_root: str | Path, split: str) -> str:
+    """sha256 (hex) over the index's bytes and the sizes of the images and labels that it names.
+
+    It does not depend on where the data root lies. Reading sizes instead of contents keeps it to seconds on the
+    full data set; a file that is missing counts as size -1. Raises DataError if the data set is not there, and
+    for a name that is not in ``LAYOUTS``.
+    """
+    if dataset not in LAYOUTS:
+        raise DataError(f"unknown data set '{dataset}' (known: {', '.join(LAYOUTS)})")
+    known, root = LAYOUTS[dataset], Path(data_root)
+    names = list(known.frame_files(root, split))  # reads the index with all its checks
+    digest = hashlib.sha256(known.index(root, split).read_bytes())
+    for file in (file for files in names for file in files):
+        digest.update(b"%d," % (file.stat().st_size if file.is_file() else -1))
+    return digest.hexdigest()

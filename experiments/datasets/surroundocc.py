@@ -1,0 +1,112 @@
+"""SurroundOcc-nuScenes in its official layout: sparse labels in the lidar frame, six images a frame.
+
+Frames and matrices follow GaussRender (valeoai/GaussRender dataset/surr_nuscenes.py, dataset/pipeline.py:415-434).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.interface import OccupancyGrid
+from experiments.datasets import layout_surroundocc as layout
+from experiments.datasets.frames import Calibration, Labels, OccupancyFrames, pinhole
+from experiments.datasets.geometry import rigid
+from experiments.datasets.grids import surroundocc_grid
+from experiments.datasets.layout import CAMERAS
+from experiments.datasets.unpickle import DataError
+
+
+def read_sparse_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
+    """Class ids [X, Y, Z] of a SurroundOcc label: rows (x, y, z, class) of voxel indices; raises DataError naming the file.
+
+    Class 0 in the file is noise and becomes ``grid.ignore``; voxels that are not listed are empty. Of several rows for one
+    voxel the last counts.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"label {path} is missing: unpack SurroundOcc's labels (github.com/weiyithu/SurroundOcc, docs/prepare_data.md) "
+            "below the data root, so that surroundocc/samples holds the .npy files"
+        )
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"label {path} cannot be read ({error}): copy or download it again") from error
+    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu" or rows.ndim != 2 or rows.shape[1] != 4:
+        found = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, np.ndarray) else "an archive"
+        raise DataError(f"label {path} is {found}, expected integers [n, 4] (x, y, z, class)")
+    rows = rows.astype(np.int64)
+    if ((rows[:, :3] < 0) | (rows[:, :3] >= grid.shape)).any():
+        raise DataError(f"label {path} lists voxels outside of the grid {list(grid.shape)}")
+    if ((rows[:, 3] < 0) | (rows[:, 3] >= grid.num_classes)).any():
+        raise DataError(f"label {path} holds classes {rows[:, 3].min()}..{rows[:, 3].max()}, known: 0..{grid.num_classes - 1}")
+    labels = np.full(grid.shape, grid.empty, np.uint8)
+    x, y, z, classes = rows.T
+    labels[x, y, z] = np.where(classes == layout.NOISE, grid.ignore, classes)
+    return labels
+
+
+class SurroundOccNuScenes(OccupancyFrames[layout.KeyFrame]):
+    """SurroundOcc-nuScenes frames; arguments as in ``OccupancyFrames``.
+
+    data_root  folder with the info pickles, ``surroundocc/samples/`` and ``nuscenes/samples/``
+    split      "train" or "val"
+
+    The reference frame is LIDAR_TOP. Features are sampled and labels rendered with the same cameras, which follow the
+    ego motion between lidar and camera time. There is no visibility mask: ``camera_mask`` is False only where the
+    label is unknown. ``meta`` holds: token, scene (its token), frame_idx, index, image_paths, lidar_path.
+    """
+
+    def __init__(self, data_root: str | Path, split: str, **options: Any) -> None:
+        self.pickle = layout.info_path(data_root, split)
+        super().__init__(data_root, split, **options)
+
+    def _official_grid(self) -> OccupancyGrid:
+        return surroundocc_grid()
+
+    def _list(self) -> list[layout.KeyFrame]:
+        return layout.read_frames(self.data_root, self.split)
+
+    def _image_paths(self, frame: layout.KeyFrame) -> list[Path]:
+        return [layout.image_path(self.data_root, frame, name, self.pickle) for name in CAMERAS]
+
+    def _read_labels(self, frame: layout.KeyFrame) -> Labels:
+        labels = read_sparse_labels(layout.label_path(self.data_root, frame, self.pickle), self.official_grid)
+        return labels, labels != self.official_grid.ignore
+
+    def _calibration(self, frame: layout.KeyFrame) -> Calibration:
+        pinholes, lidar_to_camera = [], []
+        name = layout.LIDAR
+        try:
+            lidar = _sensor_to_global(frame.sensor(name, self.pickle))
+            for name in CAMERAS:
+                camera = frame.sensor(name, self.pickle)
+                pinholes.append(pinhole(camera["calib"]["camera_intrinsic"]))
+                lidar_to_camera.append(np.linalg.inv(_sensor_to_global(camera)) @ lidar)
+        except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
+            if isinstance(error, DataError):
+                raise
+            problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+            where = f"frame {frame.index} of scene {frame.scene}"
+            raise DataError(f"{self.pickle}: calibration of {name} in {where} is unusable: {problem}") from error
+        extrinsics = np.stack(lidar_to_camera)
+        return Calibration(np.stack(pinholes), extrinsics, extrinsics, np.eye(4))
+
+    def _meta(self, index: int, frame: layout.KeyFrame) -> dict[str, Any]:
+        return {
+            "token": frame.info.get("token", f"{frame.scene}__{frame.index}"),
+            "scene": frame.scene,
+            "frame_idx": frame.index,
+            "index": index,
+            "image_paths": [str(path) for path in self._image_paths(frame)],
+            "lidar_path": str(layout.lidar_path(self.data_root, frame, self.pickle)),
+        }
+
+
+def _sensor_to_global(sensor: dict[str, Any]) -> NDArray[np.float64]:
+    """[4, 4] sensor -> global at the sensor's time: its mounting, then the pose of the vehicle."""
+    calib, pose = sensor["calib"], sensor["pose"]
+    return rigid(pose["rotation"], pose["translation"]) @ rigid(calib["rotation"], calib["translation"])
