@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from baselines.interface import OccupancyGrid
@@ -112,21 +114,43 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor, ignore: int) -> Tensor
     """Lovasz extension of the Jaccard loss, mean over the classes present in the labels of the whole batch.
 
     probabilities [B, C, X, Y, Z], labels [B, X, Y, Z]; 0 (with zero gradient) if every voxel is ignored.
+    """
+    return _LovaszSoftmax.apply(probabilities.movedim(1, -1).flatten(0, -2), labels.flatten(), ignore)
+
+
+class _LovaszSoftmax(torch.autograd.Function):
+    """(probabilities [N, C], labels [N], ignore) -> loss. Linear in the errors once they are sorted, so that its gradient,
+    plus or minus the steps of the Jaccard loss, falls out of the forward pass.
 
     Only voxels whose error reaches the smallest error among the class's own voxels are sorted: behind the last of those
     the Jaccard loss is 1 and its steps are zero, so the others have no part in value or gradient.
     """
-    known = (labels != ignore).flatten()
-    truth = labels.flatten()[known]
-    by_class = probabilities.movedim(1, 0).flatten(1)[:, known].unbind(0)
-    losses = []
-    for class_id in truth.unique().tolist():
-        own = truth == class_id
-        error = (own.to(by_class[class_id]) - by_class[class_id]).abs()
-        matters = error >= error.detach()[own].min()
-        error, order = error[matters].sort(descending=True)
-        losses.append(torch.dot(error, jaccard_steps(own[matters][order]).to(error)))
-    return torch.stack(losses).mean() if losses else probabilities.sum() * 0
+
+    @staticmethod
+    def forward(ctx: Any, probabilities: Tensor, labels: Tensor, ignore: int) -> Tensor:
+        known = labels != ignore
+        present = labels[known].unique()
+        errors = probabilities.detach().t().contiguous()
+        gradient = torch.zeros_like(errors)
+        losses = []
+        for class_id in present.tolist():
+            own = labels == class_id
+            error = torch.where(own, 1 - errors[class_id], errors[class_id])
+            matters = ((error >= error[own].min()) & known).nonzero()[:, 0]
+            error, order = error[matters].sort(descending=True)
+            matters = matters[order]
+            own = own[matters]
+            steps = jaccard_steps(own).to(error) / len(present)
+            losses.append(torch.dot(error, steps))
+            gradient[class_id, matters] = torch.where(own, -steps, steps)
+        ctx.save_for_backward(gradient)
+        return torch.stack(losses).sum() if losses else errors.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return (grad * gradient).t(), None, None
 
 
 def jaccard_steps(own: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from mmcv.cnn.bricks.transformer import FFN
@@ -22,28 +23,33 @@ from baselines.tpvformer.geometry import (
 )
 
 
+@dataclass(frozen=True)
+class EncoderSizes:
+    """Sizes of the encoder's layers; the fields are arguments of ``TPVFormer``, and ``levels`` that of feature maps."""
+
+    num_layers: int
+    dim: int
+    heads: int
+    levels: int
+    points: tuple[int, int, int]
+    anchors: tuple[int, int, int]
+    self_points: int
+    dropout: float
+
+
 class TPVFormerLayer(nn.Module):
     """Self-attention of the hw plane, image cross-attention, feed-forward, each followed by a LayerNorm."""
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        levels: int,
-        points: tuple[int, int, int],
-        anchors: tuple[int, int, int],
-        self_points: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, s: EncoderSizes) -> None:
         super().__init__()
         self.attentions = nn.ModuleList(
             [
-                HybridAttention(dim, heads, self_points, dropout),
-                ImageCrossAttention(dim, heads, levels, points, anchors, dropout),
+                HybridAttention(s.dim, s.heads, s.self_points, s.dropout),
+                ImageCrossAttention(s.dim, s.heads, s.levels, s.points, s.anchors, s.dropout),
             ]
         )
-        self.ffns = nn.ModuleList([FFN(embed_dims=dim, feedforward_channels=2 * dim, num_fcs=2, ffn_drop=dropout)])
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.ffns = nn.ModuleList([FFN(embed_dims=s.dim, feedforward_channels=2 * s.dim, num_fcs=2, ffn_drop=s.dropout)])
+        self.norms = nn.ModuleList(nn.LayerNorm(s.dim) for _ in range(3))
 
     def forward(
         self,
@@ -67,29 +73,15 @@ class TPVFormerLayer(nn.Module):
 class TPVFormerEncoder(nn.Module):
     """The layers, with the reference points as buffers ``ref_2d_*`` and ``ref_3d_*`` (published ones included)."""
 
-    def __init__(
-        self,
-        grid: OccupancyGrid,
-        shape: TPVShape,
-        anchors: tuple[int, int, int],
-        num_layers: int,
-        dim: int,
-        heads: int,
-        levels: int,
-        points: tuple[int, int, int],
-        self_points: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, grid: OccupancyGrid, shape: TPVShape, sizes: EncoderSizes) -> None:
         super().__init__()
         self.shape, self.lower, self.upper = shape, grid.lower, grid.upper
         extent = tuple(hi - lo for lo, hi in zip(grid.lower, grid.upper, strict=True))
-        for name, points_3d in reference_points_3d(shape, extent, anchors).items():
+        for name, points_3d in reference_points_3d(shape, extent, sizes.anchors).items():
             self.register_buffer(f"ref_3d_{name}", points_3d)
         for name, points_2d in reference_points_2d(shape).items():
             self.register_buffer(f"ref_2d_{name}", points_2d)
-        self.layers = nn.ModuleList(
-            TPVFormerLayer(dim, heads, levels, points, anchors, self_points, dropout) for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(TPVFormerLayer(sizes) for _ in range(sizes.num_layers))
 
     @torch.no_grad()
     def views(self, projection: Tensor, image_size: tuple[int, int]) -> list[PlaneViews]:
@@ -119,26 +111,14 @@ class TPVFormerHead(nn.Module):
     normals for the camera and level codes (tpvformer_head.py:59-73).
     """
 
-    def __init__(
-        self,
-        grid: OccupancyGrid,
-        shape: TPVShape,
-        dim: int,
-        heads: int,
-        levels: int,
-        num_cameras: int,
-        num_layers: int,
-        points: tuple[int, int, int],
-        anchors: tuple[int, int, int],
-        self_points: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, grid: OccupancyGrid, shape: TPVShape, num_cameras: int, sizes: EncoderSizes) -> None:
         super().__init__()
         self.shape = shape
+        dim, levels = sizes.dim, sizes.levels
         hw, zh, wz = shape.tokens
         self.positional_encoding = LearnedPositionalEncoding(dim // 2, row_num_embed=shape.h, col_num_embed=shape.w)
         self.register_buffer("tpv_mask_hw", torch.zeros(1, shape.h, shape.w))
-        self.encoder = TPVFormerEncoder(grid, shape, anchors, num_layers, dim, heads, levels, points, self_points, dropout)
+        self.encoder = TPVFormerEncoder(grid, shape, sizes)
         self.level_embeds = nn.Parameter(torch.empty(levels, dim))
         self.cams_embeds = nn.Parameter(torch.empty(num_cameras, dim))
         self.tpv_embedding_hw = nn.Embedding(hw, dim)

@@ -14,7 +14,7 @@ from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPredicti
 from baselines.model import OccupancyModel
 from baselines.tpvformer.aggregator import TPVAggregator
 from baselines.tpvformer.geometry import TPVShape
-from baselines.tpvformer.head import TPVFormerHead
+from baselines.tpvformer.head import EncoderSizes, TPVFormerHead
 
 
 @MODELS.register_module()
@@ -81,9 +81,8 @@ class TPVFormer(OccupancyModel):
         # because mmdet takes options out of nested dicts.
         self.img_backbone = MMDET_MODELS.build(copy.deepcopy(backbone) | {"_scope_": "mmdet"})
         self.img_neck = MMDET_MODELS.build(copy.deepcopy(neck) | {"_scope_": "mmdet"})
-        self.head = TPVFormerHead(
-            grid, shape, dim, heads, neck["num_outs"], num_cameras, num_layers, points, anchors, self_points, dropout
-        )
+        sizes = EncoderSizes(num_layers, dim, heads, neck["num_outs"], points, anchors, self_points, dropout)
+        self.head = TPVFormerHead(grid, shape, num_cameras, sizes)
         self.aggregator = TPVAggregator(shape, upsampling, dim, hidden, out, grid.num_classes, checkpointing)
         if gaussrender is not None:
             plugin = GaussRender(grid, renderer=renderer, feature_channels=out, config=GaussRenderConfig(**gaussrender))

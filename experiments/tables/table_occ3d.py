@@ -38,7 +38,7 @@ TABLE = TableSpec(
                 weight_decay=1e-2,
                 warmup_iterations=50,
                 lr_min=1e-6,
-                iterations=480,  # three passes over the toy world
+                iterations=600,
                 grad_clip=35.0,
             ),
             gaussrender={"bev_reduction": 2},  # 200x200 pixels for 100x100 voxels: two a voxel, as published
