@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from renderers.interface import Availability, Cameras, Gaussians, RasterSettings
+from renderers.interface import Availability, Cameras, Gaussians, RasterSettings, Rendering
 
 
 def cuda_state() -> Availability:
@@ -80,6 +81,39 @@ class ViewGaussians:
         return torch.stack([(field * 0).sum() for field in fields]).sum()
 
 
+ViewImages = tuple[Tensor, Tensor, Tensor]
+"""Features [H, W, C], depth [H, W] and alpha [H, W] of one view."""
+
+
+def view_by_view(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    settings: RasterSettings,
+    visible: Tensor | None,
+    draw: Callable[[ViewGaussians, Tensor, Tensor], ViewImages],
+) -> Rendering:
+    """Every view of every scene by itself, for kernels that know neither per-view masks nor a time axis.
+
+    draw  (the view's Gaussians, at least one; world_to_camera [4, 4]; intrinsics [3, 3]) -> ViewImages
+
+    A view without Gaussians shows the background and never reaches a kernel; no views at all give empty images.
+    """
+    b, v, h, w = gaussians.batch, cameras.views, cameras.height, cameras.width
+    if b * v == 0:
+        empty = gaussians.means.new_zeros(b, v, h, w)
+        return Rendering(gaussians.means.new_zeros(b, v, h, w, gaussians.channels), empty, empty)
+    views: list[ViewImages] = []
+    with torch.cuda.device_of(gaussians.means):
+        for scene in range(b):
+            for view in range(v):
+                chosen = select(gaussians, cameras, settings, scene, view, visible)
+                if len(chosen.means) == 0:
+                    views.append(background_only(chosen, cameras, settings))
+                else:
+                    views.append(draw(chosen, cameras.world_to_camera[scene, view], cameras.intrinsics[scene, view]))
+    return Rendering(*(torch.stack(images).unflatten(0, (b, v)) for images in zip(*views, strict=True)))
+
+
 def select(
     gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, scene: int, view: int, visible: Tensor | None
 ) -> ViewGaussians:
@@ -99,8 +133,8 @@ def select(
     return ViewGaussians(*fields)
 
 
-def background_only(gaussians: ViewGaussians, cameras: Cameras, settings: RasterSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """Features [H, W, C], depth [H, W] and alpha [H, W] of a view without Gaussians."""
+def background_only(gaussians: ViewGaussians, cameras: Cameras, settings: RasterSettings) -> ViewImages:
+    """A view without Gaussians."""
     size = (cameras.height, cameras.width)
     zero = gaussians.nothing.expand(*size)
     features = zero[..., None].expand(*size, gaussians.features.shape[-1])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from renderers.cuda import ViewGaussians, background_only, cuda_state, require_float32_on, select
+from renderers.cuda import ViewGaussians, ViewImages, cuda_state, require_float32_on, view_by_view
 from renderers.dialects import DIALECTS, Dialect
 from renderers.interface import Availability, Cameras, Gaussians, RasterSettings, Renderer, Rendering
 from renderers.registry import RendererUnavailable
@@ -120,34 +120,26 @@ class DiffGaussRenderer(Renderer):
 
     def _render(self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None) -> Rendering:
         require_float32_on(self.device_type, self.name, gaussians)
-        b, v, h, w = gaussians.batch, cameras.views, cameras.height, cameras.width
-        if b * v == 0:
-            empty = gaussians.means.new_zeros(b, v, h, w)
-            return Rendering(gaussians.means.new_zeros(b, v, h, w, gaussians.channels), empty, empty)
-        with torch.cuda.device_of(gaussians.means):
-            views = [
-                self._render_view(gaussians, cameras, settings, scene, view, visible) for scene in range(b) for view in range(v)
-            ]
-        return Rendering(*(torch.stack(images).unflatten(0, (b, v)) for images in zip(*views, strict=True)))
-
-    def _render_view(
-        self,
-        gaussians: Gaussians,
-        cameras: Cameras,
-        settings: RasterSettings,
-        scene: int,
-        view: int,
-        visible: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features [H, W, C], depth [H, W], alpha [H, W]."""
-        chosen = select(gaussians, cameras, settings, scene, view, visible)
-        if len(chosen.means) == 0:
-            return background_only(chosen, cameras, settings)  # the original leaves zeros, also in place of it
-        pose, intrinsics = cameras.world_to_camera[scene, view], cameras.intrinsics[scene, view]
         size = (cameras.width, cameras.height)
         background = settings.background
         if background is None:
-            background = chosen.features.new_zeros(gaussians.channels)
+            background = gaussians.features.new_zeros(gaussians.channels)
+
+        def draw(chosen: ViewGaussians, pose: Tensor, intrinsics: Tensor) -> ViewImages:
+            return self._draw(chosen, pose, intrinsics, size, settings, background)
+
+        return view_by_view(gaussians, cameras, settings, visible, draw)
+
+    def _draw(
+        self,
+        chosen: ViewGaussians,
+        pose: Tensor,
+        intrinsics: Tensor,
+        size: tuple[int, int],
+        settings: RasterSettings,
+        background: Tensor,
+    ) -> ViewImages:
+        """Features [H, W, C], depth [H, W], alpha [H, W]."""
         if self._has_extras:
             image, depth, alpha = self._with_extras(chosen, pose, intrinsics, size, settings, background)
         else:

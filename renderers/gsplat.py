@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from renderers.cuda import background_only, cuda_state, nvcc, require_float32_on, select, shapes
+from renderers.cuda import ViewGaussians, ViewImages, cuda_state, nvcc, require_float32_on, shapes, view_by_view
 from renderers.dialects import DIALECTS, Dialect
 from renderers.interface import Availability, Cameras, Gaussians, RasterSettings, Renderer, Rendering
 from renderers.registry import RendererUnavailable
@@ -136,37 +136,20 @@ class GsplatRenderer(Renderer):
 
     def _render(self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None) -> Rendering:
         require_float32_on(self.device_type, self.name, gaussians)
-        b, v, h, w = gaussians.batch, cameras.views, cameras.height, cameras.width
-        if b * v == 0:
-            empty = gaussians.means.new_zeros(b, v, h, w)
-            return Rendering(gaussians.means.new_zeros(b, v, h, w, gaussians.channels), empty, empty)
-        with torch.cuda.device_of(gaussians.means):
-            if visible is None and cameras.time_index is None and gaussians.count > 0:
-                quaternions, scales = shapes(gaussians)
-                fields = (gaussians.means, quaternions, scales, gaussians.opacities, gaussians.features)
-                return Rendering(*self._rasterize(fields, cameras.world_to_camera, cameras.intrinsics, (w, h), settings))
-            views = [
-                self._render_view(gaussians, cameras, settings, scene, view, visible) for scene in range(b) for view in range(v)
-            ]
-        return Rendering(*(torch.stack(images).unflatten(0, (b, v)) for images in zip(*views, strict=True)))
+        size = (cameras.width, cameras.height)
+        something = gaussians.batch * cameras.views * gaussians.count > 0
+        if something and visible is None and cameras.time_index is None:
+            quaternions, scales = shapes(gaussians)
+            fields = (gaussians.means, quaternions, scales, gaussians.opacities, gaussians.features)
+            with torch.cuda.device_of(gaussians.means):
+                return Rendering(*self._rasterize(fields, cameras.world_to_camera, cameras.intrinsics, size, settings))
 
-    def _render_view(
-        self,
-        gaussians: Gaussians,
-        cameras: Cameras,
-        settings: RasterSettings,
-        scene: int,
-        view: int,
-        visible: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features [H, W, C], depth [H, W], alpha [H, W]; gsplat has neither per-view masks nor a time axis."""
-        chosen = select(gaussians, cameras, settings, scene, view, visible)
-        if len(chosen.means) == 0:
-            return background_only(chosen, cameras, settings)
-        fields = (chosen.means, chosen.quaternions, chosen.scales, chosen.opacities, chosen.features)
-        pose, intrinsics = cameras.world_to_camera[scene, view][None], cameras.intrinsics[scene, view][None]
-        images = self._rasterize(fields, pose, intrinsics, (cameras.width, cameras.height), settings)
-        return images[0][0], images[1][0], images[2][0]
+        def draw(chosen: ViewGaussians, pose: Tensor, intrinsics: Tensor) -> ViewImages:
+            fields = (chosen.means, chosen.quaternions, chosen.scales, chosen.opacities, chosen.features)
+            features, depth, alpha = self._rasterize(fields, pose[None], intrinsics[None], size, settings)
+            return features[0], depth[0], alpha[0]
+
+        return view_by_view(gaussians, cameras, settings, visible, draw)
 
     def _rasterize(
         self,
