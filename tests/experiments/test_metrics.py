@@ -215,7 +215,7 @@ def test_two_processes_count_every_sample_once(tmp_path: Path) -> None:
         )
         for rank in range(2)
     ]
-    errors = [run.communicate(timeout=120)[1] for run in runs]
+    errors = [run.communicate(timeout=600)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], errors
     metric = OccupancyMetric(GRID)
     for index in range(5):
