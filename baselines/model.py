@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class OccupancyModel(BaseModel):
         if mode == "loss":
             return self.loss(batch)
         if mode == "predict":
-            prediction = self.extract(batch)
+            prediction = self.answer(batch)
             return [
                 {"labels": labels, "logits": logits}
                 for labels, logits in zip(prediction.labels, prediction.logits[-1], strict=True)
@@ -93,21 +94,29 @@ class OccupancyModel(BaseModel):
         raise ValueError(f"unknown mode '{mode}' (known: loss, predict, tensor)")
 
     def loss(self, batch: OccupancyBatch) -> dict[str, Tensor]:
-        """Occupancy losses and, if rendering is attached, rendered losses by name."""
-        prediction = self.extract(batch)
-        losses = dict(self._occupancy_loss[0](prediction.logits, batch.labels))
-        if self.gaussrender is not None:
+        """Occupancy losses (unless only images teach) and, if rendering is attached, rendered losses by name."""
+        prediction, plugin = self.extract(batch), self.gaussrender
+        losses: dict[str, Tensor] = {}
+        if plugin is None or plugin.config.with_occupancy:
+            losses |= self._occupancy_loss[0](prediction.logits, batch.labels)
+        if plugin is not None:
             width, height = batch.camera_size
             cameras = Cameras(batch.intrinsics, batch.reference_to_camera, width, height)
-            losses |= self.gaussrender.losses(
-                prediction.logits[-1], prediction.features, cameras, batch.labels, self.camera_generator()
-            )
+            losses |= plugin.losses(prediction.logits[-1], prediction.features, cameras, batch.labels, self.camera_generator())
         return losses
 
     @torch.no_grad()
     def predict(self, batch: OccupancyBatch) -> OccupancyPrediction:
         """The prediction without gradients; the batch may be on any device. Does not change train/eval mode."""
-        return self.extract(batch.to(self.data_preprocessor.device))
+        return self.answer(batch.to(self.data_preprocessor.device))
+
+    def answer(self, batch: OccupancyBatch) -> OccupancyPrediction:
+        """``extract``; where only images were taught, voxels that the rendering leaves faint are empty."""
+        prediction, plugin = self.extract(batch), self.gaussrender
+        if plugin is None or plugin.config.with_occupancy:
+            return prediction
+        finest = plugin.without_faint(prediction.logits[-1], prediction.features)
+        return replace(prediction, logits=(*prediction.logits[:-1], finest))
 
     def camera_generator(self) -> torch.Generator:
         """A CPU generator for this iteration's camera draws."""

@@ -58,6 +58,8 @@ class GaussRenderConfig:
     Losses (src/loss/occupancy_loss.py:17-158)
         loss                 of the semantic images: "l1" or "kl"
         with_* / *_weight    which of the four terms there are, and their weights
+        with_occupancy       a model adds its own losses on voxels. False (upstream's ``w_occupancy``) trains on rendered
+                             images alone; predicted voxels of opacity below 0.1 then are empty (train.py:270-281)
 
     Published quirks, on by default
         trajectory_cancels       "trajectory" moves the camera by y_max - |y_min| and x_max - |x_min|, which cancel on
@@ -96,6 +98,7 @@ class GaussRenderConfig:
     depth_weight: float = 10.0
     bev_weight: float = 10.0
     bev_depth_weight: float = 10.0
+    with_occupancy: bool = True
 
     trajectory_cancels: bool = True
     weighted_camera_draw: bool = True

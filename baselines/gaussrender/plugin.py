@@ -14,6 +14,8 @@ from baselines.gaussrender.voxels import VoxelToGaussians
 from baselines.interface import OccupancyGrid
 from renderers import Cameras, Renderer
 
+FAINT = 0.1  # opacity below which a voxel counts as empty, where nothing else was taught to say so
+
 
 class GaussRender(nn.Module):
     """Render predicted and labelled voxels from the same cameras and compare the images.
@@ -83,6 +85,18 @@ class GaussRender(nn.Module):
             predicted = self.renderer.prediction(voxels, views, labels, seen)
             truth = self.renderer.truth(labels, views, seen)
             return render_losses(predicted, truth, self.config)
+
+    @torch.no_grad()
+    def without_faint(self, logits: Tensor, features: Tensor | None) -> Tensor:
+        """Logits [B, C, X, Y, Z] with the empty class on top wherever the Gaussian's opacity is below 0.1.
+
+        The answer of a model that was trained on rendered images alone: nothing but the opacity says there where space is
+        empty (``valeoai/GaussRender`` train.py:270-281). logits and features as in ``losses``.
+        """
+        faint = self.renderer_prep(logits, features).opacities.unflatten(1, self.grid.shape) < FAINT
+        emptied = logits.clone()
+        emptied[:, self.grid.empty] = torch.where(faint, logits.amax(dim=1) + 1, logits[:, self.grid.empty])
+        return emptied
 
     def _own_generator(self) -> torch.Generator:
         if self._generator is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from baselines.gaussrender import GaussRender, GaussRenderConfig, VoxelToGaussians, gaussian_scale
 from baselines.gaussrender.losses import depth_l1, kl, l1
 from baselines.gaussrender.voxels import transferred_opacity
-from baselines.interface import OccupancyGrid
+from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
+from baselines.model import OccupancyModel
 from renderers import Cameras, RasterSettings
 from renderers.reference import ReferenceRenderer
 
@@ -217,6 +219,59 @@ def test_terms_can_be_left_out() -> None:
     assert list(only_camera.losses(logits, features, make_cameras(), labels)) == ["loss_render_image"]
     with pytest.raises(ValueError, match="no rendered loss"):
         GaussRenderConfig(with_camera=False, with_depth=False, with_bev=False, with_bev_depth=False)
+
+
+OCC3D = OccupancyGrid(GRID.lower, GRID.upper, 1.0, tuple(f"class {i}" for i in range(18)), empty=17)
+
+
+class Remembering(OccupancyModel):
+    """Answers every batch with the logits and features it was made with."""
+
+    def __init__(self, logits: torch.Tensor, features: torch.Tensor, config: GaussRenderConfig) -> None:
+        super().__init__(OCC3D)
+        self.answers = OccupancyPrediction((logits.requires_grad_(),), features.requires_grad_())
+        torch.manual_seed(0)
+        plugin = GaussRender(OCC3D, ReferenceRenderer(), 6, config)
+        assert plugin.renderer_prep.decoder is not None
+        torch.nn.init.constant_(plugin.renderer_prep.decoder.mlp_coarse[-1].bias, -3.0)  # some voxels have faded out
+        self.attach_rendering(plugin, torch.nn.Module())
+
+    def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
+        return self.answers
+
+
+def test_images_alone_teach_opacity_and_the_faint_is_empty() -> None:
+    _, features, labels = make_sample()
+    labels[labels == 0] = OCC3D.empty
+    logits = torch.randn(1, 18, *OCC3D.shape, generator=torch.Generator().manual_seed(1))
+    cameras = make_cameras()
+    batch = OccupancyBatch(
+        images=torch.zeros(1, 2, 3, 4, 4),
+        projection=cameras.world_to_camera,
+        intrinsics=cameras.intrinsics,
+        reference_to_camera=cameras.world_to_camera,
+        camera_size=(40, 24),
+        labels=labels,
+        camera_mask=labels >= 0,
+        reference_to_lidar=torch.eye(4)[None],
+    )
+    rendered = {"loss_render_image", "loss_render_depth", "loss_render_bev", "loss_render_bev_depth"}
+    both = Remembering(logits.clone(), features * 5, CONFIG)
+    assert rendered < set(both(batch, mode="loss"))
+    alone = Remembering(logits.clone(), features * 5, replace(CONFIG, with_occupancy=False))
+    losses = alone(batch, mode="loss")
+    assert set(losses) == rendered
+    torch.stack(list(losses.values())).sum().backward()
+    assert alone.answers.logits[0].grad.abs().sum() > 0 and alone.answers.features.grad.abs().sum() > 0
+
+    plain, told = both.predict(batch), alone.predict(batch)
+    assert torch.equal(plain.logits[0], logits)
+    opacity = alone.gaussrender.renderer_prep(logits, features * 5).opacities.reshape(1, *OCC3D.shape)
+    faint = opacity < 0.1
+    assert 0.02 < faint.float().mean() < 0.98
+    assert (told.labels[faint] == OCC3D.empty).all() and (plain.labels[faint] != OCC3D.empty).any()
+    assert torch.equal(told.labels[~faint], plain.labels[~faint])
+    assert torch.equal(alone(batch, mode="predict")[0]["labels"], told.labels[0])
 
 
 def test_ignored_voxels_are_not_rendered() -> None:
