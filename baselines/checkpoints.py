@@ -14,13 +14,17 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 # Parts of a key that stand only where a model is trained with rendering: GaussRender's decoder and background.
-RENDERING_KEYS = ("renderer.bg_color", "aggregator.renderer.", "aggregator.renderer_prep.")
+RENDERING_KEYS = (
+    "renderer.bg_color",
+    *(f"{owner}.{part}." for owner in ("aggregator", "head") for part in ("renderer", "renderer_prep")),
+)
 
-# Names in the original TPVFormer release and in mmdet3d's FCOS3D -> names here.
+# Names in the original TPVFormer and SurroundOcc releases and in mmdet3d's FCOS3D -> names here.
 _PREFIXES = {
     "module.": "",
     "tpv_head.": "head.",
     "tpv_aggregator.": "aggregator.",
+    "pts_bbox_head.": "head.",
     "backbone.": "img_backbone.",
     "neck.": "img_neck.",
 }

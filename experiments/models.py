@@ -13,7 +13,7 @@ from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPredicti
 from baselines.model import OccupancyModel
 from experiments.spec import Cell
 
-MODEL_KEYS = ("prior", "tpvformer")
+MODEL_KEYS = ("prior", "tpvformer", "surroundocc")
 
 
 class PriorModel(OccupancyModel):
@@ -43,20 +43,22 @@ def build(cell: Cell, grid: OccupancyGrid) -> OccupancyModel:
     key, preset = cell.row.model, cell.preset
     if key == "prior":
         return PriorModel(grid)
-    if key == "tpvformer":
-        from mmdet3d.registry import MODELS
+    if key not in MODEL_KEYS:
+        raise ValueError(f"row '{cell.row.name}' names the unknown model '{key}' (known: {', '.join(MODEL_KEYS)})")
+    from mmdet3d.registry import MODELS
 
-        from baselines.tpvformer import tpvformer_config
+    from baselines.surroundocc import surroundocc_config
+    from baselines.tpvformer import tpvformer_config
 
-        config = tpvformer_config(
-            size=preset.model_size,
-            grid=grid,
-            gaussrender=dict(preset.gaussrender) if cell.row.gaussrender else None,
-            renderer=cell.renderer,
-            camera_seed=cell.seed,
-        )
-        return cast(OccupancyModel, MODELS.build(config | copy.deepcopy(cell.row.options)))
-    raise ValueError(f"row '{cell.row.name}' names the unknown model '{key}' (known: {', '.join(MODEL_KEYS)})")
+    configure = {"tpvformer": tpvformer_config, "surroundocc": surroundocc_config}[key]
+    config = configure(
+        size=preset.model_size,
+        grid=grid,
+        gaussrender=dict(preset.gaussrender) if cell.row.gaussrender else None,
+        renderer=cell.renderer,
+        camera_seed=cell.seed,
+    )
+    return cast(OccupancyModel, MODELS.build(config | copy.deepcopy(cell.row.options)))
 
 
 def trainable_parameters(model: nn.Module) -> int:

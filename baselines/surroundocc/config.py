@@ -1,0 +1,82 @@
+"""SurroundOcc's sizes: the published one and one that two CPU cores can train."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+from baselines.interface import OccupancyGrid
+from baselines.tpvformer.config import PAPER as TPVFORMER_PAPER
+
+Size = Literal["toy", "paper"]
+
+# weiyithu/SurroundOcc projects/configs/surroundocc/surroundocc.py:49-150, with the backbone that TPVFormer has too.
+# dropout_epochs=1: GaussRender's training, see OccupancyModel.
+PAPER: dict[str, Any] = dict(
+    backbone=TPVFORMER_PAPER["backbone"],
+    neck=dict(type="FPN", in_channels=[512, 1024, 2048], out_channels=512, num_outs=3),
+    dims=(128, 256, 512),
+    layers=(1, 3, 6),
+    points=(2, 4, 8),
+    feedforward=(256, 512, 1024),
+    widths=(256, 128, 64, 32),
+    heads=8,
+    groups=16,
+    dropout=0.1,
+    dropout_epochs=1,
+)
+
+# The same model for images of 112 x 200 and a grid of 100 x 100 x 8, which halves twice: two volumes, three scales.
+TOY: dict[str, Any] = dict(
+    backbone=dict(
+        type="ResNet",
+        depth=18,
+        base_channels=32,
+        stem_channels=32,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(0, 2),
+        norm_cfg=dict(type="BN", requires_grad=True),
+        norm_eval=False,
+        style="pytorch",
+    ),
+    neck=dict(type="FPN", in_channels=[32, 128], out_channels=48, num_outs=2),
+    dims=(32, 64),
+    layers=(1, 2),
+    points=(2, 4),
+    feedforward=(64, 128),
+    widths=(32, 16, 16),
+    heads=4,
+    groups=8,
+    dropout=0.0,
+)
+
+SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
+
+
+def surroundocc_config(
+    size: Size,
+    grid: OccupancyGrid,
+    gaussrender: dict[str, Any] | None = None,
+    renderer: str = "cpu",
+    camera_seed: int = 0,
+    num_cameras: int = 6,
+) -> dict[str, Any]:
+    """A config for ``mmdet3d.registry.MODELS.build`` (after ``import baselines.surroundocc``), plain data throughout.
+
+    gaussrender  fields of GaussRenderConfig for the row with rendering, None for the row without
+
+    Raises ValueError for an unknown size.
+    """
+    if size not in SIZES:
+        raise ValueError(f"unknown SurroundOcc size '{size}' (known: {', '.join(SIZES)})")
+    return dict(
+        type="SurroundOcc",
+        grid=asdict(grid),
+        gaussrender=gaussrender,
+        renderer=renderer,
+        camera_seed=camera_seed,
+        num_cameras=num_cameras,
+        **SIZES[size],
+    )
