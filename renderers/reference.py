@@ -193,9 +193,7 @@ def _bounds(
         half = reach[:, None] * torch.stack([sxx, syy], -1).sqrt() + 1
         first, end = torch.floor(centre - half), torch.ceil(centre + half)
     else:
-        middle = 0.5 * (sxx + syy)
-        largest = middle + torch.sqrt((middle * middle - determinant).clamp_min(0.1))
-        radius = torch.ceil(3 * largest.sqrt())[:, None]
+        radius = box_radius(sxx, syy, determinant)[:, None]
         tile = settings.tile_size
         index = centre - 0.5  # the original counts pixel centres at whole numbers
         tiles = torch.ceil(size / tile)
@@ -203,6 +201,12 @@ def _bounds(
         end = torch.trunc((index + radius + tile - 1) / tile).clamp_min(0).minimum(tiles) * tile
     first, end = (torch.minimum(edge.clamp_min(0), size.to(edge.dtype)).long() for edge in (first, end))
     return torch.cat([first, end], -1)
+
+
+def box_radius(sxx: Tensor, syy: Tensor, determinant: Tensor) -> Tensor:
+    """[K] half edge (px) of the square 3-sigma box; the root's floor enlarges that of round Gaussians a little."""
+    middle = 0.5 * (sxx + syy)
+    return torch.ceil(3 * (middle + torch.sqrt((middle * middle - determinant).clamp_min(0.1))).sqrt())
 
 
 def blocks(bounds: Tensor, width: int, height: int) -> Iterator[tuple[tuple[int, int, int, int], Tensor]]:

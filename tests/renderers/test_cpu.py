@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from renderers.conformance import CASES, check, random_scene, rejections
+from renderers.conformance import CASES, check, rejections
 from renderers.cpu import CpuRenderer, StageTimes, native
 from renderers.cpu import build as cpu_build
 from renderers.interface import Gaussians, RasterSettings, Rendering, SettingNotSupported
 from renderers.registry import get
+from renderers.scenes import random_scene
 
 pytestmark = pytest.mark.skipif(not CpuRenderer.availability(), reason=CpuRenderer.availability().reason)
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from renderer_doubles import MAPPED, fake_original
 
-from renderers.conformance import CASES, check, one_view, pinhole, random_scene, spheres
+from renderers.conformance import CASES, check
 from renderers.dialects import DIALECTS
 from renderers.diff_gauss import DiffGaussRenderer, projection_matrix
 from renderers.interface import RasterSettings, SettingNotSupported
 from renderers.registry import RendererUnavailable
+from renderers.scenes import one_view, pinhole, random_scene, spheres
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BUILDS: dict[str, dict[str, Any]] = {

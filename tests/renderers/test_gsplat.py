@@ -8,11 +8,12 @@ import pytest
 import torch
 from renderer_doubles import COMPILED, MAPPED, FakeGsplat
 
-from renderers.conformance import CASES, check, random_scene
+from renderers.conformance import CASES, check
 from renderers.dialects import DIALECTS
 from renderers.gsplat import ChannelPlan, GsplatRenderer, parse_version, plan_channels
 from renderers.interface import RasterSettings, SettingNotSupported
 from renderers.registry import RendererUnavailable
+from renderers.scenes import random_scene
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VERSIONS = ["1.5.3", "1.6.0"]

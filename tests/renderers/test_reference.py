@@ -9,17 +9,15 @@ import pytest
 import torch
 
 import renderers.reference as reference
-from renderers.conformance import BEHIND, CASES, Case, bird_eye, one_view, pinhole, random_scene, spheres
+from renderers.cases import BACK, BEHIND, CASES, FRONT, OBLIQUE, Case, half
 from renderers.dialects import DIALECTS
 from renderers.interface import Cameras, Gaussians, RasterSettings, Rendering
 from renderers.reference import ReferenceRenderer
+from renderers.scenes import bird_eye, one_view, pinhole, random_scene, spheres
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FRONT = ((0.0, 0.0, 2.0), 0.1, 1.0, 0)
-HALF = ((0.0, 0.0, 2.0), 0.1, 0.5, 0)
-BACK = ((0.0, 0.0, 4.0), 0.2, 1.0, 1)
-OBLIQUE = ((0.5, 0.2, 2.5), 0.15, 0.8, 0)
+HALF = half(FRONT)
 EMPTY = (0.0, 1.0, 0.0, 0.0)
 DTYPES = [torch.float32, torch.float64]
 
