@@ -1,0 +1,310 @@
+"""Renderers side by side: ``python -m renderers.compare --renderer cpu gsplat --workload toy occ3d-camera --json out.json``.
+
+Each backend renders each workload in a process of its own: forward and backward time, peak memory, agreement with the reference
+(``renderers.measure``). ``--json`` and ``--save`` write what is finished after every measurement, so an interrupted run keeps it.
+``--save`` leaves one record a workload and backend in results/local/table_renderers/<machine>/ (or below OCC_RESULTS), for
+``python -m reports.publish table_renderers``. Needs torch alone; with rich installed the tables are prettier.
+
+Exit codes: 0 all measured; 1 a measurement failed, or a renderer that was asked for by name is not available; 2 the command
+asks for something impossible; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from renderers import machine, registry
+from renderers.interface import Cameras, Gaussians, RasterSettings
+from renderers.machine import Machine
+from renderers.measure import AGREEMENT, MEMORY, Result, measure
+from renderers.scenes import pinhole
+from renderers.summary import print_summary, result_line
+from renderers.workloads import LabelError, Source, UnknownWorkload, Workload, load_label, select
+
+TABLE = "table_renderers"
+SCHEMA_VERSION = 1
+
+
+class CompareError(ValueError):
+    """The command asks for something impossible; the message says what and what would work."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure. named: the renderers were asked for by name; shrink divides the scenes' sizes (tests only)."""
+
+    renderers: list[str]
+    named: bool
+    workloads: list[Workload]
+    device: str
+    repeat: int | None = None
+    data: Path | None = None
+    json: Path | None = None
+    save: Path | None = None
+    command: str = ""
+    shrink: int = 1
+
+
+@dataclass
+class Run:
+    """A comparison under way: what it runs on, and what has been found so far."""
+
+    request: Request
+    machine: Machine
+    unavailable: dict[str, str]
+    started: str
+    results: dict[str, dict[str, Result]] = field(default_factory=dict)
+
+    def conditions(self) -> dict[str, Any]:
+        """What every number depends on besides the code."""
+        commit, dirty = machine.commit()
+        kind = self.request.device.split(":")[0]
+        return {
+            "command": self.request.command,
+            "device": self.request.device,
+            "machine": self.machine.to_json(),
+            "memory_definition": MEMORY[kind],
+            "agreement_definition": AGREEMENT,
+            "versions": machine.versions(),
+            "git_commit": commit,
+            "git_dirty": dirty,
+            "started": self.started,
+            "unavailable": self.unavailable,
+        }
+
+    def document(self) -> dict[str, Any]:
+        """What ``--json`` writes: "workloads" -> name -> backend -> numbers."""
+        workloads = {name: {backend: asdict(r) for backend, r in found.items()} for name, found in self.results.items()}
+        return {"schema_version": SCHEMA_VERSION, **self.conditions(), "workloads": workloads}
+
+    def record(self, workload: Workload, renderer: str) -> dict[str, Any]:
+        """One record of ``table_renderers``."""
+        about = {"table": TABLE, "workload": workload.name, "group": workload.group, "title": workload.title}
+        result = asdict(self.results[workload.name][renderer])
+        return {"schema_version": SCHEMA_VERSION, **about, "renderer": renderer, **result, **self.conditions()}
+
+
+def compare(request: Request) -> Run:
+    """Measure all that is asked for, printing a line each; raises CompareError before any work if it is impossible."""
+    _check(request)
+    unavailable = {name: reason for name in request.renderers if (reason := _hindrance(name, request.device))}
+    for name, reason in unavailable.items():
+        print(f"{name} is not available: {reason}", file=sys.stderr if request.named else sys.stdout)
+    print("measuring the machine ...", flush=True)
+    run = Run(request, machine.inspect(request.device), unavailable, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+    try:
+        for workload in request.workloads:
+            found = run.results.setdefault(workload.name, {})
+            for name in request.renderers:
+                if name in unavailable:
+                    found[name] = Result("unavailable", unavailable[name])
+                else:
+                    found[name] = _rated(_alone(name, workload, request), run.machine)
+                    print(result_line(workload.name, name, found[name]), flush=True)
+                    if request.save is not None:
+                        write(_record_path(request.save, run, workload, name), run.record(workload, name))
+            if request.json is not None:
+                write(request.json, run.document())
+    except KeyboardInterrupt:
+        if request.json is not None:
+            write(request.json, run.document())
+        raise
+    return run
+
+
+def _rated(result: Result, here: Machine) -> Result:
+    """The result with the blending rate as a part of the measured peak."""
+    if result.stages and result.stages.get("blend_gflops") and here.fma_gflops:
+        result.stages["blend_part_of_peak"] = result.stages["blend_gflops"] / here.fma_gflops
+    return result
+
+
+def _record_path(root: Path, run: Run, workload: Workload, renderer: str) -> Path:
+    return root / TABLE / run.machine.slug(run.request.device) / f"{workload.name}--{renderer}.json"
+
+
+def _hindrance(name: str, device: str) -> str:
+    """Why a backend cannot be measured on ``device``; "" if it can. It draws one Gaussian to know."""
+    state = registry.availability(name)
+    if not state:
+        return f"{state.reason}; {state.remedy}" if state.remedy else state.reason
+    one = torch.ones(1, 1, 1, device=device)
+    gaussians = Gaussians(one * torch.tensor([0.0, 0.0, 2.0], device=device), 0.1 * one, one[..., 0], one)
+    camera = Cameras(pinhole(16, 16, 16.0).to(device)[None, None], torch.eye(4, device=device)[None, None], 16, 16)
+    try:
+        renderer = registry.get(name)
+        renderer.render(gaussians, camera, renderer.native(RasterSettings()))
+    except (ValueError, RuntimeError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def _alone(name: str, workload: Workload, request: Request) -> Result:
+    """``measure`` in a process of its own: memory that is only this one's, and a crash that ends nothing else."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (sender, name, workload.name, request.shrink, request.data, request.device, request.repeat)
+    process = context.Process(target=_child, args=arguments, daemon=True)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode or 0
+        how = f"was ended by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
+        memory = "; signal 9 usually means that memory ran out" if code == -9 else ""
+        return Result("failed", f"the measuring process {how}{memory}")
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _child(sender: Connection, name: str, workload: str, shrink: int, data: Path | None, device: str, repeat: int | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    try:
+        source = Source(shrink, None if data is None else load_label(data))
+        sender.send(measure(name, select([workload])[0], source, device, repeat))
+    except Exception as error:  # noqa: BLE001 - whatever a backend does wrong is its result
+        sender.send(Result("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"))
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """JSON, atomically: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1, allow_nan=False)
+            file.write("\n")
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _check(request: Request) -> None:
+    """Everything that would otherwise only be noticed after minutes of work."""
+    device = request.device
+    try:
+        parsed = torch.device(device)
+    except RuntimeError as error:
+        raise CompareError(f"--device {device}: there is no such device; use cpu, cuda or cuda:1") from error
+    if parsed.type not in MEMORY:
+        raise CompareError(f"--device {device}: measured are cpu and cuda")
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
+        raise CompareError(f"--device {device}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs; use cpu")
+    if request.repeat is not None and request.repeat < 1:
+        raise CompareError(f"--repeat must be at least 1, got {request.repeat}")
+    if request.json is not None:
+        if request.json.is_dir():
+            raise CompareError(f"--json {request.json} is a folder; name a file")
+        _check_writable("--json", request.json.absolute().parent)
+    if request.save is not None:
+        _check_writable("--save", request.save, make=True)
+    if request.data is not None:
+        load_label(request.data)
+
+
+def _check_writable(option: str, folder: Path, make: bool = False) -> None:
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        handle, probe = tempfile.mkstemp(prefix=".probe-", dir=folder)
+        os.close(handle)
+        Path(probe).unlink()
+    except OSError as error:
+        raise CompareError(f"{option}: cannot write into {folder}: {error.strerror or error}; name another place") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise CompareError(f"{message} (see --help)")
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """The command line as a request; raises CompareError, UnknownRenderer or UnknownWorkload."""
+    parser = _Parser(
+        prog="python -m renderers.compare",
+        description="Time, memory and agreement of renderers on the workloads of published systems.",
+        epilog=f"workloads: {', '.join(dict.fromkeys(w.group for w in select([])))}; each, or a member of it such as "
+        "occ3d-camera-gt or channels-19",
+    )
+    parser.add_argument("--renderer", nargs="+", action="extend", metavar="NAME", help="default: all that are available")
+    parser.add_argument("--workload", nargs="+", action="extend", metavar="NAME", default=[], help="default: all")
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=here, help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, metavar="N", help="repetitions (default: 3 to 20, as fit into a few seconds)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        default=os.environ.get("OCC_REAL_FRAMES") or None,
+        help="folder in the layout of Occ3D-nuScenes with scene-1077, for the official label (default: OCC_REAL_FRAMES, else a "
+        "made-up street)",
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything to this file")
+    parser.add_argument("--save", action="store_true", help=f"leave records of {TABLE} in results/local")
+    options = parser.parse_args(list(argv))
+    for name in options.renderer or []:
+        registry.load(name)
+    results = Path(os.environ.get("OCC_RESULTS") or machine.ROOT / "results" / "local")
+    return Request(
+        renderers=list(dict.fromkeys(options.renderer or registry.names())),
+        named=bool(options.renderer),
+        workloads=select(options.workload),
+        device=options.device,
+        repeat=options.repeat,
+        data=None if options.data is None else Path(options.data),
+        json=options.json,
+        save=results if options.save else None,
+        command=shlex.join(["python", "-m", "renderers.compare", *argv]),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    request = None
+    try:
+        request = parse(sys.argv[1:] if argv is None else argv)
+        run = compare(request)
+    except KeyboardInterrupt:
+        kept = request is not None and (request.json or request.save)
+        print(f"error: interrupted{'; what was finished is saved' if kept else ''}", file=sys.stderr)
+        return 130
+    except (CompareError, UnknownWorkload, LabelError, registry.UnknownRenderer) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_summary(run.machine, run.results, MEMORY[request.device.split(":")[0]], AGREEMENT)
+    if request.json is not None:
+        print(f"written: {request.json}")
+    if request.save is not None:
+        where = request.save / TABLE / run.machine.slug(request.device)
+        print(f"records: {where}\nnext: python -m reports.publish {TABLE}; python -m reports.build")
+    failed = sorted({name for found in run.results.values() for name, r in found.items() if r.status == "failed"})
+    if failed:
+        print(f"error: measurements failed: {', '.join(failed)} (reasons above)", file=sys.stderr)
+    missing = sorted(run.unavailable) if request.named else []
+    if missing:
+        print(f"error: not available here: {', '.join(missing)} (reasons above)", file=sys.stderr)
+    return 1 if failed or missing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

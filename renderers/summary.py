@@ -1,0 +1,109 @@
+"""What ``python -m renderers.compare`` prints: a line a measurement, and tables at the end (with rich, if it is installed)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from renderers.machine import Machine
+from renderers.measure import Result
+
+Results = Mapping[str, Mapping[str, Result]]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """``digits`` significant ones; "-" for None."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+
+
+def span(median: float | None, ends: tuple[float, float] | None) -> str:
+    """``12.3 (12.1-13)``: median, smallest and largest."""
+    return number(median) if ends is None else f"{number(median)} ({number(ends[0])}-{number(ends[1])})"
+
+
+def result_line(workload: str, renderer: str, result: Result) -> str:
+    """One measurement as it finishes."""
+    if result.status != "measured":
+        return f"{workload}, {renderer}: {result.status}: {result.reason}"
+    return (
+        f"{workload}, {renderer}: forward {number(result.forward_ms)} ms, backward {number(result.backward_ms)} ms, "
+        f"{number(result.peak_mb)} MiB, error {number(result.max_abs_error, 2)}, "
+        f"1 - cosine {number(None if result.grad_cosine is None else max(1 - result.grad_cosine, 0.0), 2)}"
+    )
+
+
+def speed_up(found: Mapping[str, Result], renderer: str) -> float | None:
+    """How many times faster than the reference in the same run, forward and backward together."""
+
+    def whole(name: str) -> float | None:
+        r = found.get(name)
+        return None if r is None or r.forward_ms is None or r.backward_ms is None else r.forward_ms + r.backward_ms
+
+    reference, own = whole("reference"), whole(renderer)
+    return reference / own if reference and own and renderer != "reference" else None
+
+
+def print_summary(machine: Machine, results: Results, memory: str, agreement: str) -> None:
+    """Every number of a comparison."""
+    headings = ("workload", "renderer", "forward ms", "backward ms", "peak MiB", "max error", "1 - cosine", "x reference")
+    rows: list[tuple[str, ...]] = []
+    reasons: dict[str, list[str]] = {}
+    for workload, found in results.items():
+        for renderer, r in found.items():
+            if r.status != "measured":
+                reasons.setdefault(f"{renderer} {r.status}: {r.reason}", []).append(workload)
+                continue
+            times = (span(r.forward_ms, r.forward_range_ms), span(r.backward_ms, r.backward_range_ms))
+            loss = None if r.grad_cosine is None else max(1 - r.grad_cosine, 0.0)
+            quality = (number(r.peak_mb), number(r.max_abs_error, 2), number(loss, 2), number(speed_up(found, renderer)))
+            rows.append((workload, renderer, *times, *quality))
+    if rows:
+        _table("renderers: median (smallest-largest)", headings, rows)
+    _print_stages(results)
+    for reason, workloads in reasons.items():
+        print(f"{reason} ({', '.join(workloads)})")
+    peaks = f"multiply-add peak {number(machine.fma_gflops)} GFLOP/s, triad {number(machine.bandwidth_gbs)} GB/s"
+    what = f"{machine.gpu or 'no GPU'}; {machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB"
+    print(f"machine: {what}; {machine.note or peaks}")
+    print(f"memory: {memory}\nagreement: {agreement}")
+
+
+def _print_stages(results: Results) -> None:
+    """Where the "cpu" renderer spends its time, and its rate against the machine's peak."""
+    rows: list[tuple[str, ...]] = []
+    names: list[str] = []
+    for workload, found in results.items():
+        for r in found.values():
+            if r.stages is None:
+                continue
+            for way in ("forward", "backward"):
+                stages: Mapping[str, float] = r.stages[f"{way}_ms"]
+                names = list(stages)
+                rate = (number(r.stages.get("blend_gflops")), _percent(r.stages.get("blend_part_of_peak")))
+                rate = rate if way == "forward" else ("", "")
+                rows.append((workload, way, *(number(stages[n]) for n in names), *rate))
+    if rows:
+        _table("cpu renderer: ms by stage", ("workload", "pass", *names, "blend GFLOP/s", "of the peak"), rows)
+
+
+def _percent(part: float | None) -> str:
+    return "-" if part is None else f"{100 * part:.0f} %"
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
+        print(f"\n{title}")
+        for row in (headings, ["-" * width for width in widths], *rows):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    table = Table(title=title, title_justify="left")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i < 2 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
