@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import _ParamScheduler
@@ -144,6 +144,18 @@ class CellRunner(Runner):
             return super().wrap_model(model_wrapper_cfg, model)
         # mmengine names a device id, which DistributedDataParallel refuses for a model on the CPU.
         return MMDistributedDataParallel(module=model, broadcast_buffers=False)
+
+
+class AveragedWeightsHook(EMAHook):
+    """mmengine's EMAHook, whose averages survive the evaluation behind the training.
+
+    A Runner calls ``before_run`` for its training and again for its test, where EMAHook begins a new average from the
+    trained weights: those would be evaluated and kept.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        if not hasattr(self, "ema_model"):
+            super().before_run(runner)
 
 
 class SeedIterationHook(Hook):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import subprocess
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -44,12 +46,34 @@ def start_processes(launcher: Launcher) -> None:
     if variable not in os.environ:
         starter = {"pytorch": "torchrun --nproc_per_node N -m experiments.run ...", "slurm": "srun python -m experiments.run ..."}
         raise PlanError(f"--launcher {launcher} needs the processes to be started by it: {starter[launcher]}")
+    if launcher == "slurm":
+        _torchrun_variables()
     if torch.cuda.is_available():
-        init_dist(launcher, backend="nccl")
-    elif launcher == "pytorch":
-        torch.distributed.init_process_group("gloo")
+        init_dist("pytorch", backend="nccl")  # mmengine also gives the process its device
     else:
-        raise PlanError("--launcher slurm needs CUDA devices; without them use torchrun and --launcher pytorch")
+        torch.distributed.init_process_group("gloo")
+
+
+def _torchrun_variables() -> None:
+    """Say in torchrun's variables what slurm says in its own; MASTER_ADDR and MASTER_PORT of the environment take precedence.
+
+    mmengine's slurm launcher does the same, but only for processes with a CUDA device.
+    """
+    variables = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+    missing = [name for name in (*variables.values(), "SLURM_NODELIST") if name not in os.environ]
+    if missing:
+        raise PlanError(f"--launcher slurm: srun did not set {', '.join(missing)}; start the processes with srun")
+    os.environ.update({ours: os.environ[theirs] for ours, theirs in variables.items()})
+    os.environ.setdefault("MASTER_PORT", "29500")
+    if "MASTER_ADDR" not in os.environ:
+        command = ["scontrol", "show", "hostnames", os.environ["SLURM_NODELIST"]]
+        try:
+            hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise PlanError(
+                f"--launcher slurm: {shlex.join(command)} failed ({error}); set MASTER_ADDR to the first node"
+            ) from error
+        os.environ["MASTER_ADDR"] = hosts[0]
 
 
 def end_processes(finished: bool) -> None:

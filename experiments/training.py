@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.evaluator import Evaluator
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop, set_random_seed
 from rich.console import Console
@@ -29,6 +29,7 @@ from experiments.datasets.frames import OccupancyFrames, collate
 from experiments.datasets.layout import CAMERAS
 from experiments.datasets.sampling import TrainSampler
 from experiments.engine import (
+    AveragedWeightsHook,
     CellRunner,
     CurvesHook,
     EndlessSampler,
@@ -217,7 +218,7 @@ def _training(
         TrainClockHook(keep_time, interval, clock.train_seconds),
     ]
     if schedule.ema is not None:
-        hooks.append(EMAHook(momentum=schedule.ema))
+        hooks.append(AveragedWeightsHook(momentum=schedule.ema))
     rank, world = get_dist_info()
     return {
         "train_dataloader": DataLoader(
