@@ -58,10 +58,23 @@ class Tracker:
         return names
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters; long values are cut."""
-        from mlflow.entities import Param
+        """Log parameters; long values are cut.
 
-        self._batch("log parameters", params=[Param(key, str(value)[:_MAX_PARAM]) for key, value in values.items()])
+        MLflow refuses to change one. A continued run keeps what it began with, and what is different now (the command,
+        a version) becomes the tag ``resumed.<name>``.
+        """
+        if self.run_id is None:
+            return
+        from mlflow.entities import Param, RunTag
+
+        cut = {name: str(value)[:_MAX_PARAM] for name, value in values.items()}
+        with self._guard("log parameters"):
+            known = self._client.get_run(self.run_id).data.params
+            self._client.log_batch(
+                self.run_id,
+                params=[Param(name, value) for name, value in cut.items() if name not in known],
+                tags=[RunTag(f"resumed.{name}", value) for name, value in cut.items() if known.get(name, value) != value],
+            )
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""

@@ -188,9 +188,10 @@ def test_a_nan_loss_stops_its_cell_names_it_and_leaves_the_others(
     assert sorted(p.name for p in work.glob("iter_*.pth")) == ["iter_2.pth", "iter_4.pth"]
 
     monkeypatch.setattr(OccupancyModel, "loss", real)
-    code, out, _ = run("--row", "small", "--short")
-    assert code == 0
-    assert "continues at iteration 4" in out, out
+    code, out, err = run("--row", "small", "--short")
+    assert code == 0, err + "".join(path.read_text() for path in work.glob("error.txt"))
+    assert "continues at iteration 4" in out and "warning" not in out, out
+    assert record_of(tmp_path, "small--cpu--seed0--short").mlflow_run_id, "the same run goes on under another command"
 
 
 @pytest.mark.parametrize("damage", ["label", "image"])

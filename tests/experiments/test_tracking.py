@@ -60,6 +60,28 @@ def test_a_resumed_cell_continues_its_run_and_a_lost_one_gets_a_new(uri: str) ->
     assert replaced not in (None, first, "0" * 32)
 
 
+def test_a_resumed_cell_may_differ_from_what_was_begun(uri: str) -> None:
+    """Another command line, or a library brought up to date in between, must not cost the run its curves."""
+    from mlflow import MlflowClient
+
+    said: list[str] = []
+    name = table()
+    begun = Tracker(said.append, uri)
+    run_id = begun.start(name, "cell", None, {})
+    begun.params({"command": "first", "lr": 0.1})
+    begun.finish("FAILED")
+    resumed = Tracker(said.append, uri)
+    resumed.start(name, "cell", run_id, {})
+    resumed.params({"command": "second", "lr": 0.1, "new": 1})
+    resumed.metrics({"loss": 1.0}, 5)
+    assert said == [] and resumed.run_id == run_id
+    assert run_id is not None
+    run = MlflowClient(tracking_uri=uri).get_run(run_id)
+    assert run.data.params == {"command": "first", "lr": "0.1", "new": "1"}
+    assert run.data.tags["resumed.command"] == "second" and "resumed.lr" not in run.data.tags
+    assert run.data.metrics["loss"] == 1.0
+
+
 def test_a_server_that_is_away_is_one_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     said: list[str] = []
