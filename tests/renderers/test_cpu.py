@@ -60,11 +60,8 @@ def variant(tmp_path_factory):
         yield make
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_conformance(name: str) -> None:
-    result = check(CpuRenderer(), CASES[name]())
-    assert result.ok, str(result)
-    assert not result.departures  # it honours every setting
+def test_every_setting_is_honoured() -> None:  # and the cases of the contract are in test_conformance.py
+    assert not CpuRenderer().dialect.settings
 
 
 @pytest.mark.parametrize("target", other_targets())
