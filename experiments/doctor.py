@@ -21,7 +21,7 @@ from rich.table import Table
 
 from experiments import environment, records
 from experiments.cells import results_root
-from experiments.plan import DATA_ROOT_VARIABLE
+from experiments.plan import DATA_ROOT_VARIABLE, toyworld_config
 from experiments.spec import load_table, table_names
 from experiments.tracking import Tracker, tracking_uri
 
@@ -126,7 +126,7 @@ def _toyworld() -> Iterator[Finding]:
         preset = load_table(name).presets.get("toy")
         if preset is None or preset.data.source != "toyworld":
             continue
-        config = toyworld.ToyWorldConfig(**preset.data.toyworld)
+        config = toyworld_config(load_table(name), "toy")
         folder = toyworld.default_cache() / "toyworld" / toyworld.fingerprint(config)
         if folder.is_dir():
             frames = toyworld.summary(folder)["frames"]

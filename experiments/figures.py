@@ -36,6 +36,7 @@ COLOURS: dict[str, str] = {
     "manmade": "#c8c8e6",
     "vegetation": "#00af00",
     "free": "#ffffff",
+    "empty": "#ffffff",
 }
 _UNKNOWN = "#000000"
 
@@ -54,7 +55,7 @@ def colour(labels: NDArray[Any], grid: OccupancyGrid) -> Image:
 
 
 def from_above(labels: NDArray[Any], grid: OccupancyGrid) -> Image:
-    """The topmost occupied voxel of every column, [X, Y, Z] -> RGB [X, Y, 3]; forward is up, left is left.
+    """The topmost occupied voxel of every column, [X, Y, Z] -> RGB [forward, left, 3]; forward is up, left is left.
 
     Lower voxels are darker, so that a car stands out from the road under a tree's colour.
     """
@@ -64,7 +65,9 @@ def from_above(labels: NDArray[Any], grid: OccupancyGrid) -> Image:
     shade = 0.65 + 0.35 * top / max(1, labels.shape[2] - 1)
     image = colour(classes, grid) * shade[..., None]
     image[~occupied.any(axis=2)] = 255
-    return np.round(image[::-1, ::-1]).astype(np.uint8)
+    # The lidar's x points to the right and its y forward, the other frames' x forward and y to the left.
+    upright = image.transpose(1, 0, 2)[::-1] if grid.frame == "lidar" else image[::-1, ::-1]
+    return np.round(upright).astype(np.uint8)
 
 
 def input_views(images: NDArray[np.uint8], names: Sequence[str], title: str) -> Figure:
@@ -89,14 +92,17 @@ def occupancy_from_above(
     panels = {"predicted": predicted, "true": true, "true, seen by a camera": seen}
     figure = Figure(figsize=(13, 5), layout="constrained")
     axes = figure.subplots(1, len(panels))
-    extent = (grid.upper[1], grid.lower[1], grid.lower[0], grid.upper[0])
+    if grid.frame == "lidar":
+        extent, across, along = (grid.lower[0], grid.upper[0], grid.lower[1], grid.upper[1]), "x, right (m)", "y, forward (m)"
+    else:
+        extent, across, along = (grid.upper[1], grid.lower[1], grid.lower[0], grid.upper[0]), "y, left (m)", "x, forward (m)"
     for axis, (name, labels) in zip(axes, panels.items(), strict=True):
         axis.imshow(from_above(labels, grid), extent=extent, interpolation="nearest")
         axis.plot(0, 0, marker="^", color="black", markersize=5)
         axis.set_title(name, fontsize=10)
-        axis.set_xlabel("y, left (m)", fontsize=8)
+        axis.set_xlabel(across, fontsize=8)
         axis.tick_params(labelsize=7)
-    axes[0].set_ylabel("x, forward (m)", fontsize=8)
+    axes[0].set_ylabel(along, fontsize=8)
     _legend(figure, [predicted, true], grid)
     figure.suptitle(title, fontsize=10)
     return figure

@@ -11,10 +11,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from experiments.records import ROOT
 from experiments.spec import Cell, PresetName, Row, TableSpec
+
+if TYPE_CHECKING:
+    from experiments.toyworld import ToyWorldConfig
 
 DATA_ROOT_VARIABLE = "OCC_DATA_ROOT"
 Launcher = Literal["none", "pytorch", "slurm"]
@@ -175,11 +178,18 @@ def _data_fingerprint(table: TableSpec, preset: PresetName, data_root: Path | No
     if data_root is None:
         from experiments import toyworld
 
-        return f"toyworld-{toyworld.fingerprint(toyworld.ToyWorldConfig(**table.preset(preset).data.toyworld))}"
+        return f"toyworld-{toyworld.fingerprint(toyworld_config(table, preset))}"
     from experiments.datasets.layouts import data_fingerprint
 
     parts = [data_fingerprint(table.dataset, data_root, split) for split in ("train", "val")]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+def toyworld_config(table: TableSpec, preset: str) -> ToyWorldConfig:
+    """The generated world of a preset, in the layout of the table's data set."""
+    from experiments.toyworld import ToyWorldConfig
+
+    return ToyWorldConfig(**{"layout": table.dataset, **table.preset(preset).data.toyworld})
 
 
 def _digest(path: Path) -> str:

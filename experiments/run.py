@@ -22,7 +22,7 @@ from typer.exceptions import TyperException
 
 from experiments import plan as planning
 from experiments.cells import CellFolder, ResultsError, results_root, unwritable
-from experiments.plan import Launcher, Plan, PlanError, Request
+from experiments.plan import Launcher, Plan, PlanError, Request, toyworld_config
 from experiments.records import Record, RecordError
 from experiments.spec import Cell, SpecError, TableSpec, load_table, table_names
 from experiments.summary import print_cells, print_results, print_rows
@@ -147,7 +147,7 @@ def _job(
 def _toyworld(spec: TableSpec, plan: Plan) -> Path:
     from experiments import toyworld
 
-    return toyworld.ensure(toyworld.ToyWorldConfig(**spec.preset(plan.preset).data.toyworld))
+    return toyworld.ensure(toyworld_config(spec, plan.preset))
 
 
 def _finished(cell: Cell, root: Path, console: Console) -> Record:

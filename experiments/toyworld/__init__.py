@@ -1,4 +1,4 @@
-"""A procedural driving world as a data set in the official Occ3D-nuScenes layout; see ``writer.py`` for the files."""
+"""A procedural driving world as a data set in an official layout; see ``writer.py`` for the files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from .writer import ToyWorldConfig, write
 
 __all__ = ["ToyWorldConfig", "ensure", "ensure_at", "fingerprint", "summary"]
 
-GENERATOR_VERSION = 3  # raise it with every change to what is written
+GENERATOR_VERSION = 3  # raise it with every change to what is written in all layouts
+_LAYOUT_VERSIONS = {"surroundocc": 1}  # and these with changes to one layout; Occ3D's is the generator's
 _SUMMARY = "toyworld.json"
 
 
 def fingerprint(config: ToyWorldConfig) -> str:
     """Name of the data set that a configuration and this version of the generator give."""
-    text = json.dumps({"generator": GENERATOR_VERSION, **asdict(config)}, sort_keys=True)
+    content = {"generator": GENERATOR_VERSION, **asdict(config)}
+    if config.layout == "occ3d":
+        del content["layout"]  # it was the only one when the first records were made
+    else:
+        content["layout_version"] = _LAYOUT_VERSIONS[config.layout]
+    text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -11,21 +11,23 @@ from rich.table import Table
 
 from . import ToyWorldConfig, ensure, ensure_at, summary
 from .catalogue import CLASS_NAMES
+from .writer import LAYOUTS
 
 
 def main(
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default the cache.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another world.")] = 0,
+    layout: Annotated[str, typer.Option(help=f"On-disk layout: {' or '.join(LAYOUTS)}.")] = "occ3d",
 ) -> None:
     """Generate the toy world unless it is there already, and print frames and class counts by split."""
-    config = ToyWorldConfig(seed=seed)
     try:
+        config = ToyWorldConfig(seed=seed, layout=layout)  # type: ignore[arg-type]
         root = ensure_at(config, out) if out else ensure(config)
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     note = summary(root)
-    table = Table(title="Voxels the cameras see, by class", caption=f"{root}\nfingerprint {note['fingerprint']}")
+    table = Table(title="Voxels that count in evaluation, by class", caption=f"{root}\nfingerprint {note['fingerprint']}")
     table.add_column("class")
     for split, frames in note["frames"].items():
         table.add_column(f"{split} ({frames} frames)", justify="right")

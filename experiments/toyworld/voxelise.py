@@ -1,11 +1,9 @@
-"""Semantic voxels of the toy world, and which of them cameras and lidars see.
-
-Grid and frame are Occ3D-nuScenes': 200 x 200 x 16 voxels of 0.4 m from (-40, -40, -1) m in the ego frame, 17 = free.
-"""
+"""Semantic voxels of the toy world, and which of them cameras and lidars see. Class ids are Occ3D-nuScenes', 17 = free."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,9 +11,23 @@ from .catalogue import CLASS_NAMES, FREE
 from .ground import GROUND_CLASS, GROUND_HEIGHT, ground_at, kernel
 from .solids import Solids, inside
 
-GRID = (200, 200, 16)
-LOWER = np.array([-40.0, -40.0, -1.0])
-VOXEL = 0.4
+
+@dataclass(frozen=True)
+class Lattice:
+    """Voxels of ``edge`` metres from the corner ``lower`` (m) on, in the frame that the caller places in the world."""
+
+    shape: tuple[int, int, int]
+    lower: tuple[float, float, float]
+    edge: float
+
+
+OCC3D = Lattice((200, 200, 16), (-40.0, -40.0, -1.0), 0.4)  # in the ego frame
+
+# mark_visible knows Occ3D's voxels alone, as constants.
+GRID = OCC3D.shape
+LOWER = np.array(OCC3D.lower)
+VOXEL = OCC3D.edge
+
 _SAMPLES = 3  # a voxel is sampled at 3 x 3 x 3 points
 _TINY = 1e-9  # keeps rays along an axis from dividing by zero
 _THINNEST = 0.1  # half extent (m) below which 0.133 m apart samples could miss a part
@@ -29,9 +41,10 @@ _WEIGHT = np.array([3 if name in _FAVOURED else 1 for name in CLASS_NAMES], dtyp
 @kernel
 def _fill(
     labels: np.ndarray, score: np.ndarray, rotation: np.ndarray, origin: np.ndarray, geometry: np.ndarray,
-    shape: np.ndarray, class_id: np.ndarray, weight: np.ndarray,
+    shape: np.ndarray, class_id: np.ndarray, weight: np.ndarray, lower: np.ndarray, edge: float,
 ) -> None:  # fmt: skip
-    margin = 0.5 * VOXEL * math.sqrt(3.0)
+    size = labels.shape
+    margin = 0.5 * edge * math.sqrt(3.0)
     low, high = np.empty(3, np.int64), np.empty(3, np.int64)
     for p in range(geometry.shape[0]):
         g = geometry[p]
@@ -42,8 +55,8 @@ def _fill(
             r0, r1, r2 = rotation[0, axis], rotation[1, axis], rotation[2, axis]
             centre = r0 * (g[0] - origin[0]) + r1 * (g[1] - origin[1]) + r2 * (g[2] - origin[2])
             half = abs(r0) * wx + abs(r1) * wy + abs(r2) * hz
-            low[axis] = max(0, int(math.floor((centre - half - LOWER[axis]) / VOXEL)))
-            high[axis] = min(GRID[axis] - 1, int(math.floor((centre + half - LOWER[axis]) / VOXEL)))
+            low[axis] = max(0, int(math.floor((centre - half - lower[axis]) / edge)))
+            high[axis] = min(size[axis] - 1, int(math.floor((centre + half - lower[axis]) / edge)))
         for i in range(low[0], high[0] + 1):
             for j in range(low[1], high[1] + 1):
                 for k in range(low[2], high[2] + 1):
@@ -55,9 +68,9 @@ def _fill(
                             a = (part // (_SAMPLES * _SAMPLES) + 0.5) / _SAMPLES
                             b = (part // _SAMPLES % _SAMPLES + 0.5) / _SAMPLES
                             c = (part % _SAMPLES + 0.5) / _SAMPLES
-                        ex = LOWER[0] + (i + a) * VOXEL
-                        ey = LOWER[1] + (j + b) * VOXEL
-                        ez = LOWER[2] + (k + c) * VOXEL
+                        ex = lower[0] + (i + a) * edge
+                        ey = lower[1] + (j + b) * edge
+                        ez = lower[2] + (k + c) * edge
                         dx = rotation[0, 0] * ex + rotation[0, 1] * ey + rotation[0, 2] * ez + origin[0] - g[0]
                         dy = rotation[1, 0] * ex + rotation[1, 1] * ey + rotation[1, 2] * ez + origin[1] - g[1]
                         dz = rotation[2, 0] * ex + rotation[2, 1] * ey + rotation[2, 2] * ez + origin[2] - g[2]
@@ -75,23 +88,27 @@ def _fill(
 
 
 @kernel
-def _lay_ground(labels: np.ndarray, rotation: np.ndarray, origin: np.ndarray, streets: np.ndarray, patches: np.ndarray) -> None:
+def _lay_ground(
+    labels: np.ndarray, rotation: np.ndarray, origin: np.ndarray, streets: np.ndarray, patches: np.ndarray, lower: np.ndarray,
+    edge: float,
+) -> None:  # fmt: skip
+    size = labels.shape
     count = np.zeros(18, np.int64)
-    for i in range(GRID[0]):
-        for j in range(GRID[1]):
+    for i in range(size[0]):
+        for j in range(size[1]):
             count[:] = 0
             height = 0.0
             for part in range(_SAMPLES * _SAMPLES):
-                ex = LOWER[0] + (i + (part // _SAMPLES + 0.5) / _SAMPLES) * VOXEL
-                ey = LOWER[1] + (j + (part % _SAMPLES + 0.5) / _SAMPLES) * VOXEL
+                ex = lower[0] + (i + (part // _SAMPLES + 0.5) / _SAMPLES) * edge
+                ey = lower[1] + (j + (part % _SAMPLES + 0.5) / _SAMPLES) * edge
                 ez = -(origin[2] + rotation[2, 0] * ex + rotation[2, 1] * ey) / rotation[2, 2]
                 x = rotation[0, 0] * ex + rotation[0, 1] * ey + rotation[0, 2] * ez + origin[0]
                 y = rotation[1, 0] * ex + rotation[1, 1] * ey + rotation[1, 2] * ez + origin[1]
                 kind = ground_at(streets, patches, x, y)[0]
                 count[GROUND_CLASS[kind]] += 1
                 height += ez + GROUND_HEIGHT[kind]
-            k = int(math.floor((height / (_SAMPLES * _SAMPLES) - LOWER[2]) / VOXEL))
-            if 0 <= k < GRID[2] and labels[i, j, k] == FREE:
+            k = int(math.floor((height / (_SAMPLES * _SAMPLES) - lower[2]) / edge))
+            if 0 <= k < size[2] and labels[i, j, k] == FREE:
                 labels[i, j, k] = np.argmax(count)
 
 
@@ -144,14 +161,22 @@ def mark_visible(mask: np.ndarray, labels: np.ndarray, start: np.ndarray, rotati
                     break
 
 
-def voxelise(solids: Solids, streets: np.ndarray, patches: np.ndarray, rotation: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    """Labels [200, 200, 16] uint8 (Occ3D ids) of the ego frame placed in the world by rotation [3, 3], origin [3] m.
+def voxelise(
+    solids: Solids,
+    streets: np.ndarray,
+    patches: np.ndarray,
+    rotation: np.ndarray,
+    origin: np.ndarray,
+    lattice: Lattice = OCC3D,
+) -> np.ndarray:
+    """Labels [X, Y, Z] uint8 of a lattice whose frame is placed in the world by rotation [3, 3], origin [3] m.
 
     A voxel that any of its samples finds in a part is occupied by the part with most (weighted) samples; the ground
     is one voxel thick and gives way to parts.
     """
-    labels = np.full(GRID, FREE, np.uint8)
-    score = np.zeros(GRID, np.int16)
-    _fill(labels, score, rotation, origin, solids.geometry, solids.shape, solids.class_id, _WEIGHT)
-    _lay_ground(labels, rotation, origin, streets, patches)
+    labels = np.full(lattice.shape, FREE, np.uint8)
+    score = np.zeros(lattice.shape, np.int16)
+    lower = np.array(lattice.lower)
+    _fill(labels, score, rotation, origin, solids.geometry, solids.shape, solids.class_id, _WEIGHT, lower, lattice.edge)
+    _lay_ground(labels, rotation, origin, streets, patches, lower, lattice.edge)
     return labels

@@ -1,10 +1,16 @@
-"""Drives through toy scenes and writes what the sensors record in the Occ3D-nuScenes layout.
+"""Drives through toy scenes and writes what the sensors record in the layout of a nuScenes occupancy data set.
 
-Below the root: ``bevdetv2-nuscenes_infos_{train,val}.pkl`` (keys of BEVDet-style info files), ``nuscenes/samples/``
-(JPEG images, ``LIDAR_TOP`` as float32 rows x y z intensity ring), ``nuscenes/lidarseg/v1.0-trainval/`` (uint8 raw
-nuScenes-lidarseg ids, one a lidar point) and ``gts/<scene>/<token>/labels.npz``. Paths in the pickles start with
-``./data/``, which stands for the root. A sweep and the voxels show one instant, the key frame's time stamp; every
-camera has its own time stamp some milliseconds earlier, with the ego pose and the moving things of that instant.
+Below the root, in every layout: ``nuscenes/samples/`` (JPEG images, ``LIDAR_TOP`` as float32 rows x y z intensity
+ring) and ``nuscenes/lidarseg/v1.0-trainval/`` (uint8 raw nuScenes-lidarseg ids, one a lidar point).
+
+    occ3d        ``bevdetv2-nuscenes_infos_{train,val}.pkl`` (keys of BEVDet-style info files) and
+                 ``gts/<scene>/<token>/labels.npz``
+    surroundocc  ``nuscenes_infos_{train,val}_sweeps_occ.pkl`` and ``surroundocc/samples/<lidar file>.npy``
+
+The world, its drives and its images are the same in all of them; see ``surroundocc.py`` for what is labelled there.
+Paths in the pickles start with ``./data/``, which stands for the root. A sweep and the voxels show one instant, the key
+frame's time stamp; every camera has its own time stamp some milliseconds earlier, with the ego pose and the moving
+things of that instant.
 """
 
 from __future__ import annotations
@@ -17,16 +23,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from .catalogue import CLASS_NAMES
+from . import surroundocc
+from .catalogue import CLASS_NAMES, FREE
 from .raycast import cast_lidar, cast_shadows, render_camera
 from .solids import Assembly, Solids
-from .voxelise import GRID, mark_visible, voxelise
+from .voxelise import GRID, OCC3D, Lattice, mark_visible, voxelise
 from .world import Scene, generate
 
 KEY_FRAME = 0.5  # s between key frames: 2 Hz
@@ -54,10 +61,12 @@ _BOX_CLASSES = (
     "traffic_cone",
 )  # fmt: skip
 
+LAYOUTS = ("occ3d", "surroundocc")
+
 
 @dataclass(frozen=True)
 class ToyWorldConfig:
-    """What to generate: seed, number of scenes a split, key frames a scene, image width (pixels), JPEG quality."""
+    """What to generate: seed, number of scenes a split, key frames a scene, image width (pixels), JPEG quality, layout."""
 
     seed: int = 0
     train_scenes: int = 32
@@ -66,6 +75,7 @@ class ToyWorldConfig:
     val_frames: int = 5
     image_width: int = 400
     jpeg_quality: int = 90
+    layout: Literal["occ3d", "surroundocc"] = "occ3d"
 
     def __post_init__(self) -> None:
         for name in ("train_scenes", "val_scenes", "train_frames", "val_frames"):
@@ -75,6 +85,8 @@ class ToyWorldConfig:
             raise ValueError(f"toy world: image_width must be a multiple of 16 of at least 64, got {self.image_width}")
         if not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"toy world: jpeg_quality must be 1 to 100, got {self.jpeg_quality}")
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"toy world: unknown layout '{self.layout}' (known: {', '.join(LAYOUTS)})")
 
     @property
     def image_height(self) -> int:
@@ -190,19 +202,15 @@ class Recorder:
         return f"nuscenes/samples/{sensor}/{self.log}__{sensor}__{timestamp}.{ending}"
 
     def record(self, frame: int) -> tuple[dict[str, Any], np.ndarray]:
-        """Write the files of a key frame; returns its info and its class counts [18] over voxels the cameras see."""
+        """Write the files of a key frame; returns its BEVDet-style info and the class counts [18] of its voxels that count."""
         timestamp = self._time(frame)
         world = self._world(timestamp)
         x, y = world[0, 3], world[1, 3]
-        all_solids = self.assembly.at(self._seconds(timestamp))
-        solids = all_solids.near(x, y, _REACH)
+        solids = self.assembly.at(self._seconds(timestamp)).near(x, y, _REACH)
         light = self.scene.light.row()
         shadow, corner = cast_shadows(solids, light[:3], (x, y))
 
         info = self._info(frame, timestamp)
-        labels = voxelise(solids, self.scene.streets, self.scene.patches, world[:3, :3].copy(), world[:3, 3].copy())
-        camera_mask, lidar_mask = np.zeros(GRID, np.uint8), np.zeros(GRID, np.uint8)
-        to_ego = np.linalg.inv(world)
         for name, camera in info["cams"].items():
             mount = self.rig[name]
             pose = self._world(camera["timestamp"]) @ mount.matrix
@@ -213,20 +221,42 @@ class Recorder:
                 pose[:3, :3].copy(), mount.intrinsics, self.config.image_width, self.config.image_height,
             )  # fmt: skip
             self._write_image(self.root / camera["data_path"].removeprefix("./data/"), image)
-            here = to_ego @ pose
+        write_labels = self._write_occ3d if self.config.layout == "occ3d" else self._write_surroundocc
+        counts = write_labels(info, solids, world)
+
+        owner = self._write_lidar(frame, info["lidar_path"], solids, world @ self.rig["LIDAR_TOP"].matrix)
+        self._annotate(info, timestamp, np.bincount(owner[owner >= 0], minlength=len(self.scene.things)))
+        return info, counts
+
+    def _voxels(self, solids: Solids, pose: np.ndarray, lattice: Lattice) -> np.ndarray:
+        return voxelise(solids, self.scene.streets, self.scene.patches, pose[:3, :3].copy(), pose[:3, 3].copy(), lattice)
+
+    def _write_occ3d(self, info: dict[str, Any], solids: Solids, world: np.ndarray) -> np.ndarray:
+        """Labels and masks in the ego frame; counts over voxels that the cameras see."""
+        labels = self._voxels(solids, world, OCC3D)
+        camera_mask, lidar_mask = np.zeros(GRID, np.uint8), np.zeros(GRID, np.uint8)
+        to_ego = np.linalg.inv(world)
+        for name, camera in info["cams"].items():
+            mount = self.rig[name]
+            here = to_ego @ self._world(camera["timestamp"]) @ mount.matrix
+            assert mount.intrinsics is not None
             mark_visible(camera_mask, labels, here[:3, 3].copy(), here[:3, :3] @ np.linalg.inv(mount.intrinsics), self._pixels)
-        lidar = self.rig["LIDAR_TOP"].matrix
         beams = self._beams.reshape(-1, 3)
         for other in range(self.frames):  # as in Occ3D, what the lidar sees on its whole way through the scene counts
-            here = to_ego @ self._world(self._time(other)) @ lidar
+            here = to_ego @ self._world(self._time(other)) @ self.rig["LIDAR_TOP"].matrix
             mark_visible(lidar_mask, labels, here[:3, 3].copy(), here[:3, :3].copy(), beams)
         folder = self.root / "gts" / self.name / info["token"]
         folder.mkdir(parents=True)
         np.savez_compressed(folder / "labels.npz", semantics=labels, mask_lidar=lidar_mask, mask_camera=camera_mask)
+        return np.bincount(labels[camera_mask > 0], minlength=len(CLASS_NAMES))
 
-        owner = self._write_lidar(frame, info["lidar_path"], solids, world @ lidar)
-        self._annotate(info, timestamp, np.bincount(owner[owner >= 0], minlength=len(self.scene.things)))
-        return info, np.bincount(labels[camera_mask > 0], minlength=len(CLASS_NAMES))
+    def _write_surroundocc(self, info: dict[str, Any], solids: Solids, world: np.ndarray) -> np.ndarray:
+        """Sparse labels in the lidar frame; counts over the whole grid."""
+        rows = surroundocc.sparse_labels(self._voxels(solids, world @ self.rig["LIDAR_TOP"].matrix, surroundocc.LATTICE))
+        np.save(self.root / surroundocc.label_file(info), rows)
+        counts = np.bincount(rows[:, 3], minlength=len(CLASS_NAMES))
+        counts[FREE] = np.prod(surroundocc.LATTICE.shape) - len(rows)
+        return counts
 
     def _write_image(self, path: Path, image: np.ndarray) -> None:
         done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.config.jpeg_quality])
@@ -333,12 +363,14 @@ class Recorder:
 def write(config: ToyWorldConfig, root: Path, workers: int, advance: Callable[[], None]) -> dict[str, list[int]]:
     """Write both splits below ``root``; ``advance`` is called after each key frame.
 
-    Returns the class counts over voxels the cameras see, by split. The numba kernels and the JPEG and zip writers run
-    without the interpreter's lock, so frames are recorded by ``workers`` threads at once.
+    Returns the class counts over the voxels that count in evaluation, by split. The numba kernels and the JPEG and zip
+    writers run without the interpreter's lock, so frames are recorded by ``workers`` threads at once.
     """
     for sensor in (*_CAMERAS, "LIDAR_TOP"):
         (root / "nuscenes/samples" / sensor).mkdir(parents=True)
     (root / "nuscenes/lidarseg/v1.0-trainval").mkdir(parents=True)
+    if config.layout == "surroundocc":
+        (root / surroundocc.LABELS).mkdir(parents=True)
     counts = {}
     with ThreadPoolExecutor(workers) as pool:
         for split in ("train", "val"):
@@ -351,7 +383,10 @@ def write(config: ToyWorldConfig, root: Path, workers: int, advance: Callable[[]
                 infos.append(info)
                 total += count
                 advance()
-            with (root / f"bevdetv2-nuscenes_infos_{split}.pkl").open("wb") as file:
-                pickle.dump({"infos": infos, "metadata": {"version": "v1.0-trainval"}}, file, protocol=4)
+            if config.layout == "surroundocc":
+                surroundocc.write_infos(root, split, infos)
+            else:
+                with (root / f"bevdetv2-nuscenes_infos_{split}.pkl").open("wb") as file:
+                    pickle.dump({"infos": infos, "metadata": {"version": "v1.0-trainval"}}, file, protocol=4)
             counts[split] = [int(n) for n in total]
     return counts
