@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup table_occ3d test test-fast lint reports doctor
+.PHONY: setup table_occ3d table_renderers test test-fast lint reports doctor
 
 setup:
 	@$(PYTHON) experiments/install.py
 
 table_occ3d: setup
 	@$(BIN)/python -m experiments.run table_occ3d
+
+table_renderers: setup
+	@$(BIN)/python -m renderers.compare --save
 
 test: setup
 	@$(BIN)/python -m pytest

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,11 +22,16 @@ class RecordError(ValueError):
     """A record that cannot be read or written; the message names the file and the way out."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Content of a result file: no unknown fields, no NaN, never changed."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Hardware(_Strict):
+AnyRecord = TypeVar("AnyRecord", bound=Strict)
+
+
+class Hardware(Strict):
     """The machine a cell ran on."""
 
     cpu: str
@@ -35,7 +40,7 @@ class Hardware(_Strict):
     gpu: str | None = None
 
 
-class Record(_Strict):
+class Record(Strict):
     """A finished cell.
 
     metrics    numbers by metric key, e.g. {"mIoU": 13.2, "RayIoU": 8.1, "depth_l1": 1.9}
@@ -73,7 +78,7 @@ class Record(_Strict):
     mlflow_run_id: str | None = None
 
 
-class QuotedNumber(_Strict):
+class QuotedNumber(Strict):
     """A published number with its source.
 
     kind  "readme", "paper", "authors_log" (the authors' own rerun) or "third_party_quote"
@@ -94,7 +99,7 @@ def path_of(table: str, preset: str, cell_name: str, root: Path = LOCAL) -> Path
     return root / table / preset / f"{cell_name}.json"
 
 
-def save(record: Record, path: Path) -> None:
+def save(record: Strict, path: Path) -> None:
     """Write a record atomically; a reader sees the old file or the whole new one, never a part."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,14 +120,19 @@ def save(record: Record, path: Path) -> None:
 
 def load(path: Path) -> Record:
     """Read one record; raises RecordError naming the file if it is not a valid record of this schema."""
+    return load_as(Record, path, "run the cell again")
+
+
+def load_as(kind: type[AnyRecord], path: Path, remedy: str) -> AnyRecord:
+    """Read a file of one kind; raises RecordError naming it, with what to do after deleting it."""
     try:
-        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecordError(f"cannot read the record {path}: {error.strerror or error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
-        raise RecordError(f"{path} is not a valid record ({where}: {first['msg']}); delete it and run the cell again") from error
+        raise RecordError(f"{path} is not a valid record ({where}: {first['msg']}); delete it and {remedy}") from error
 
 
 def load_all(root: Path, table: str | None = None) -> Iterator[tuple[Path, Record]]:

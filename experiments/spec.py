@@ -177,6 +177,8 @@ def table_names() -> list[str]:
 
 def load_table(name: str) -> TableSpec:
     """The spec in ``experiments/tables/<name>.py``; raises SpecError with a suggestion."""
+    if name == "table_renderers":
+        raise SpecError("table_renderers is measured, not trained: run `python -m renderers.compare --save`")
     if name not in table_names():
         raise SpecError(_unknown("table", name, table_names()))
     return importlib.import_module(f"experiments.tables.{name}").TABLE

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import pandas as pd
 import typer
 
+from experiments import renderer_records
 from experiments.records import ROOT, RecordError
 from experiments.spec import SpecError, load_table, table_names
-from reports import markdown
-from reports.figures import ClassFigure, draw, figures, stored_digest
+from reports import markdown, renderer_figures, renderers
+from reports.figures import figures, stored_digest
 from reports.summary import Number, ReportError, Summary, summarise
+
+
+class Figure(Protocol):
+    """A figure that knows whether its file is up to date. name: of the file; digest: of all that it is drawn from."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def caption(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    def draw(self) -> bytes: ...
 
 
 @dataclass
@@ -22,7 +35,7 @@ class Outputs:
     """Everything that a build writes: text files by path, figures by path."""
 
     texts: dict[Path, str] = field(default_factory=dict)
-    figures: dict[Path, ClassFigure] = field(default_factory=dict)
+    figures: dict[Path, Figure] = field(default_factory=dict)
 
     def stale(self, root: Path) -> list[Path]:
         """Files below ``root`` that differ from this, are missing, or are no longer produced."""
@@ -38,7 +51,7 @@ class Outputs:
             if path in self.texts:
                 path.write_bytes(self.texts[path].encode())
             elif path in self.figures:
-                path.write_bytes(draw(self.figures[path]))
+                path.write_bytes(self.figures[path].draw())
             else:
                 path.unlink()
         return changed
@@ -54,13 +67,22 @@ def build(root: Path) -> Outputs:
         raise ReportError(f"{readme} does not exist; write one with the tables' markers") from error
     for name in table_names():
         summary = summarise(load_table(name), root / "results/records", root / "results/quoted")
-        drawn = figures(summary)
-        outputs.figures |= {root / "reports/figures" / figure.name: figure for figure in drawn}
-        links = {f"reports/figures/{figure.name}": figure.caption for figure in drawn}
+        links = _add(outputs, root, figures(summary))
         text = replace_section(text, name, markdown.render(summary, links))
         outputs.texts[root / "reports/tables" / f"{name}.csv"] = csv(summary)
+    machines = renderers.read(root / "results/records")
+    links = _add(outputs, root, renderer_figures.figures(machines))
+    text = replace_section(text, renderer_records.TABLE, renderers.render(machines, links))
+    if machines:
+        outputs.texts[root / "reports/tables" / f"{renderer_records.TABLE}.csv"] = renderers.csv(machines)
     outputs.texts[readme] = text
     return outputs
+
+
+def _add(outputs: Outputs, root: Path, drawn: Sequence[Figure]) -> dict[str, str]:
+    """Add figures to what is written; their captions by the path that the README links."""
+    outputs.figures |= {root / "reports/figures" / figure.name: figure for figure in drawn}
+    return {f"reports/figures/{figure.name}": figure.caption for figure in drawn}
 
 
 def replace_section(text: str, name: str, section: str) -> str:

@@ -7,8 +7,12 @@ import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reports.summary import RERUN, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _DIGEST_KEY = "Data-SHA256"
 _BASE_COLOUR, _ROW_COLOUR, _LOSS_COLOUR = "#9aa5b1", "#d1662b", "#3b6ea5"
@@ -36,6 +40,10 @@ class ClassFigure:
         """Hash of the data and of this module: the figure is up to date if its file carries the same."""
         content = json.dumps(asdict(self), sort_keys=True).encode() + Path(__file__).read_bytes()
         return hashlib.sha256(content).hexdigest()
+
+    def draw(self) -> bytes:
+        """PNG bytes, see ``draw``."""
+        return draw(self)
 
 
 def figures(summary: Summary) -> list[ClassFigure]:
@@ -82,7 +90,6 @@ def draw(figure: ClassFigure) -> bytes:
     """PNG bytes. Left: scores with their spread over seeds; right: paired differences, a dot a seed."""
     from statistics import fmean, stdev
 
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = list(figure.differences)
@@ -113,8 +120,15 @@ def draw(figure: ClassFigure) -> bytes:
         axes.grid(axis="x", linewidth=0.4, alpha=0.5)
         axes.set_axisbelow(True)
     canvas.suptitle(figure.caption, fontsize=10)
+    return png(canvas, figure.digest)
+
+
+def png(canvas: Figure, digest: str) -> bytes:
+    """The bytes of a figure, with the digest of its data."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
-    FigureCanvasAgg(canvas).print_png(buffer, metadata={"Software": None, _DIGEST_KEY: figure.digest})
+    FigureCanvasAgg(canvas).print_png(buffer, metadata={"Software": None, _DIGEST_KEY: digest})
     return buffer.getvalue()
 
 

@@ -29,7 +29,7 @@ def render(summary: Summary, figures: dict[str, str]) -> str:
     parts += [_ours(summary, preset) for preset in presets]
     if "paper" not in presets:
         parts.append("Ours at the published configuration (preset `paper`) has not been run yet.")
-    parts.append(_details("Figures: gains class by class", *(f"![{caption}]({path})" for path, caption in figures.items())))
+    parts.append(details("Figures: gains class by class", *(f"![{caption}]({path})" for path, caption in figures.items())))
     parts += [f"> {note}" for note in summary.notes]
     return "\n\n".join(part for part in parts if part)
 
@@ -48,11 +48,20 @@ def gain_cell(gain: Gain | None, digits: int, expected: int) -> str:
     """``+0.41 ± 0.12 (+0.30 to +0.55)``: mean, sample standard deviation and range of the paired differences."""
     if gain is None:
         return ABSENT
-    number = gain.difference
+    return _difference(gain.difference, digits) + _odd_count(gain.difference, expected)
+
+
+def difference_cell(number: Number, digits: int) -> str:
+    """A gain's text and the number of seeds."""
+    count = len(number.seeds)
+    return f"{_difference(number, digits)}, {count} seed{'s' * (count != 1)}"
+
+
+def _difference(number: Number, digits: int) -> str:
     text = f"{number.mean:+.{digits}f}"
     if number.std is not None:
         text += f" ± {number.std:.{digits}f} ({min(number.values):+.{digits}f} to {max(number.values):+.{digits}f})"
-    return text + _odd_count(number, expected)
+    return text
 
 
 def _odd_count(number: Number, expected: int) -> str:
@@ -64,7 +73,8 @@ def _label(column: Column) -> str:
     return f"{column.title}{unit}{'' if column.higher_is_better else ' (lower is better)'}"
 
 
-def _table(rows: Iterable[dict[str, str]]) -> str:
+def markdown_table(rows: Iterable[dict[str, str]]) -> str:
+    """Lines as a table, the first column left; "" for no lines."""
     frame = pd.DataFrame(list(rows))
     if frame.empty:
         return ""
@@ -72,7 +82,8 @@ def _table(rows: Iterable[dict[str, str]]) -> str:
     return str(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
 
 
-def _details(title: str, *parts: str) -> str:
+def details(title: str, *parts: str) -> str:
+    """Parts folded under a title; "" if all are empty."""
     body = "\n\n".join(part for part in parts if part)
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>" if body else ""
 
@@ -97,7 +108,7 @@ def _metric_table(summary: Summary, rows: Sequence[Row], columns: Sequence[Colum
                 key = f"{_label(column)}<br>{summary.heading(group)}"
                 line[key] = cell(summary.number(group, row.name, column.metric), column.digits, summary.seed_count(group))
         lines.append(line)
-    return _table(lines) if kept else ""
+    return markdown_table(lines) if kept else ""
 
 
 def _published(summary: Summary) -> str:
@@ -122,7 +133,7 @@ def _published(summary: Summary) -> str:
         f"[`reports/tables/{spec.name}.csv`](reports/tables/{spec.name}.csv)."
     )
     text.append("\n".join(_remarks(summary)))
-    text.append(_details("Published numbers per class", *(_per_class(summary, c, [QUOTED, RERUN]) for c in spec.columns)))
+    text.append(details("Published numbers per class", *(_per_class(summary, c, [QUOTED, RERUN]) for c in spec.columns)))
     return "\n\n".join(part for part in text if part)
 
 
@@ -172,7 +183,7 @@ def _gain_table(summary: Summary) -> str:
             "Each column compares within itself: quoted with quoted of the same source, the authors' rerun with their rerun, "
             "ours with ours of the same preset, renderer, data and seed. Ours: mean ± sample standard deviation (smallest to "
             "largest) of the differences seed by seed. Sizes of gains of different columns are not comparable either.",
-            _table(lines),
+            markdown_table(lines),
         )
     )
 
@@ -185,12 +196,35 @@ def _ours(summary: Summary, preset: str) -> str:
     text = [f"**Ours, `{preset}` preset** (mean ± sample standard deviation over seeds)", _NOT_COMPARABLE.get(preset, "")]
     if preset != "paper":
         text += [_metric_table(summary, rows, spec.columns, groups), _metric_table(summary, rows, IMAGE_COLUMNS, groups)]
-    text.append(_checks(summary, rows, groups))
-    text.append(_details(f"Ours, {preset}, per class", *(_per_class(summary, c, groups) for c in spec.columns)))
+    text += [_renderers(summary, preset), _checks(summary, rows, groups)]
+    text.append(details(f"Ours, {preset}, per class", *(_per_class(summary, c, groups) for c in spec.columns)))
     text.append(
-        _details(f"Ours, {preset}: time, memory, versions, commands", _costs(summary, rows, records), _conditions(records))
+        details(f"Ours, {preset}: time, memory, versions, commands", _costs(summary, rows, records), _conditions(records))
     )
     return "\n\n".join(part for part in text if part)
+
+
+def _renderers(summary: Summary, preset: str) -> str:
+    """What another renderer changes, seed by seed; "" where all records are of one."""
+    pairs = [p for p in summary.renderer_pairs if p.preset == preset]
+    columns = (*summary.spec.columns, *IMAGE_COLUMNS)
+    lines = []
+    for row in summary.spec.rows:
+        for column in columns:
+            line = {"Method": row.title, "Metric": _label(column)}
+            for pair in pairs:
+                number = summary.renderer_differences.get((pair, row.name, column.metric))
+                if number is not None:
+                    line[f"{pair.other} - {pair.first}"] = difference_cell(number, column.digits)
+            if len(line) > 2:
+                lines.append(line | {f"{p.other} - {p.first}": ABSENT for p in pairs if f"{p.other} - {p.first}" not in line})
+    if not lines:
+        return ""
+    return (
+        "**Renderers: paired difference.** The same rows, seeds and data trained with each renderer: mean ± sample standard "
+        "deviation (smallest to largest) of the differences seed by seed. Two runs of one seed with the same renderer may "
+        "differ as well where a renderer adds in no fixed order.\n\n"
+    ) + markdown_table(lines)
 
 
 def _checks(summary: Summary, rows: Sequence[Row], groups: Sequence[Group]) -> str:
@@ -219,7 +253,7 @@ def _checks(summary: Summary, rows: Sequence[Row], groups: Sequence[Group]) -> s
     return (
         "Does the network use its images? Its mIoU against the per-voxel prior (each voxel's most frequent training label), "
         "and its mIoU when the validation images are shuffled between frames:\n\n"
-    ) + _table(lines)
+    ) + markdown_table(lines)
 
 
 def _prior(summary: Summary, record: Record) -> float | None:
@@ -255,7 +289,7 @@ def _per_class(summary: Summary, column: Column, groups: Sequence[Group]) -> str
                 gain = summary.gain(group, row.name, column.metric, name)
                 line[f"gain of {row.title}<br>{title}"] = gain_cell(gain, column.digits, count)
         lines.append(line)
-    return f"{column.title.removeprefix('m')} per class\n\n{_table(lines)}" if lines else ""
+    return f"{column.title.removeprefix('m')} per class\n\n{markdown_table(lines)}" if lines else ""
 
 
 def _costs(summary: Summary, rows: Sequence[Row], records: Sequence[Record]) -> str:
@@ -277,14 +311,16 @@ def _costs(summary: Summary, rows: Sequence[Row], records: Sequence[Record]) -> 
                     "Samples": ", ".join(f"{k} {v}" for k, v in samples.items()),
                 }
             )
-    return _table(lines)
+    return markdown_table(lines)
+
+
+def distinct(title: str, values: Iterable[str]) -> list[str]:
+    """``- title: value`` for each value that is not empty, once."""
+    return [f"- {title}: {value}" for value in dict.fromkeys(values) if value]
 
 
 def _conditions(records: Sequence[Record]) -> str:
     """Where the numbers come from: each distinct machine, set of versions, commit, data set and command once."""
-
-    def distinct(title: str, values: Iterable[str]) -> list[str]:
-        return [f"- {title}: {value}" for value in dict.fromkeys(values) if value]
 
     def machine(r: Record) -> str:
         return f"{r.hardware.gpu or 'no GPU'}; {r.hardware.cpu}, {r.hardware.cores} cores, {r.hardware.memory_gb:g} GB"

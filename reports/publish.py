@@ -1,4 +1,7 @@
-"""Promote local records to the committed ones: ``python -m reports.publish TABLE [--preset P] [--row GLOB]``."""
+"""Promote local records to the committed ones: ``python -m reports.publish TABLE [--preset P] [--row GLOB]``.
+
+``table_renderers`` has no presets and no rows: its records are chosen by workload (--row) and renderer.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from experiments import records
+from experiments import records, renderer_records
 from experiments.cells import results_root
 from experiments.records import Record, RecordError
 from experiments.spec import Cell, SpecError, TableSpec, load_table
@@ -97,15 +100,63 @@ def publish(chosen: list[Candidate]) -> Iterator[str]:
             yield f"{'wrote' if candidate.state == 'new' else 'replaced':8} {name}{dirty}"
 
 
+def publish_renderers(
+    local: Path, committed: Path, preset: str | None, workload: str | None, renderer: str | None, show: bool
+) -> Iterator[str]:
+    """Copy records of ``table_renderers``, or with ``show`` only tell their state; one line a record.
+
+    Raises RecordError for a damaged file and ReportError if nothing fits or a measurement failed.
+    """
+    if preset is not None:
+        raise ReportError(f"{renderer_records.TABLE} has no presets; choose by workload (--row) and --renderer")
+    found = list(renderer_records.load_all(local))
+    chosen = [
+        (path, record)
+        for path, record in found
+        if (workload is None or fnmatchcase(record.workload, workload))
+        and (renderer is None or fnmatchcase(record.renderer, renderer))
+    ]
+    if not chosen:
+        present = ", ".join(sorted({path.stem for path, _ in found})) or "none"
+        raise ReportError(
+            f"nothing to publish: no record of {renderer_records.TABLE} fits (measured: {present}); "
+            f"run `{renderer_records.COMMAND}` first, or choose others with --row (a workload) and --renderer"
+        )
+    for path, record in chosen:
+        record = record.model_copy(update={"command": public_command(record.command)})
+        target = committed / path.relative_to(local)
+        name = f"{path.parent.name}/{path.stem}"
+        if target.is_file():
+            same = records.load_as(renderer_records.RendererRecord, target, "publish again") == record
+            state = "published" if same else "differs"
+        else:
+            state = "new"
+        if show:
+            yield f"{state:9} {name}"
+        elif record.status == "failed":
+            yield f"refused  {name}: the measurement failed ({record.reason})"
+        elif state == "published":
+            yield f"same     {name}"
+        else:
+            records.save(record, target)
+            dirty = " (warning: measured with uncommitted changes)" if record.git_dirty else ""
+            yield f"{'wrote' if state == 'new' else 'replaced':8} {name}{dirty}"
+
+
 def main(
     table: Annotated[str, typer.Argument(help="Table whose local records are published, e.g. table_occ3d.")],
     preset: Annotated[str | None, typer.Option(help="Only this preset.")] = None,
-    row: Annotated[str | None, typer.Option(help="Only rows that match this glob.")] = None,
+    row: Annotated[str | None, typer.Option(help="Only rows (of table_renderers: workloads) that match this glob.")] = None,
     renderer: Annotated[str | None, typer.Option(help="Only renderers that match this glob.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the local records and their state; write nothing.")] = False,
 ) -> None:
     """Copy finished local records to results/records, which is committed and feeds the README."""
     try:
+        if table == renderer_records.TABLE:
+            for line in publish_renderers(results_root(), records.COMMITTED, preset, row, renderer, show):
+                typer.echo(line)
+            typer.echo("next: python -m reports.build")
+            return
         spec = load_table(table)
         found = list(candidates(spec, results_root(), records.COMMITTED))
         chosen = select(spec, found, preset, row, renderer)

@@ -95,12 +95,22 @@ class Gain:
 
 
 @dataclass(frozen=True)
+class RendererPair:
+    """Two renderers whose records of one preset are compared."""
+
+    preset: str
+    first: str
+    other: str
+
+
+@dataclass(frozen=True)
 class Summary:
     """Everything the report of one table is made of.
 
     numbers    one per (group, row, metric, class); the first quoted one is what tables show
     conflicts  quoted numbers that differ from the one shown
     gains      one per (group, row, metric, class) that has a base
+    renderer_differences  one per (pair, row, metric): other renderer minus first, seed by seed on the same data
     records    committed records of the table, in path order
     notes      what a reader must know about the pairing and the records
     """
@@ -109,8 +119,14 @@ class Summary:
     numbers: dict[tuple[Group, str, str, str], Number]
     conflicts: list[tuple[Number, Number]]
     gains: dict[tuple[Group, str, str, str], Gain]
+    renderer_differences: dict[tuple[RendererPair, str, str], Number]
     records: list[Record]
     notes: list[str]
+
+    @property
+    def renderer_pairs(self) -> list[RendererPair]:
+        """Pairs that have a difference."""
+        return list(dict.fromkeys(pair for pair, _, _ in self.renderer_differences))
 
     def number(self, group: Group, row: str, metric: str, class_name: str = WHOLE) -> Number | None:
         """The number of a row; the prior renders nothing, so one prior serves every renderer of its preset."""
@@ -169,7 +185,8 @@ def summarise(spec: TableSpec, records_root: Path, quoted_root: Path) -> Summary
     numbers |= _ours(ours)
     gains = _gains(spec, numbers, ours, notes)
     notes += _outdated(spec, ours)
-    return Summary(spec, numbers, conflicts, gains, ours, notes)
+    differences = _renderer_differences(spec, numbers, ours, notes)
+    return Summary(spec, numbers, conflicts, gains, differences, ours, notes)
 
 
 def _validate(spec: TableSpec, ours: list[Record]) -> None:
@@ -249,6 +266,31 @@ def _gains(
             gains[group, row, metric, name] = Gain(base.row, replace(number, values=values, seeds=common, source="", note=""))
     notes[:] = list(dict.fromkeys(notes))
     return gains
+
+
+def _renderer_differences(
+    spec: TableSpec, numbers: dict[tuple[Group, str, str, str], Number], ours: list[Record], notes: list[str]
+) -> dict[tuple[RendererPair, str, str], Number]:
+    """Every pair of renderers of a preset, by name, on every trained row that both have; seeds that both have, same data."""
+    data = {(r.preset, r.renderer, r.row): r.data_fingerprint for r in ours}
+    found: dict[tuple[RendererPair, str, str], Number] = {}
+    for (group, row, metric, name), number in sorted(numbers.items(), key=lambda item: item[0][0].renderer):
+        if group.origin != "ours" or name != WHOLE or not spec.row(row).trained:
+            continue
+        for first in sorted({r.renderer for r in ours if r.preset == group.preset and r.renderer < group.renderer}):
+            base = numbers.get((Group("ours", group.preset, first), row, metric, WHOLE))
+            if base is None:
+                continue
+            if data[group.preset, first, row] != data[group.preset, group.renderer, row]:
+                title = spec.row(row).title
+                notes.append(f"No difference of {group.renderer} to {first} for {title} ({group.preset}): run on different data.")
+                continue
+            seeds, values = _paired(number, base)
+            if values:
+                pair = RendererPair(group.preset, first, group.renderer)
+                found[pair, row, metric] = replace(number, values=values, seeds=seeds)
+    notes[:] = list(dict.fromkeys(notes))
+    return found
 
 
 def _where(group: Group) -> str:

@@ -56,7 +56,10 @@ def make_record() -> Make:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """An empty project: a README with markers, no records, the real quoted numbers."""
-    (tmp_path / "README.md").write_text("# Title\n\n<!-- table_occ3d:start -->\nold\n<!-- table_occ3d:end -->\n\nend\n")
+    (tmp_path / "README.md").write_text(
+        "# Title\n\n<!-- table_occ3d:start -->\nold\n<!-- table_occ3d:end -->\n\n"
+        "<!-- table_renderers:start -->\n<!-- table_renderers:end -->\n\nend\n"
+    )
     quoted = tmp_path / "results/quoted"
     quoted.mkdir(parents=True)
     for path in records.QUOTED.glob("*.json"):

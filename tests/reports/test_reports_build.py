@@ -50,7 +50,7 @@ def row_of(text: str, *words: str) -> list[str]:
 def test_readme_section(filled) -> None:
     outputs = build.build(filled)
     text = outputs.texts[filled / "README.md"]
-    assert text.startswith("# Title\n\n<!-- table_occ3d:start -->\n\n") and text.endswith("<!-- table_occ3d:end -->\n\nend\n")
+    assert text.startswith("# Title\n\n<!-- table_occ3d:start -->\n\n") and text.endswith("<!-- table_renderers:end -->\n\nend\n")
     assert "\nold\n" not in text
     published, rest = text.split("**Gains, like for like**")
     gains, ours = rest.split("**Ours, `toy` preset**")
