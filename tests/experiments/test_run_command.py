@@ -164,6 +164,8 @@ class TestDefaults:
             "prior--cpu--seed0",
             "tpvformer--cpu--seed0",
             "tpvformer+gaussrender--cpu--seed0",
+            "surroundocc--cpu--seed0",
+            "surroundocc+gaussrender--cpu--seed0",
         ]
         assert "generated driving world" in made.said[0]
 

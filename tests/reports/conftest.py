@@ -9,7 +9,7 @@ import pytest
 
 from experiments import records
 from experiments.records import Hardware, Record
-from experiments.spec import Cell, load_table
+from experiments.spec import Cell, load_table, table_names
 
 Make = Callable[..., Path]
 
@@ -56,10 +56,11 @@ def make_record() -> Make:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """An empty project: a README with markers, no records, the real quoted numbers."""
+    others = [name for name in table_names() if name != "table_occ3d"] + ["table_renderers"]
+    empty = "".join(f"<!-- {name}:start -->\n<!-- {name}:end -->\n\n" for name in others)
     (tmp_path / "README.md").write_text(
-        "# Title\n\n<!-- table_occ3d:start -->\nold\n<!-- table_occ3d:end -->\n\n"
-        "<!-- table_renderers:start -->\n<!-- table_renderers:end -->\n\nend\n"
-    )
+        f"# Title\n\n<!-- table_occ3d:start -->\nold\n<!-- table_occ3d:end -->\n\n{empty}end\n"
+    )  # fmt: skip
     quoted = tmp_path / "results/quoted"
     quoted.mkdir(parents=True)
     for path in records.QUOTED.glob("*.json"):
