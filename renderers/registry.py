@@ -10,6 +10,7 @@ from renderers.interface import Availability, Renderer
 BACKENDS: dict[str, str] = {
     "reference": "renderers.reference:ReferenceRenderer",
     "cpu": "renderers.cpu:CpuRenderer",
+    "triton": "renderers.triton:TritonRenderer",
     "gsplat": "renderers.gsplat:GsplatRenderer",
     "diff_gauss": "renderers.diff_gauss:DiffGaussRenderer",
 }

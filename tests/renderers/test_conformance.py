@@ -16,7 +16,7 @@ from renderers.reference import ReferenceRenderer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 AVAILABLE = [name for name in names() if availability(name)]
-CUDA = ("gsplat", "diff_gauss")
+CUDA = ("triton", "gsplat", "diff_gauss")
 
 
 @pytest.mark.parametrize("case", CASES)
