@@ -30,7 +30,7 @@ def measured() -> Make:
 
     def make(root: Path, workload: str, renderer: str, forward: float = 2.0, machine: str = MACHINE, **changes: Any) -> Path:
         group = workload.split("-")[0] if workload.split("-")[0] in renderers.SWEPT else workload.removesuffix("-gt")
-        scene = {"gaussians": 1000, "channels": 19, "views": 1, "images": "1 x 8x8", "drawn": 900, "tile_pairs": 5000, "label": ""}
+        scene = {"gaussians": 1000, "channels": 19, "views": 1, "images": "1 x 8x8", "drawn": 900, "tile_pairs": 50, "label": ""}
         if group in renderers.SWEPT:
             scene[group] = int(workload.split("-")[1])
         content: dict[str, Any] = {
