@@ -2,7 +2,7 @@
 
 from experiments.spec import Column, DataPreset, Preset, Row, Schedule, TableSpec
 
-_TINY = {
+SIZES = {
     "backbone": {
         "type": "ResNet",
         "depth": 18,
@@ -31,8 +31,8 @@ TABLE = TableSpec(
     columns=(Column("mIoU", "mIoU"), Column("RayIoU", "RayIoU")),
     rows=(
         Row("prior", "Prior", model="prior", presets=("toy",)),
-        Row("small", "Small", model="tpvformer", options=_TINY),
-        Row("small+gaussrender", "Small + GaussRender", model="tpvformer", gaussrender=True, base="small", options=_TINY),
+        Row("small", "Small", model="tpvformer", options=SIZES),
+        Row("small+gaussrender", "Small + GaussRender", model="tpvformer", gaussrender=True, base="small", options=SIZES),
         Row("quoted", "Quoted", note="quoted only"),
     ),
     presets={
