@@ -12,7 +12,7 @@ import torch
 
 from renderers import compare, machine, registry
 from renderers.compare import Request
-from renderers.interface import Availability, Cameras, Rendering
+from renderers.interface import Availability, Rendering
 from renderers.machine import Machine, inspect
 from renderers.measure import PeakMemory, Result, measure
 from renderers.reference import ReferenceRenderer
