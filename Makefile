@@ -1,4 +1,4 @@
-# Two commands from a bare machine: `make table_occ3d` and `make test`.
+# Two commands from a bare machine: `make table_occ3d` (the main job; without --row the runner takes all rows) and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -8,7 +8,7 @@ setup:
 	@$(PYTHON) experiments/install.py
 
 table_occ3d: setup
-	@$(BIN)/python -m experiments.run table_occ3d
+	@$(BIN)/python -m experiments.run table_occ3d --row prior 'tpvformer*'
 
 table_renderers: setup
 	@$(BIN)/python -m renderers.compare --save
