@@ -14,6 +14,7 @@ from experiments import records
 from experiments.records import ROOT, Record
 
 ROWS = ("prior", "tpvformer+gaussrender")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
