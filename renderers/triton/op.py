@@ -24,10 +24,8 @@ WIDEST = 64  # of a block of payload columns
 LEAST_TRANSMITTANCE = 1e-30  # what lies behind it adds nothing in float32, and a chunk's product stays above zero
 
 # More splats a chunk, or fewer warps, and a thread has more of a pixel's chunk to hold: see README.md for what fits.
-_FORWARD = [triton.Config({"CHUNK": c}, num_warps=w, num_stages=1) for c, w in ((16, 4), (16, 8), (32, 8), (32, 16))]
+_FORWARD = [triton.Config({"CHUNK": c}, num_warps=w, num_stages=1) for c, w in ((16, 8), (16, 16), (32, 8), (32, 16))]
 _BACKWARD = [triton.Config({"CHUNK": c}, num_warps=w, num_stages=1) for c, w in ((16, 8), (16, 16), (32, 16))]
-# Where nothing is measured: deterministic mode, and the interpreter, whose time goes by the number of operations.
-_FIXED = {"CHUNK": 64 if INTERPRETED else 16, "num_warps": 8, "num_stages": 1}
 
 
 def _tuned(kernel: Any, configs: list[Any], key: list[str], accumulated: list[str] | None = None) -> Any:
@@ -40,6 +38,13 @@ def _tuned(kernel: Any, configs: list[Any], key: list[str], accumulated: list[st
 _KEY = ["width", "height", "channels", "PRECISION"]
 _blend = _tuned(blending.blend, _FORWARD, _KEY)
 _blend_backward = _tuned(blending.blend_backward, _BACKWARD, [*_KEY, "PAYLOAD", "GEOMETRY"], ["sums"])
+
+
+def _fixed(precision: str) -> dict[str, int]:
+    """Where nothing is measured: deterministic mode, and the interpreter, whose time goes by the number of operations."""
+    if INTERPRETED:
+        return {"CHUNK": 64}
+    return {"CHUNK": 16, "num_warps": 16 if precision == "ieee" else 8, "num_stages": 1}  # these spill least
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,7 @@ def _divide(
             splats.splats, splats.bounds, splats.rows if ids is None else ids, starts, chunk_starts, chunk_parents,
             counts, offsets, out, parents, children, across, bins_across * triton.cdiv(cameras.height, BIN), bins_across,
             cameras.width, cameras.height, FIRST=first, FILL=fill, TILE3SIGMA=len(splats.bounds) > 0,
-            PARENT=BIN, CHILD=BIN if first else TILE, CHUNK=LISTED, BLOCK=CHILDREN,
+            PARENT=BIN, CHILD=BIN if first else TILE, CHUNK=LISTED, BLOCK=CHILDREN, num_warps=8,
         )  # fmt: skip
 
     launch(False, counts)
@@ -297,7 +302,7 @@ class Splat(torch.autograd.Function):
             c.width, c.height, triton.cdiv(c.width, BIN) * triton.cdiv(c.height, BIN), triton.cdiv(c.width, BIN), channels,
             s.alpha_min, s.alpha_max, max(s.transmittance_min, LEAST_TRANSMITTANCE),
             BACKGROUND=background is not None, TILE3SIGMA=s.extent == "tile3sigma", PRECISION=job.precision,
-            BIN=BIN, TILE=TILE, C1=c1, C2=c2, **(_FIXED if fixed else {}),
+            BIN=BIN, TILE=TILE, C1=c1, C2=c2, **(_fixed(job.precision) if fixed else {}),
         )  # fmt: skip
         ctx.job = job
         ctx.save_for_backward(
@@ -358,7 +363,7 @@ def _splat_gradients(
         BACKGROUND=blended.background is not None, TILE3SIGMA=s.extent == "tile3sigma", CLAMP_GRADIENT=s.clamp_gradient,
         PAYLOAD="features" in results or "means" in results,
         GEOMETRY=2 if shaped else 1 if "opacities" in results else 0, SLOTS=job.deterministic, PRECISION=job.precision,
-        BIN=BIN, TILE=TILE, BLOCKS=blocks, C1=c1, C2=c2, **(_FIXED if fixed else {}),
+        BIN=BIN, TILE=TILE, BLOCKS=blocks, C1=c1, C2=c2, **(_fixed(job.precision) if fixed else {}),
     )  # fmt: skip
     if not job.deterministic:
         return sums

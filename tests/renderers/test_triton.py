@@ -9,6 +9,9 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import re
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -277,3 +280,94 @@ def test_column_blocks() -> None:
     assert column_blocks(20) == (32, 0, 1)  # 19 classes and depth
     assert column_blocks(34) == (32, 16, 1)
     assert column_blocks(65) == (64, 16, 1)
+
+
+def compile_without_a_gpu(name: str) -> dict[str, list[tuple[int, int, int, int]]]:
+    """Compile to machine code of a Hopper GPU each kernel that rendering and differentiating a scene launches, with the very
+    arguments; nothing runs. By kernel: (threads, registers a thread, stack bytes a thread, shared bytes) of each variant.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    from renderers.triton import binning, blending, op, projection
+
+    class Absent:
+        """A driver for a GPU that is not there."""
+
+        get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
+        get_current_device = staticmethod(lambda: 0)
+        get_current_stream = staticmethod(lambda device: 0)
+
+    found: dict[str, list[tuple[int, int, int, int]]] = {}
+
+    class Compiled:
+        """A kernel whose launch compiles it, in every configuration that would be tried."""
+
+        def __init__(self, kernel: Any, configs: list[dict[str, Any]]) -> None:
+            self.kernel, self.configs = kernel, configs
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *arguments, **options: [self.build(grid, arguments, options | c) for c in self.configs]
+
+        def build(self, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+            built = self.kernel.run(*arguments, grid=grid, warmup=True, **options)
+            with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+                file.write(built.asm["cubin"])
+                file.flush()
+                command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+                printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            registers, stack = (int(re.findall(rf"{what}:(\d+)", printed)[-1]) for what in ("REG", "STACK"))
+            resources = (32 * built.metadata.num_warps, registers, stack, built.metadata.shared)
+            found.setdefault(self.kernel.__name__, []).append(resources)
+            if self.kernel is divide and not options["FILL"]:
+                arguments[divide.arg_names.index("counts")].fill_(1)  # lists to fill
+
+    divide = binning.divide
+    triton.runtime.driver.set_active(Absent())
+    for module in (projection, binning, blending):
+        for kernel in ("project", "divide", "blend", "blend_backward", "add_slots", "collect_features", "project_backward"):
+            if hasattr(module, kernel):
+                setattr(module, kernel, Compiled(getattr(module, kernel), [{}]))
+    op._blend = Compiled(blending.blend.kernel, [c.all_kwargs() for c in op._FORWARD])
+    op._blend_backward = Compiled(blending.blend_backward.kernel, [c.all_kwargs() for c in op._BACKWARD])
+
+    settings = RasterSettings(background=torch.ones(19))
+    visible: torch.Tensor | None = None
+    if name == "gaussrender":
+        gaussians, cameras = random_scene(count=300, channels=19, isotropic=True, width=80, height=64)
+        trained, visible = ("opacities", "features"), torch.ones(1, 1, 300, dtype=torch.bool)
+    elif name == "everything":
+        gaussians, cameras = random_scene(count=60, channels=16, batch=2, views=3, width=40, height=36)
+        gaussians = replace(gaussians, means=gaussians.means[:, None].repeat(1, 2, 1, 1))
+        cameras = replace(cameras, time_index=torch.tensor([0, 1, 1]))
+        settings = RasterSettings(extent="tile3sigma", tile_size=12, clamp="principal", clamp_gradient=False)
+        trained = ("means", "scales", "opacities", "features", "quaternions")
+    else:  # Triton compiles arguments that are 1 in
+        gaussians, cameras = random_scene(count=1, channels=1, width=1, height=1)
+        settings, trained = RasterSettings(), ("means", "scales", "opacities", "features", "quaternions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)  # depths of 0: all are seen
+        leaves = {n: getattr(gaussians, n).clone().requires_grad_() for n in trained}
+        moving = replace(gaussians, **leaves)
+        fields = (getattr(moving, n) for n in ("means", "scales", "quaternions", "opacities", "features"))
+        job = op.Job(cameras, settings, visible, "tf32x3" if name == "one" else "ieee", deterministic=name == "everything")
+        sum(t.sum() for t in op.Splat.apply(job, *fields, settings.background)).backward()
+    return found
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gaussrender", "everything", "one"])
+def test_compiles_for_a_gpu(name: str) -> None:
+    """Types, shapes, launches and resources are right for an H100 or H200; that the kernels run there, this cannot tell."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.delenv(INTERPRETER, raising=False)
+        found = pool.submit(compile_without_a_gpu, name).result()
+    expected = {"project": 2, "divide": 4, "collect_features": 1, "project_backward": 1}
+    expected |= {"blend": 1, "blend_backward": 1, "add_slots": 1} if name == "everything" else {"blend": 4, "blend_backward": 3}
+    assert {kernel: len(variants) for kernel, variants in found.items()} == expected
+    for kernel, variants in found.items():
+        for threads, registers, _, shared in variants:
+            assert threads * registers <= 65536, f"{kernel} does not fit a multiprocessor's registers"
+            assert shared <= 227 * 1024, f"{kernel} wants {shared} bytes of shared memory"
+        assert min(stack for _, _, stack, _ in variants) <= 256, f"{kernel} spills in every configuration: {variants}"
