@@ -16,6 +16,7 @@ from baselines.gaussrender.voxels import transferred_opacity
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.model import OccupancyModel
 from renderers import Cameras, RasterSettings
+from renderers.dialects import Dialect
 from renderers.reference import ReferenceRenderer
 
 NAMES = ("empty", "car", "road", "tree")
@@ -361,11 +362,8 @@ def test_gaussian_scale(dataset: str, voxel: float, sigma: float) -> None:
 
 
 def test_a_backends_own_settings_are_shown() -> None:
-    class Saturating(ReferenceRenderer):
-        name = "saturating"
-        dialect = {"alpha_max": 0.999}
-
-    plugin = GaussRender(GRID, Saturating(), None, CONFIG)
+    saturating = ReferenceRenderer(Dialect("saturating", {"alpha_max": 0.999}))
+    plugin = GaussRender(GRID, saturating, None, CONFIG)
     assert plugin.renderer.settings.alpha_max == 0.999
     assert plugin.renderer.departures == {"alpha_max": (0.99, 0.999)}
     logits, _, labels = make_sample()
