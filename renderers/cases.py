@@ -322,7 +322,7 @@ class Rejection:
 
 
 def rejections() -> list[Rejection]:
-    """Wrong shapes, types and non-finite values, one argument each."""
+    """Wrong shapes, types, non-finite values and gradients that nobody has, one argument each."""
     gaussians, cameras = random_scene(count=6, channels=3, views=2, width=16, height=12)
     assert gaussians.quaternions is not None
     good = Case("rejected", gaussians, cameras)
@@ -340,7 +340,7 @@ def rejections() -> list[Rejection]:
         found += [Rejection(name, replace(good, gaussians=replace(gaussians, **{name: v}))) for v in bad]
     for name in ("intrinsics", "world_to_camera"):
         value = getattr(cameras, name)
-        bad = [spoiled(value, math.nan), value[:, :, :2], value.double()]
+        bad = [spoiled(value, math.nan), value[:, :, :2], value.double(), value.clone().requires_grad_()]
         found += [Rejection(name, replace(good, cameras=replace(cameras, **{name: v}))) for v in bad]
     unturned = replace(gaussians, quaternions=torch.zeros_like(gaussians.quaternions))
     found += [

@@ -192,6 +192,9 @@ def validate(gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, v
         list(c.world_to_camera.shape) == [b, v, 4, 4],
         f"world_to_camera must be [{b},{v},4,4], got {list(c.world_to_camera.shape)}",
     )
+    for name in ("intrinsics", "world_to_camera"):
+        wanted = getattr(c, name).requires_grad and torch.is_grad_enabled()
+        _require(not wanted, f"{name} requires a gradient, and no backend has one for cameras: pass {name}.detach()")
     _require(c.width > 0 and c.height > 0, f"width and height must be positive, got {c.width}x{c.height}")
     if g.means.dim() == 4:
         _require(c.time_index is not None and list(c.time_index.shape) == [v], "means with a time axis need time_index [V]")
@@ -265,8 +268,8 @@ class Renderer(ABC):
         """Render every view of every scene.
 
         visible [B, V, N] bool drops Gaussians per view before projection. No Gaussians, or none visible, give the
-        background with depth 0 and alpha 0. Raises ValueError for wrong shapes or non-finite values, naming the
-        argument, and SettingNotSupported for a setting the backend cannot honour.
+        background with depth 0 and alpha 0. Raises ValueError for wrong shapes, non-finite values or cameras that
+        require a gradient, naming the argument, and SettingNotSupported for a setting the backend cannot honour.
         """
         settings = settings or RasterSettings()
         validate(gaussians, cameras, settings, visible)
