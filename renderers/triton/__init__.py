@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from renderers.cuda import cuda_state
+from renderers.dialects import Dialect
 from renderers.interface import Availability, Cameras, Gaussians, RasterSettings, Renderer, Rendering, SettingNotSupported
 
 Precision = Literal["ieee", "tf32x3", "tf32"]
@@ -34,6 +35,8 @@ class TritonRenderer(Renderer):
     """
 
     name = "triton"
+    # The exponent is rounded once more (times log2 e, up to 8), and the GPU's 2^x is good to 2^-22.5.
+    dialect = Dialect("triton", exp_error=5e-7)
 
     def __init__(self, precision: Precision = "ieee", deterministic: bool | None = None) -> None:
         if precision not in get_args(Precision):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,25 @@ _FORWARD = [triton.Config({"CHUNK": c}, num_warps=w, num_stages=1) for c, w in (
 _BACKWARD = [triton.Config({"CHUNK": c}, num_warps=w, num_stages=1) for c, w in ((16, 8), (16, 16), (32, 16))]
 
 
+def _milliseconds(call: Callable[[], None], quantiles: Sequence[float]) -> list[float]:
+    """Times of a kernel for ``triton.autotune``, whose own timer would take 256 MB of the GPU to empty its cache."""
+    call()
+    times = []
+    for _ in range(7):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return torch.tensor(times).quantile(torch.tensor(quantiles)).tolist()
+
+
 def _tuned(kernel: Any, configs: list[Any], key: list[str], accumulated: list[str] | None = None) -> Any:
     """``kernel`` that measures ``configs`` on its first call for a key and keeps the best on disk; as it is if interpreted."""
     if INTERPRETED:
         return kernel
-    return triton.autotune(configs, key, reset_to_zero=accumulated, cache_results=True)(kernel)
+    return triton.autotune(configs, key, reset_to_zero=accumulated, do_bench=_milliseconds, cache_results=True)(kernel)
 
 
 _KEY = ["width", "height", "channels", "PRECISION"]
@@ -322,10 +337,14 @@ class Splat(torch.autograd.Function):
         grads = tuple(g.contiguous() for g in grads)
         wanted = dict(zip(("means", "scales", "quaternions", "opacities", "features"), ctx.needs_input_grad[1:6], strict=True))
         given = (inputs.means, inputs.scales, inputs.quaternions, inputs.opacities, inputs.features)
+        drawn = len(splats.rows) > 0
+        filled = ("features", "scales", "opacities") if drawn else ()  # by kernels, all of them
         results = {
-            name: torch.zeros_like(t) for (name, want), t in zip(wanted.items(), given, strict=True) if want and t is not None
+            name: torch.empty_like(t) if name in filled else torch.zeros_like(t)
+            for (name, want), t in zip(wanted.items(), given, strict=True)
+            if want and t is not None
         }
-        if results and len(splats.rows):
+        if results and drawn:
             _gather(job, inputs, splats, _splat_gradients(job, inputs, splats, blended, grads, results), results)
         behind = None
         if ctx.needs_input_grad[6]:
