@@ -118,9 +118,10 @@ class VolumeLayer(nn.Module):
 
 
 def as_volume(query: Tensor, cells: tuple[int, int, int]) -> Tensor:
-    """[B, N, F] -> [B, F, X, Y, Z]."""
+    """[B, N, F] -> [B, F, X, Y, Z], channels last in memory, which 3D convolutions on a CPU are faster with."""
     x, y, z = cells
-    return query.unflatten(1, (z, y, x)).permute(0, 4, 3, 2, 1)
+    volume = query.unflatten(1, (z, y, x)).permute(0, 4, 3, 2, 1)
+    return volume.contiguous(memory_format=torch.channels_last_3d)
 
 
 def as_tokens(volume: Tensor) -> Tensor:
