@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,23 +12,64 @@ from torch import Tensor
 from baselines.ops.deform_attn import deformable_attention
 
 
-class CameraViews(Protocol):
+def project(
+    points: Tensor,
+    lower: tuple[float, float, float],
+    upper: tuple[float, float, float],
+    projection: Tensor,
+    image_size: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """Anchors in each camera's image.
+
+    points      [1, D, N, 3] in 0..1 of the box with corners ``lower``, ``upper`` (metres, reference frame)
+    projection  [B, V, 4, 4] reference frame -> pixel (u*z, v*z, z, 1)
+    image_size  (width, height) in pixels
+
+    Returns positions [B, V, N, D, 2] in 0..1 of the image, x first, and bool [B, V, N, D]: in front of the camera and
+    inside the image. Positions of points behind a camera are far outside.
+    """
+    corner = points.new_tensor(lower)
+    world = points[0] * (points.new_tensor(upper) - corner) + corner
+    matrix = projection.to(points.dtype)[:, :, None, None]
+    rotated = (matrix[..., :3, :3] @ world.transpose(0, 1)[..., None]).squeeze(-1) + matrix[..., :3, 3]
+    depth = rotated[..., 2:]
+    position = rotated[..., :2] / depth.clamp(min=1e-5) / points.new_tensor(image_size)
+    inside = (position > 0).all(dim=-1) & (position < 1).all(dim=-1) & (depth[..., 0] > 1e-5)
+    return position, inside
+
+
+@dataclass(frozen=True)
+class CameraViews:
     """Which tokens each camera sees; cameras of all samples in one axis of length B * V.
 
     index    [B*V, M] token number, 0 where padded (M = most tokens seen by one camera)
     valid    [B*V, M] bool, False where padded
-    anchors  [B*V, M, D, 2] anchor positions (x, y) in 0..1 of the image
+    anchors  [B*V, M, D, 2] anchor positions (x, y) in 0..1 of the image, far outside where padded
     cameras  [B, N] number of cameras that see each token, at least 1
     """
 
-    @property
-    def index(self) -> Tensor: ...
-    @property
-    def valid(self) -> Tensor: ...
-    @property
-    def anchors(self) -> Tensor: ...
-    @property
-    def cameras(self) -> Tensor: ...
+    index: Tensor
+    valid: Tensor
+    anchors: Tensor
+    cameras: Tensor
+
+
+def camera_views(position: Tensor, inside: Tensor) -> CameraViews:
+    """Collect, for each camera, the tokens with at least one anchor in its image (from ``project``).
+
+    Every sample has its own selection. (The released code applies that of the first sample to the whole batch,
+    image_ca.py:132-134, which is the same for its batches of one.)
+    """
+    batch, views, tokens, depth = inside.shape
+    seen = inside.any(dim=-1).flatten(0, 1)
+    counts = seen.sum(dim=-1)
+    most = int(counts.max())
+    index = seen.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[:, :most]
+    valid = torch.arange(most, device=seen.device) < counts[:, None]
+    index = index * valid
+    gathered = position.flatten(0, 1).gather(1, index[:, :, None, None].expand(-1, -1, depth, 2))
+    anchors = gathered.masked_fill(~valid[:, :, None, None], -10.0)
+    return CameraViews(index, valid, anchors, seen.view(batch, views, tokens).sum(dim=1).clamp(min=1))
 
 
 def sampling_directions(heads: int) -> Tensor:

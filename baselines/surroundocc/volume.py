@@ -13,8 +13,7 @@ from mmcv.cnn.bricks.transformer import FFN
 from torch import Tensor, nn
 
 from baselines.interface import OccupancyGrid
-from baselines.ops.camera_attention import CameraViews, attend_to_cameras, sampling_directions
-from baselines.tpvformer.geometry import plane_views, project
+from baselines.ops.camera_attention import CameraViews, attend_to_cameras, camera_views, project, sampling_directions
 
 LEVEL_ROWS = 4  # level codes in the published weights; a volume attends to one level and uses the first
 
@@ -176,7 +175,7 @@ class VolumeTransformer(nn.Module):
         tokens = (features.flatten(3).transpose(2, 3) + code).flatten(0, 1)
         with torch.no_grad():
             points = reference_points(self.cells).to(features.device)
-            view = plane_views(*project(points, self.lower, self.upper, projection, image_size))
+            view = camera_views(*project(points, self.lower, self.upper, projection, image_size))
         for layer in self.encoder.layers:
             query = layer(query, tokens, (height, width), view)
         return as_volume(query, self.cells)

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from baselines.ops import deformable_attention
-from baselines.tpvformer.geometry import PlaneViews
-
-
-def _directions(heads: int) -> Tensor:
-    """[heads, 2] unit vectors (largest component 1) all around, the published start of sampling offsets."""
-    angle = torch.arange(heads) * (2.0 * math.pi / heads)
-    grid = torch.stack([angle.cos(), angle.sin()], dim=-1)
-    return grid / grid.abs().amax(dim=-1, keepdim=True)
+from baselines.ops.camera_attention import CameraViews, attend_to_cameras, sampling_directions
 
 
 def _zero(linear: nn.Linear) -> None:
@@ -53,7 +45,7 @@ class HybridAttention(nn.Module):
         _zero(self.sampling_offsets)
         _zero(self.attention_weights)
         distance = torch.arange(1, self.points + 1)
-        start = _directions(self.heads)[:, None, None] * distance[:, None].expand(self.QUEUES, -1, -1)
+        start = sampling_directions(self.heads)[:, None, None] * distance[:, None].expand(self.QUEUES, -1, -1)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(start.flatten())
         _xavier(self.value_proj)
@@ -101,13 +93,13 @@ class DeformableAttention3D(nn.Module):
             _zero(offsets)
             _zero(weights)
             distance = torch.arange(1, points // anchors + 1).repeat(anchors)
-            start = (_directions(self.heads)[:, None] * distance[:, None])[:, None].expand(-1, self.levels, -1, -1)
+            start = (sampling_directions(self.heads)[:, None] * distance[:, None])[:, None].expand(-1, self.levels, -1, -1)
             with torch.no_grad():
                 offsets.bias.copy_(start.flatten())
         _xavier(self.value_proj)
 
     def forward(
-        self, planes: Sequence[Tensor], tokens: Tensor, shapes: Sequence[tuple[int, int]], views: Sequence[PlaneViews]
+        self, planes: Sequence[Tensor], tokens: Tensor, shapes: Sequence[tuple[int, int]], views: Sequence[CameraViews]
     ) -> list[Tensor]:
         """planes 3 x [B, N, F]; tokens [B*V, S, F], the image features of all levels; shapes (h, w) of the levels.
 
@@ -116,24 +108,12 @@ class DeformableAttention3D(nn.Module):
         value = self.value_proj(tokens).unflatten(-1, (self.heads, -1))
         return [self._attend(i, plane, value, shapes, views[i]) for i, plane in enumerate(planes)]
 
-    def _attend(self, i: int, plane: Tensor, value: Tensor, shapes: Sequence[tuple[int, int]], view: PlaneViews) -> Tensor:
-        batch, tokens, dim = plane.shape
-        cameras, most = view.index.shape
+    def _attend(self, i: int, plane: Tensor, value: Tensor, shapes: Sequence[tuple[int, int]], view: CameraViews) -> Tensor:
+        batch, tokens = plane.shape[:2]
         anchors, per_anchor = self.anchors[i], self.points[i] // self.anchors[i]
-        first = torch.arange(batch, device=plane.device).repeat_interleave(cameras // batch) * tokens
-        row = (view.index + first[:, None]).flatten()
-
-        # Offsets and weights depend on the token, not on the camera: computed once, then handed to each camera.
-        # (index_select and index_add add in one order on the CPU; plain indexing's backward, index_put, does not.)
-        offsets = self.sampling_offsets[i](plane).flatten(0, 1).index_select(0, row)
+        offsets = self.sampling_offsets[i](plane).view(batch, tokens, self.heads, self.levels, anchors, per_anchor, 2)
         weights = self.attention_weights[i](plane).unflatten(-1, (self.heads, -1)).softmax(dim=-1)
-        weights = weights.flatten(0, 1).index_select(0, row).view(cameras, most, self.heads, self.levels, -1)
-        offsets = offsets.view(cameras, most, self.heads, self.levels, anchors, per_anchor, 2)
-        size = offsets.new_tensor([(w, h) for h, w in shapes])[:, None, None]
-        locations = view.anchors[:, :, None, None, :, None] + offsets / size
-        out = deformable_attention(value, shapes, locations.flatten(4, 5), weights) * view.valid[..., None]
-        total = plane.new_zeros(batch * tokens, dim).index_add(0, row, out.flatten(0, 1))
-        return total.view(batch, tokens, dim) / view.cameras[..., None]
+        return attend_to_cameras(value, shapes, offsets, weights.unflatten(-1, (self.levels, -1)), view)
 
 
 class ImageCrossAttention(nn.Module):
@@ -160,7 +140,7 @@ class ImageCrossAttention(nn.Module):
         sizes: Sequence[int],
         tokens: Tensor,
         shapes: Sequence[tuple[int, int]],
-        views: Sequence[PlaneViews],
+        views: Sequence[CameraViews],
     ) -> Tensor:
         """query [B, N, F], the planes' tokens in a row, ``sizes`` of each; the rest as in DeformableAttention3D.
 

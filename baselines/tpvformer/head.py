@@ -11,13 +11,11 @@ from mmdet.models.layers import LearnedPositionalEncoding
 from torch import Tensor, nn
 
 from baselines.interface import OccupancyGrid
+from baselines.ops.camera_attention import CameraViews, camera_views, project
 from baselines.tpvformer.attention import DeformableAttention3D, HybridAttention, ImageCrossAttention
 from baselines.tpvformer.geometry import (
     PLANES,
-    PlaneViews,
     TPVShape,
-    plane_views,
-    project,
     reference_points_2d,
     reference_points_3d,
 )
@@ -59,7 +57,7 @@ class TPVFormerLayer(nn.Module):
         shape: TPVShape,
         tokens: Tensor,
         levels: Sequence[tuple[int, int]],
-        views: Sequence[PlaneViews],
+        views: Sequence[CameraViews],
     ) -> list[Tensor]:
         """Planes 3 x [B, N, F] in and out; the other arguments as in the attentions."""
         hybrid, image = self.attentions
@@ -84,10 +82,10 @@ class TPVFormerEncoder(nn.Module):
         self.layers = nn.ModuleList(TPVFormerLayer(sizes) for _ in range(sizes.num_layers))
 
     @torch.no_grad()
-    def views(self, projection: Tensor, image_size: tuple[int, int]) -> list[PlaneViews]:
+    def views(self, projection: Tensor, image_size: tuple[int, int]) -> list[CameraViews]:
         """What each camera sees of each plane; projection [B, V, 4, 4], image_size (width, height) in pixels."""
         anchors = [getattr(self, f"ref_3d_{name}") for name in PLANES]
-        return [plane_views(*project(a, self.lower, self.upper, projection, image_size)) for a in anchors]
+        return [camera_views(*project(a, self.lower, self.upper, projection, image_size)) for a in anchors]
 
     def forward(
         self,
@@ -95,7 +93,7 @@ class TPVFormerEncoder(nn.Module):
         position: Tensor,
         tokens: Tensor,
         levels: Sequence[tuple[int, int]],
-        views: Sequence[PlaneViews],
+        views: Sequence[CameraViews],
     ) -> list[Tensor]:
         """Planes 3 x [B, N, F] in and out; tokens [B*V, S, F] of feature maps with shapes ``levels``."""
         out = list(planes)

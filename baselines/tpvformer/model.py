@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from mmdet3d.registry import MODELS
 from torch import nn
 
 from baselines.gaussrender import GaussRender, GaussRenderConfig
+from baselines.images import build_image_network, image_features
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.model import OccupancyModel
 from baselines.tpvformer.aggregator import TPVAggregator
@@ -64,10 +64,6 @@ class TPVFormer(OccupancyModel):
         renderer: str = "cpu",
         camera_seed: int = 0,
     ) -> None:
-        from mmdet.registry import MODELS as MMDET_MODELS
-
-        import baselines.ops  # noqa: F401  registers DCNv2Portable
-
         grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
         super().__init__(grid, dropout_epochs=dropout_epochs, camera_seed=camera_seed)
         if any(n % upsampling for n in grid.shape):
@@ -77,10 +73,7 @@ class TPVFormer(OccupancyModel):
         x, y, z = (n // upsampling for n in grid.shape)
         shape = TPVShape(h=y, w=x, z=z)
         self.num_cameras = num_cameras
-        # The scope is named because a Runner in the same process may have made another one the default; the copies
-        # because mmdet takes options out of nested dicts.
-        self.img_backbone = MMDET_MODELS.build(copy.deepcopy(backbone) | {"_scope_": "mmdet"})
-        self.img_neck = MMDET_MODELS.build(copy.deepcopy(neck) | {"_scope_": "mmdet"})
+        self.img_backbone, self.img_neck = build_image_network(backbone, neck)
         sizes = EncoderSizes(num_layers, dim, heads, neck["num_outs"], points, anchors, self_points, dropout)
         self.head = TPVFormerHead(grid, shape, num_cameras, sizes)
         self.aggregator = TPVAggregator(shape, upsampling, dim, hidden, out, grid.num_classes, checkpointing)
@@ -93,17 +86,9 @@ class TPVFormer(OccupancyModel):
 
         Raises ValueError for images or projections of the wrong shape or more cameras than the model has codes for.
         """
-        images = batch.images
-        if images.dim() != 5 or images.shape[2] != 3:
-            raise ValueError(f"images must be [B, V, 3, H, W], got {list(images.shape)}")
-        b, v, _, height, width = images.shape
-        if not 1 <= v <= self.num_cameras:
-            raise ValueError(f"images have {v} cameras, the model was built for 1 to {self.num_cameras}")
-        if list(batch.projection.shape) != [b, v, 4, 4]:
-            raise ValueError(f"projection must be [{b}, {v}, 4, 4], got {list(batch.projection.shape)}")
-        levels = self.img_neck(self.img_backbone(images.flatten(0, 1)))
-        with torch.autocast(images.device.type, enabled=False):
-            maps = [level.float().unflatten(0, (b, v)) for level in levels]
+        maps = image_features(self.img_backbone, self.img_neck, batch, self.num_cameras)
+        height, width = batch.images.shape[-2:]
+        with torch.autocast(batch.images.device.type, enabled=False):
             planes = self.head(maps, batch.projection, (width, height))
             logits, features = self.aggregator(planes)
         return OccupancyPrediction((logits,), features)

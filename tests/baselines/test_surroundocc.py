@@ -13,7 +13,7 @@ from torch import nn
 from baselines.checkpoints import CheckpointError, load_released
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from baselines.losses import OccupancyLoss
-from baselines.ops.camera_attention import sampling_directions
+from baselines.ops.camera_attention import camera_views, sampling_directions
 from baselines.surroundocc import SurroundOcc, surroundocc_config
 from baselines.surroundocc.volume import (
     VolumeCrossAttention,
@@ -25,7 +25,6 @@ from baselines.surroundocc.volume import (
     reference_points,
 )
 from baselines.tpvformer import trainable_parameters
-from baselines.tpvformer.geometry import plane_views
 
 SURROUNDOCC = OccupancyGrid(
     (-50.0, -50.0, -5.0), (50.0, 50.0, 3.0), 0.5, tuple(f"c{i}" for i in range(17)), 0, 255, "lidar", "surroundocc"
@@ -239,7 +238,7 @@ def test_attention_is_its_definition() -> None:
     positions = torch.rand(2, cameras, tokens, 1, 2, dtype=torch.float64)
     inside = torch.rand(2, cameras, tokens, 1) < 0.5
     inside[:, :, 0] = False  # a token that no camera sees keeps the residual and the projection's bias
-    out = module(query, maps, (height, width), plane_views(positions, inside))
+    out = module(query, maps, (height, width), camera_views(positions, inside))
 
     attention = module.deformable_attention
     value = attention.value_proj(maps).view(2, cameras, height, width, heads, dim // heads)

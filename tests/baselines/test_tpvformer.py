@@ -14,10 +14,11 @@ from torch import Tensor
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from baselines.model import OccupancyModel, TrainingProgress
+from baselines.ops.camera_attention import camera_views, project
 from baselines.tpvformer import TPVFormer, tpvformer_config, trainable_parameters
 from baselines.tpvformer.aggregator import TPVAggregator
 from baselines.tpvformer.attention import HybridAttention, ImageCrossAttention
-from baselines.tpvformer.geometry import TPVShape, plane_views, project, reference_points_2d, reference_points_3d
+from baselines.tpvformer.geometry import TPVShape, reference_points_2d, reference_points_3d
 
 OCC3D = OccupancyGrid((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.4, tuple(f"c{i}" for i in range(18)), empty=17)
 SURROUNDOCC = OccupancyGrid(
@@ -197,13 +198,13 @@ def test_projection_and_visibility() -> None:
     assert position[0, 0, 2].abs().max() > 100  # behind the camera: far outside any map
 
 
-def test_plane_views_list_what_each_camera_of_each_sample_sees() -> None:
+def test_camera_views_list_what_each_camera_of_each_sample_sees() -> None:
     inside = torch.zeros(2, 2, 5, 3, dtype=torch.bool)
     inside[0, 0, [1, 3], 2] = True
     inside[0, 1, 3, 0] = True
     inside[1, 0, [0, 2, 4]] = True
     position = torch.rand(2, 2, 5, 3, 2)
-    views = plane_views(position, inside)
+    views = camera_views(position, inside)
     assert [row[ok].tolist() for row, ok in zip(views.index, views.valid, strict=True)] == [[1, 3], [3], [0, 2, 4], []]
     assert views.cameras.tolist() == [[1, 1, 1, 2, 1], [1, 1, 1, 1, 1]]
     torch.testing.assert_close(views.anchors[0, 1], position[0, 0, 3])
@@ -282,7 +283,7 @@ def test_image_attention_is_its_definition() -> None:
     tokens = torch.randn(batch * cameras, 21, dim, dtype=torch.float64)
     positions = [torch.rand(batch, cameras, n, a, 2, dtype=torch.float64) for n, a in zip(sizes, anchors, strict=True)]
     insides = [torch.rand(p.shape[:-1]) < 0.4 for p in positions]
-    views = [plane_views(p, i) for p, i in zip(positions, insides, strict=True)]
+    views = [camera_views(p, i) for p, i in zip(positions, insides, strict=True)]
     out = module(query, sizes, tokens, levels, views)
 
     attention = module.deformable_attention
