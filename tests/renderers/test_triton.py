@@ -68,6 +68,17 @@ def test_other_precisions(precision: str, interpreted: Callable[..., Any]) -> No
     assert result.ok, str(result)
 
 
+def precisions_measured() -> None:
+    from renderers.triton.precisions import measured
+    from renderers.workloads import Source, select
+
+    found = list(measured(select(["occ3d-camera-gt"]), Source(shrink=25), "cpu", repeat=1))
+    assert [(w, p) for w, p, _ in found] == [("occ3d-camera-gt", p) for p in ("ieee", "tf32x3", "tf32")]
+    for _, _, result in found:
+        assert result.status == "measured" and result.max_abs_error is not None
+        assert result.max_abs_error < 1e-4 and (result.forward_ms or 0) > 0
+
+
 def special(name: str) -> Case:
     """Scenes beyond the common cases."""
     if name == "140 channels":  # more than one pair of column blocks
@@ -203,6 +214,7 @@ def lists_hold_what_is_needed_and_little_more() -> None:
         no_views,
         strided_inputs,
         lists_hold_what_is_needed_and_little_more,
+        pytest.param(precisions_measured, marks=pytest.mark.slow),
     ],
 )
 def test_in_the_interpreter(function: Callable[[], None], interpreted: Callable[..., Any]) -> None:
