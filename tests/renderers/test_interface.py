@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 
 import renderers.registry as registry
 from renderers import Availability, RendererUnavailable, UnknownRenderer, availability, get, names
 from renderers.dialects import DIALECTS
-from renderers.interface import RasterSettings
+from renderers.interface import RasterSettings, validate
 from renderers.reference import ReferenceRenderer
+from renderers.scenes import random_scene
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,11 @@ from renderers.reference import ReferenceRenderer
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RasterSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_finite_values_whose_sum_overflows_are_accepted() -> None:
+    gaussians, cameras = random_scene(count=6, channels=3, width=16, height=12)
+    validate(replace(gaussians, features=torch.full_like(gaussians.features, 3e38)), cameras, RasterSettings(), None)
 
 
 @pytest.mark.parametrize("name", DIALECTS)
