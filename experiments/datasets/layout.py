@@ -10,6 +10,15 @@ from experiments.datasets.unpickle import DataError, load_infos
 
 SPLITS = ("train", "val")
 PUBLISHED = "RenderOcc publishes it (github.com/pmj110119/RenderOcc, docs/prepare_datasets.md)"
+GET_LABELS = "unpack Occ3D's gts.tar.gz (github.com/Tsinghua-MARS-Lab/Occ3D) in the data root"
+
+# nuScenes' own part, the same for every data set that labels it. Only key frames of the six cameras are read: no sweeps.
+NUSCENES_FRAMES = {"train": 28130, "val": 6019}
+NUSCENES_IMAGE_SIZE = (1600, 900)
+GET_IMAGES = (
+    "unpack the camera key frames of nuScenes' trainval set (nuscenes.org/nuscenes, Download, under its terms) below the data "
+    "root, so that nuscenes/samples/CAM_* hold the .jpg files"
+)
 
 # The order in which GaussRender stacks the cameras (dataset/nuscenes.py:33-40).
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")

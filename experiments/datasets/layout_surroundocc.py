@@ -16,6 +16,10 @@ from experiments.datasets.layout import CAMERAS, OCC3D_CLASSES, SPLITS, checked_
 from experiments.datasets.unpickle import DataError, load_infos
 
 PUBLISHED = "GaussianFormer publishes it (github.com/huang-yh/GaussianFormer, its README links the pickles)"
+GET_LABELS = (
+    "unpack SurroundOcc's labels (github.com/weiyithu/SurroundOcc, docs/prepare_data.md) below the data root, so that "
+    "surroundocc/samples holds the .npy files"
+)
 
 LIDAR = "LIDAR_TOP"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,20 +19,51 @@ class Layout:
     splits       names of its splits
     index        (data root, split) -> the file that lists the split's frames
     frame_files  (data root, split) -> for each frame, label first, the files it consists of
+    frames       split -> number of its frames as published
+    image_size   (width, height) in pixels of every image as published
+    folders      below the data root: that of the labels, that of the images
+    sources      which download brings the index, the labels, the images
     """
 
     title: str
     splits: tuple[str, ...]
     index: Callable[[Path, str], Path]
     frame_files: Callable[[Path, str], Iterator[list[Path]]]
+    frames: Mapping[str, int]
+    image_size: tuple[int, int]
+    folders: tuple[str, str]
+    sources: tuple[str, str, str]
 
 
 LAYOUTS: dict[str, Layout] = {
-    "occ3d": Layout("Occ3D-nuScenes", layout.SPLITS, layout.info_path, layout.frame_files),
-    "surroundocc": Layout(
-        "SurroundOcc-nuScenes", layout.SPLITS, layout_surroundocc.info_path, layout_surroundocc.frame_files
+    "occ3d": Layout(
+        title="Occ3D-nuScenes",
+        splits=layout.SPLITS,
+        index=layout.info_path,
+        frame_files=layout.frame_files,
+        frames=layout.NUSCENES_FRAMES,
+        image_size=layout.NUSCENES_IMAGE_SIZE,
+        folders=("gts", "nuscenes/samples"),
+        sources=(layout.PUBLISHED, layout.GET_LABELS, layout.GET_IMAGES),
     ),
-}  # fmt: skip
+    "surroundocc": Layout(
+        title="SurroundOcc-nuScenes",
+        splits=layout.SPLITS,
+        index=layout_surroundocc.info_path,
+        frame_files=layout_surroundocc.frame_files,
+        frames=layout.NUSCENES_FRAMES,
+        image_size=layout.NUSCENES_IMAGE_SIZE,
+        folders=("surroundocc/samples", "nuscenes/samples"),
+        sources=(layout_surroundocc.PUBLISHED, layout_surroundocc.GET_LABELS, layout.GET_IMAGES),
+    ),
+}
+
+
+def layout_of(dataset: str) -> Layout:
+    """The layout called ``dataset``; raises DataError for a name that is not in ``LAYOUTS``."""
+    if dataset not in LAYOUTS:
+        raise DataError(f"unknown data set '{dataset}' (known: {', '.join(LAYOUTS)})")
+    return LAYOUTS[dataset]
 
 
 @dataclass(frozen=True)
@@ -74,9 +105,7 @@ def data_fingerprint(dataset: str, data_root: str | Path, split: str) -> str:
     full data set; a file that is missing counts as size -1. Raises DataError if the data set is not there, and
     for a name that is not in ``LAYOUTS``.
     """
-    if dataset not in LAYOUTS:
-        raise DataError(f"unknown data set '{dataset}' (known: {', '.join(LAYOUTS)})")
-    known, root = LAYOUTS[dataset], Path(data_root)
+    known, root = layout_of(dataset), Path(data_root)
     names = list(known.frame_files(root, split))  # reads the index with all its checks
     digest = hashlib.sha256(known.index(root, split).read_bytes())
     for file in (file for files in names for file in files):

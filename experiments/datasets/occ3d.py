@@ -18,16 +18,14 @@ from baselines.interface import OccupancyGrid
 from experiments.datasets.frames import Calibration, Labels, OccupancyFrames, pinhole
 from experiments.datasets.geometry import lidar_to_ego, lidar_to_global, ray_origins, rigid
 from experiments.datasets.grids import occ3d_grid
-from experiments.datasets.layout import CAMERAS, field, info_path, label_path, read_infos, resolve
+from experiments.datasets.layout import CAMERAS, GET_LABELS, field, info_path, label_path, read_infos, resolve
 from experiments.datasets.unpickle import DataError
 
 
 def read_labels(path: Path, grid: OccupancyGrid) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Class ids and camera mask [X, Y, Z] of a ``labels.npz``; raises DataError naming the file."""
     if not path.is_file():
-        raise DataError(
-            f"label {path} is missing: unpack Occ3D's gts.tar.gz (github.com/Tsinghua-MARS-Lab/Occ3D) in the data root"
-        )
+        raise DataError(f"label {path} is missing: {GET_LABELS}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             labels, visible = arrays["semantics"], arrays["mask_camera"]

@@ -27,10 +27,7 @@ def read_sparse_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
     voxel the last counts.
     """
     if not path.is_file():
-        raise DataError(
-            f"label {path} is missing: unpack SurroundOcc's labels (github.com/weiyithu/SurroundOcc, docs/prepare_data.md) "
-            "below the data root, so that surroundocc/samples holds the .npy files"
-        )
+        raise DataError(f"label {path} is missing: {layout.GET_LABELS}")
     try:
         rows = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

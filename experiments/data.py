@@ -1,0 +1,189 @@
+"""The command line for data sets: ``python -m experiments.data status|verify <name|all> --data-root FOLDER``.
+
+Exit codes: 0 complete, or verified; 1 something is missing or damaged; 2 the command asks for something impossible;
+130 interrupted. Nothing is downloaded and nothing below the data root is written.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.exceptions import TyperException
+
+from experiments.datasets.inventory import PART_NAMES, Part, inventory
+from experiments.datasets.layouts import LAYOUTS, layout_of
+from experiments.datasets.unpickle import DataError
+from experiments.plan import DATA_ROOT_VARIABLE
+
+NAMED = 20  # problems of one kind that are named before only their number is given
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="What of a data set is there, and whether it can be read. Exit code: 0 complete, 1 missing or damaged.",
+)
+
+_Name = Annotated[str, typer.Argument(metavar="NAME", help=f"Data set: {', '.join(LAYOUTS)} or all.")]
+_Root = Annotated[Path | None, typer.Option(help=f"Folder that holds the data. Default: {DATA_ROOT_VARIABLE}.")]
+
+
+@app.command()
+def status(name: _Name, data_root: _Root = None) -> int:
+    """Show what of each split is there, what is missing, and which download brings it."""
+    root = _root(data_root)
+    console = Console(highlight=False)
+    table = Table()
+    for heading in ("data set", "split", *PART_NAMES):
+        table.add_column(heading)
+    wrong: dict[tuple[str, str], list[str]] = {}  # by where it comes from, so that this is said once
+    for dataset in _datasets(name):
+        for split in layout_of(dataset).splits:
+            with console.status(f"looking at {dataset} {split}"):
+                parts = inventory(dataset, root, split).parts
+            table.add_row(dataset, split, *(_count(part) for part in parts))
+            for part in parts:
+                if part.problem:
+                    wrong.setdefault((dataset, part.source), []).append(f"{split}, {part.name}: {part.problem}")
+    console.print(table)
+    for (dataset, source), lines in wrong.items():
+        for line in lines:
+            _say(console, f"{dataset} {line}")
+        _say(console, f"  {source}")
+    return 1 if wrong else 0
+
+
+@app.command()
+def verify(
+    name: _Name,
+    data_root: _Root = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of each split to read completely, drawn by --seed.")] = 100,
+    all_: Annotated[bool, typer.Option("--all", help="Read every frame.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of frames.")] = 0,
+) -> int:
+    """Check counts and names of all files, and read a sample of frames completely; good frames are not read again."""
+    root = _root(data_root)
+    console = Console(highlight=False)
+    problems = 0
+    try:
+        for dataset in _datasets(name):
+            for split in layout_of(dataset).splits:
+                problems += _verify_split(dataset, root, split, None if all_ else frames, seed, console)
+    except KeyboardInterrupt:
+        _error("interrupted; frames that were read are noted, the same command goes on from there")
+        return 130
+    if problems:
+        _error(f"{problems} problem(s) found in {root}; once they are mended, the same command reads only what changed")
+    return 1 if problems else 0
+
+
+def _verify_split(dataset: str, root: Path, split: str, count: int | None, seed: int, console: Console) -> int:
+    """Number of problems of a split, each named up to ``NAMED`` of a kind."""
+    title = f"{dataset} {split}"
+    with console.status(f"{title}: looking for files"):
+        found = inventory(dataset, root, split)
+    index, *rest = found.parts
+    if index.problem:
+        _say(console, f"{title}: {index.problem}: {index.source}")
+    if not found.frames:
+        return 1
+    for part in rest:
+        if part.problem:
+            _say(console, f"{title}: {part.problem} ({part.name}): {part.source}")
+            _name(console, [str(path) for path in part.missing])
+    with console.status("loading the libraries"):
+        from experiments.datasets.verification import FrameChecks, Notes, check_frames
+        from experiments.progress import Bar
+        from experiments.toyworld import default_cache
+
+        checks = FrameChecks(dataset, root, split)
+        notes = Notes(default_cache() / "verified", dataset, root, split, found.frames)
+    everything = range(len(checks))
+    drawn = everything if count is None else sorted(random.Random(seed).sample(everything, min(count, len(checks))))
+    absent = {path for part in rest for path in part.missing}
+    whole = [number for number in drawn if not absent.intersection(found.frames[number])]
+    todo = [number for number in whole if not notes.known(number)]
+    damaged: list[str] = []
+    bar = Bar(console, f"{title} read", len(whole), len(whole) - len(todo))
+    try:
+        for number, problem in check_frames(checks, todo):
+            if problem:
+                damaged.append(problem)
+                if len(damaged) <= NAMED:
+                    _say(console, f"  {problem}")
+            else:
+                notes.add(number)
+            bar.advance(f"{len(damaged)} damaged")
+    finally:
+        bar.close()
+    if len(damaged) > NAMED:
+        _say(console, f"  and {len(damaged) - NAMED} more")
+    _say(
+        console,
+        f"{title}: {len(whole) - len(damaged)} of {len(drawn)} frames read completely and good"
+        f" ({len(whole) - len(todo)} of them earlier), {len(damaged)} damaged, {len(drawn) - len(whole)} not complete;"
+        f" {len(checks)} listed; noted in {notes.path}",
+    )
+    return bool(index.problem) + len(absent) + len(damaged)
+
+
+def _datasets(name: str) -> list[str]:
+    if name == "all":
+        return list(LAYOUTS)
+    layout_of(name)  # or DataError
+    return [name]
+
+
+def _root(named: Path | None) -> Path:
+    configured = os.environ.get(DATA_ROOT_VARIABLE)
+    root = named or (Path(configured) if configured else None)
+    if root is None:
+        raise DataError(f"no data root: name the folder that holds the data with --data-root or {DATA_ROOT_VARIABLE}")
+    if not root.is_dir():
+        raise DataError(f"data root {root} is not a folder: name the one that holds the data with --data-root")
+    return root
+
+
+def _count(part: Part) -> str:
+    return "unknown" if part.expected is None else f"{part.there} of {part.expected}"
+
+
+def _name(console: Console, items: list[str]) -> None:
+    for item in items[:NAMED]:
+        _say(console, f"  {item}")
+    if len(items) > NAMED:
+        _say(console, f"  and {len(items) - NAMED} more")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(escape(line), soft_wrap=True)
+
+
+def _error(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        arguments = list(sys.argv[1:] if argv is None else argv)
+        return int(app(args=arguments, prog_name="python -m experiments.data", standalone_mode=False) or 0)
+    except TyperException as error:  # an option or argument that the command line does not have
+        _error(f"{error.format_message() if hasattr(error, 'format_message') else error} (see --help)")
+        return 2
+    except (DataError, OSError) as error:
+        _error(str(error))
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""Complete reading of frames through the loaders, with a note of those that were found good."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from experiments.datasets.build import DATASETS
+from experiments.datasets.layouts import layout_of
+from experiments.datasets.transforms import ImageTransform
+from experiments.datasets.unpickle import DataError
+
+CHECKS = 1  # raise it with every check that is added: frames noted under an older number are read again
+
+_JPEG_END = b"\xff\xd9"
+_MATRICES = ("projection", "intrinsics", "reference_to_camera", "reference_to_lidar")
+_FEW = 32  # frames that one process reads sooner than others have started
+
+
+class FrameChecks(Dataset[tuple[int, str]]):
+    """Frame number -> (the number, what is wrong with the frame or ""), for a split of a data set.
+
+    Each frame goes through the loader as training reads it, at the published image size: its images are decoded, its
+    labels and mask are checked for shape and class range, its matrices for their form. On top of that: images of the
+    published size and complete files, finite matrices.
+
+    Raises DataError where the split cannot be listed.
+    """
+
+    def __init__(self, dataset: str, data_root: Path, split: str) -> None:
+        self.layout = layout_of(dataset)
+        width, height = self.layout.image_size
+        self.frames = DATASETS[dataset](data_root, split, image=ImageTransform(width=width, height=height, distort=False))
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, number: int) -> tuple[int, str]:
+        try:
+            self._check(number)
+        except (DataError, OSError) as error:
+            return number, str(error)
+        return number, ""
+
+    def _check(self, number: int) -> None:
+        batch = self.frames[number]
+        meta = batch.meta[0]
+        if batch.camera_size != self.layout.image_size:
+            found, published = ("x".join(map(str, size)) for size in (batch.camera_size, self.layout.image_size))
+            raise DataError(f"images of frame {meta['token']} are {found}, published: {published} ({meta['image_paths'][0]})")
+        for name in meta["image_paths"]:
+            _check_end(Path(name))
+        for name in _MATRICES:
+            if not torch.isfinite(getattr(batch, name)).all():
+                raise DataError(f"frame {meta['token']}: {name} has NaN or infinite values")
+
+
+def _check_end(path: Path) -> None:
+    """The decoder fills what a cut-off JPEG lacks with grey and says nothing, so the end is looked at here."""
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return
+    with path.open("rb") as file:
+        file.seek(-len(_JPEG_END), os.SEEK_END)
+        if file.read() != _JPEG_END:
+            raise DataError(f"image {path} is cut off: copy or download it again")
+
+
+class Notes:
+    """Which frames of a split were found good, one JSON line each, appended as they are read.
+
+    folder  where notes are kept
+    files   for each frame the files it consists of, all of them there for the frames asked about
+
+    A frame counts for as long as the index's content and the sizes and times of the frame's files stay what they were.
+    Raises OSError if the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, dataset: str, data_root: Path, split: str, files: list[list[Path]]) -> None:
+        root = data_root.resolve()
+        place = hashlib.sha256(str(root).encode()).hexdigest()[:12]
+        self.path = folder / f"{dataset}-{split}-{place}.jsonl"
+        self._index = hashlib.sha256(layout_of(dataset).index(root, split).read_bytes()).hexdigest()
+        self._files = files
+        self._good: dict[int, str] = {}
+        if self.path.is_file():
+            text = self.path.read_text(encoding="utf-8")
+            for line in text.splitlines():
+                self._read(line)
+            if not text.endswith("\n"):  # a process was killed while it wrote
+                self._write("\n")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._append({"dataset": dataset, "split": split, "data_root": str(root)})
+
+    def _read(self, line: str) -> None:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            return  # what a process wrote when it was killed
+        if "frame" in entry:
+            self._good[int(entry["frame"])] = str(entry["fingerprint"])
+
+    def known(self, number: int) -> bool:
+        """Whether the frame was found good as it is now."""
+        return number in self._good and self._good[number] == self._fingerprint(number)
+
+    def add(self, number: int) -> None:
+        """Note that the frame was found good."""
+        self._good[number] = self._fingerprint(number)
+        self._append({"frame": number, "fingerprint": self._good[number]})
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        self._write(json.dumps(entry) + "\n")
+
+    def _write(self, text: str) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    def _fingerprint(self, number: int) -> str:
+        digest = hashlib.sha256(f"{CHECKS} {self._index}".encode())
+        for path in self._files[number]:
+            state = path.stat()
+            digest.update(f" {state.st_size} {state.st_mtime_ns}".encode())
+        return digest.hexdigest()[:16]
+
+
+def check_frames(checks: FrameChecks, numbers: list[int]) -> Iterator[tuple[int, str]]:
+    """(frame number, what is wrong or "") in the order of ``numbers``; many of them on all cores."""
+    workers = len(os.sched_getaffinity(0)) if len(numbers) > _FEW else 0
+    loader: DataLoader[Any] = DataLoader(
+        checks,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        worker_init_fn=_leave_interrupts_to_the_parent,
+    )
+    for number, problem in loader:
+        yield int(number), str(problem)
+
+
+def _leave_interrupts_to_the_parent(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,309 @@
+"""``python -m experiments.data``: what is there, what is missing, which frames can be read; it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import occ3d_layout
+import pytest
+import surroundocc_layout
+
+from experiments import data
+from experiments.datasets import layouts, verification
+from experiments.datasets.layout import info_path
+from experiments.datasets.unpickle import load_infos
+
+Outcome = tuple[int, str, str]
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process with notes in ``tmp_path`` -> (exit code, stdout, stderr)."""
+    monkeypatch.setenv("OCC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("OCC_DATA_ROOT", raising=False)
+
+    def run(*arguments: str | Path) -> Outcome:
+        code = data.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layouts whose published sizes are those of the fabricated data sets."""
+    size = (occ3d_layout.WIDTH, occ3d_layout.HEIGHT)
+    frames = {"occ3d": {"train": 3, "val": 3}, "surroundocc": {"train": 3, "val": 1}}
+    for name, counts in frames.items():
+        monkeypatch.setitem(layouts.LAYOUTS, name, replace(layouts.LAYOUTS[name], frames=counts, image_size=size))
+
+
+@pytest.fixture
+def occ3d(tmp_path: Path, tiny: None) -> Path:
+    return occ3d_layout.write_layout(tmp_path / "occ3d")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
+    """The (split, frame) pairs that are really read, in order."""
+    seen: list[tuple[str, int]] = []
+    real = verification.FrameChecks._check
+
+    def spied(checks: verification.FrameChecks, number: int) -> None:
+        seen.append((checks.frames.split, number))
+        real(checks, number)
+
+    monkeypatch.setattr(verification.FrameChecks, "_check", spied)
+    yield seen
+
+
+def a_label(root: Path, frame: int, split: str = "train") -> Path:
+    return list(layouts.LAYOUTS["occ3d"].frame_files(root, split))[frame][0]
+
+
+def an_image(root: Path, frame: int, split: str = "train") -> Path:
+    return list(layouts.LAYOUTS["occ3d"].frame_files(root, split))[frame][1]
+
+
+def test_status_of_a_complete_data_set(command: Command, occ3d: Path) -> None:
+    code, out, err = command("status", "occ3d", "--data-root", occ3d)
+    assert (code, err) == (0, "")
+    assert out.count("3 of 3") == 4 and out.count("18 of 18") == 2  # pickle and labels, then images, of two splits
+
+
+def test_status_names_the_download_of_every_missing_part(command: Command, occ3d: Path) -> None:
+    a_label(occ3d, 0).unlink()
+    an_image(occ3d, 2, "val").unlink()
+    code, out, _ = command("status", "occ3d", "--data-root", occ3d)
+    assert code == 1
+    assert "occ3d train, labels: 1 of 3 files are missing" in out and "gts.tar.gz" in out
+    assert "occ3d val, images: 1 of 18 files are missing" in out and "nuscenes.org" in out
+    assert "RenderOcc" not in out  # the pickles are complete
+
+
+def test_status_where_nothing_is(command: Command, tmp_path: Path) -> None:
+    code, out, _ = command("status", "all", "--data-root", tmp_path)
+    assert code == 1
+    for source in ("RenderOcc publishes", "gts.tar.gz", "GaussianFormer publishes", "SurroundOcc's labels", "nuscenes.org"):
+        assert source in out
+    assert "0 of 28130" in out and "0 of 6019" in out
+    assert out.count("bevdetv2-nuscenes_infos_train.pkl is missing") == 1
+
+
+def test_verify_reads_the_sample_and_not_twice(command: Command, occ3d: Path, reads: list[tuple[str, int]]) -> None:
+    code, out, err = command("verify", "occ3d", "--data-root", occ3d, "--frames", "2")
+    assert (code, err) == (0, "")
+    assert [split for split, _ in reads] == ["train", "train", "val", "val"]
+    assert "occ3d train: 2 of 2 frames read completely and good (0 of them earlier)" in out
+    first = list(reads)
+    assert command("verify", "occ3d", "--data-root", occ3d, "--frames", "2")[0] == 0
+    assert reads == first
+    assert command("verify", "occ3d", "--data-root", occ3d, "--all")[0] == 0
+    assert sorted(reads) == [(split, number) for split in ("train", "val") for number in range(3)]
+
+
+def test_the_seed_draws_the_sample(command: Command, occ3d: Path, reads: list[tuple[str, int]]) -> None:
+    drawn = set()
+    for seed in range(6):
+        reads.clear()
+        os.environ["OCC_CACHE"] = str(occ3d / f"cache{seed}")  # nothing is noted yet
+        assert command("verify", "occ3d", "--data-root", occ3d, "--frames", "1", "--seed", str(seed))[0] == 0
+        drawn.add(reads[0][1])
+    assert len(drawn) > 1
+
+
+def test_interrupted_it_goes_on_where_it_was(
+    command: Command, occ3d: Path, reads: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spied = verification.FrameChecks._check
+
+    def interrupted(checks: verification.FrameChecks, number: int) -> None:
+        if (checks.frames.split, number) == ("train", 2):
+            raise KeyboardInterrupt
+        spied(checks, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verification.FrameChecks, "_check", interrupted)
+        code, _, err = command("verify", "occ3d", "--data-root", occ3d, "--all")
+    assert code == 130 and "interrupted" in err
+    assert reads == [("train", 0), ("train", 1)]
+    code, out, _ = command("verify", "occ3d", "--data-root", occ3d, "--all")
+    assert code == 0 and "occ3d train: 3 of 3 frames read completely and good (2 of them earlier)" in out
+    assert reads[2:] == [("train", 2), ("val", 0), ("val", 1), ("val", 2)]
+
+
+def test_a_changed_file_or_pickle_is_read_again(command: Command, occ3d: Path, reads: list[tuple[str, int]]) -> None:
+    command("verify", "occ3d", "--data-root", occ3d, "--all")
+    reads.clear()
+    os.utime(an_image(occ3d, 1), ns=(1, 1))
+    assert command("verify", "occ3d", "--data-root", occ3d, "--all")[0] == 0
+    assert reads == [("train", 1)]
+    reads.clear()
+    path = info_path(occ3d, "val")
+    path.write_bytes(pickle.dumps(load_infos(path) | {"metadata": {"version": "another"}}))
+    assert command("verify", "occ3d", "--data-root", occ3d, "--all")[0] == 0
+    assert reads == [("val", 0), ("val", 1), ("val", 2)]
+
+
+def test_a_line_cut_off_by_a_kill_is_not_taken_for_a_note(
+    command: Command, occ3d: Path, reads: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    command("verify", "occ3d", "--data-root", occ3d, "--all")
+    reads.clear()
+    (notes,) = (tmp_path / "cache" / "verified").glob("occ3d-train-*.jsonl")
+    header, *lines = notes.read_text().splitlines()
+    assert json.loads(header) == {"dataset": "occ3d", "split": "train", "data_root": str(occ3d)}
+    notes.write_text("\n".join([header, *lines])[:-20])
+    assert command("verify", "occ3d", "--data-root", occ3d, "--all")[0] == 0
+    assert reads == [("train", 2)]
+    reads.clear()
+    assert command("verify", "occ3d", "--data-root", occ3d, "--all")[0] == 0
+    assert reads == []
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def not_an_image(path: Path) -> None:
+    path.write_text("<html>")
+
+
+def smaller(path: Path) -> None:
+    import cv2
+
+    cv2.imwrite(str(path), np.zeros((90, 160, 3), np.uint8))
+
+
+def bad_class(path: Path) -> None:
+    arrays = dict(np.load(path))
+    arrays["semantics"][0, 0, 0] = 18
+    np.savez_compressed(path, **arrays)
+
+
+def bad_mask(path: Path) -> None:
+    arrays = dict(np.load(path))
+    arrays["mask_camera"] = arrays["mask_camera"][:100]
+    np.savez_compressed(path, **arrays)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path, int], Path], Callable[[Path], None], str]] = {
+    "image cut off": (an_image, cut_off, "is cut off: copy or download it again"),
+    "image that is none": (an_image, not_an_image, "cannot be decoded"),
+    "image of another size": (an_image, smaller, "160x90"),
+    "class out of range": (a_label, bad_class, "holds class 18"),
+    "mask of another shape": (a_label, bad_mask, "mask_camera is uint8 [100, 200, 16]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_and_read_again_once_mended(
+    damage: str, command: Command, occ3d: Path, reads: list[tuple[str, int]]
+) -> None:
+    which, spoil, said = DAMAGE[damage]
+    path = which(occ3d, 1)
+    good = path.read_bytes()
+    spoil(path)
+    code, out, err = command("verify", "occ3d", "--data-root", occ3d, "--all")
+    assert code == 1 and "1 problem(s)" in err
+    assert said in out and str(path.parent) in out
+    assert "occ3d train: 2 of 3 frames read completely and good" in out and "1 damaged" in out
+    path.write_bytes(good)
+    reads.clear()
+    assert command("verify", "occ3d", "--data-root", occ3d, "--all")[0] == 0
+    assert reads == [("train", 1)]
+
+
+def test_calibration_that_is_not_finite(command: Command, occ3d: Path) -> None:
+    path = info_path(occ3d, "train")
+    content = load_infos(path)
+    content["infos"][0]["cams"]["CAM_BACK"]["cam_intrinsic"][0, 0] = np.nan
+    path.write_bytes(pickle.dumps(content))
+    code, out, _ = command("verify", "occ3d", "--data-root", occ3d, "--all")
+    assert code == 1 and "calibration of CAM_BACK in frame scene-0001-00 is unusable" in out
+
+
+def test_missing_files_are_named_up_to_a_limit_with_their_number(
+    command: Command, occ3d: Path, reads: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "NAMED", 2)
+    for frame in range(3):
+        a_label(occ3d, frame).unlink()
+    code, out, err = command("verify", "occ3d", "--data-root", occ3d)
+    assert code == 1 and "3 problem(s)" in err
+    assert "occ3d train: 3 of 3 files are missing (labels): unpack Occ3D's gts.tar.gz" in out
+    assert out.count("labels.npz") == 2 and "and 1 more" in out
+    assert {split for split, _ in reads} == {"val"}
+    assert "occ3d train: 0 of 3 frames read completely" in out and "3 not complete" in out
+
+
+def test_a_part_of_the_data_set_is_not_the_data_set(command: Command, tmp_path: Path, tiny: None) -> None:
+    root = occ3d_layout.write_layout(tmp_path / "small", frames=2)
+    code, out, err = command("verify", "occ3d", "--data-root", root)
+    assert code == 1 and "2 problem(s)" in err
+    assert "bevdetv2-nuscenes_infos_train.pkl lists 2 frames, the published one 3" in out
+
+
+def test_surroundocc(command: Command, tmp_path: Path, tiny: None) -> None:
+    root = surroundocc_layout.write_layout(tmp_path / "surroundocc")
+    assert command("status", "surroundocc", "--data-root", root)[0] == 0
+    assert command("verify", "surroundocc", "--data-root", root, "--all")[0] == 0
+    label = next((root / "surroundocc/samples").glob("*.npy"))
+    rows = np.load(label)
+    rows[0, 3] = 40
+    np.save(label, rows)
+    code, out, _ = command("verify", "surroundocc", "--data-root", root, "--all")
+    assert code == 1 and f"label {label} holds classes" in out
+    assert command("status", "all", "--data-root", root)[0] == 1  # Occ3D is not there
+
+
+def test_many_frames_are_read_by_several_processes(command: Command, occ3d: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "_FEW", 1)
+    cut_off(an_image(occ3d, 0))
+    code, out, _ = command("verify", "occ3d", "--data-root", occ3d, "--all")
+    assert code == 1 and "is cut off" in out
+    assert "occ3d train: 2 of 3 frames read completely and good" in out
+    assert "occ3d val: 3 of 3 frames read completely and good" in out
+
+
+MISTAKES: dict[str, tuple[list[str], list[str]]] = {
+    "unknown data set": (["status", "occ4d", "--data-root", "."], ["unknown data set 'occ4d'", "occ3d, surroundocc"]),
+    "no data root": (["verify", "occ3d"], ["no data root", "--data-root or OCC_DATA_ROOT"]),
+    "data root that is not there": (["status", "all", "--data-root", "/nowhere"], ["data root /nowhere is not a folder"]),
+    "no name": (["verify"], ["Missing argument", "--help"]),
+    "unknown option": (["verify", "occ3d", "--frame", "3"], ["--frame"]),
+    "no frames": (["verify", "occ3d", "--frames", "0", "--data-root", "."], ["--frames"]),
+    "unknown command": (["prepare", "occ3d"], ["prepare"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(mistake: str, command: Command) -> None:
+    arguments, said = MISTAKES[mistake]
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    for part in said:
+        assert part in err
+
+
+def test_the_data_root_of_the_environment(command: Command, occ3d: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCC_DATA_ROOT", str(occ3d))
+    assert command("status", "occ3d")[0] == 0
+
+
+def test_real_frames(command: Command, real_frames: Path) -> None:
+    """Real images and labels read completely; three frames are not the published split."""
+    code, out, err = command("verify", "all", "--data-root", real_frames, "--all")
+    assert code == 1 and "4 problem(s)" in err  # the counts of the four splits and nothing else
+    for split in ("occ3d train", "occ3d val", "surroundocc train", "surroundocc val"):
+        assert f"{split}: 3 of 3 frames read completely and good" in out
