@@ -1,12 +1,13 @@
 """Renderers side by side: ``python -m renderers.compare --renderer cpu gsplat --workload toy occ3d-camera --json out.json``.
 
-Each backend renders each workload in a process of its own: forward and backward time, peak memory, agreement with the reference
+Each backend is held to the contract first, every case of ``renderers.conformance`` (``--workload conformance`` does only that).
+Then it renders each workload in a process of its own: forward and backward time, peak memory, agreement with the reference
 (``renderers.measure``). ``--json`` and ``--save`` write what is finished after every measurement, so an interrupted run keeps it.
 ``--save`` leaves one record a workload and backend in results/local/table_renderers/<machine>/ (or below OCC_RESULTS), for
 ``python -m reports.publish table_renderers``. Needs torch alone; with rich installed the tables are prettier.
 
-Exit codes: 0 all measured; 1 a measurement failed, or a renderer that was asked for by name is not available; 2 the command
-asks for something impossible; 130 interrupted.
+Exit codes: 0 all measured; 1 a measurement or a case of the contract failed, or a renderer that was asked for by name is not
+available; 2 the command asks for something impossible; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any, NoReturn
 import torch
 
 from renderers import machine, registry
+from renderers.conformance import CASES, check
 from renderers.interface import Cameras, Gaussians, RasterSettings
 from renderers.machine import Machine
 from renderers.measure import AGREEMENT, MEMORY, Result, measure
@@ -37,6 +39,7 @@ from renderers.summary import print_summary, result_line
 from renderers.workloads import LabelError, Source, UnknownWorkload, Workload, load_label, select
 
 TABLE = "table_renderers"
+CONFORMANCE = "conformance"
 SCHEMA_VERSION = 1
 
 
@@ -46,11 +49,17 @@ class CompareError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure. named: the renderers were asked for by name; shrink divides the scenes' sizes (tests only)."""
+    """What to measure.
+
+    named        the renderers were asked for by name
+    conformance  hold them to the contract
+    shrink       divides the scenes' sizes (tests only)
+    """
 
     renderers: list[str]
     named: bool
     workloads: list[Workload]
+    conformance: bool
     device: str
     repeat: int | None = None
     data: Path | None = None
@@ -58,6 +67,14 @@ class Request:
     save: Path | None = None
     command: str = ""
     shrink: int = 1
+
+
+@dataclass(frozen=True)
+class Conformance:
+    """How many cases of ``renderers.conformance`` a backend was held to, and what it failed: case -> what differs."""
+
+    cases: int
+    failed: dict[str, str]
 
 
 @dataclass
@@ -69,6 +86,7 @@ class Run:
     unavailable: dict[str, str]
     started: str
     results: dict[str, dict[str, Result]] = field(default_factory=dict)
+    conformance: dict[str, Conformance] = field(default_factory=dict)
 
     def conditions(self) -> dict[str, Any]:
         """What every number depends on besides the code."""
@@ -90,7 +108,8 @@ class Run:
     def document(self) -> dict[str, Any]:
         """What ``--json`` writes: "workloads" -> name -> backend -> numbers."""
         workloads = {name: {backend: asdict(r) for backend, r in found.items()} for name, found in self.results.items()}
-        return {"schema_version": SCHEMA_VERSION, **self.conditions(), "workloads": workloads}
+        conformance = {backend: asdict(found) for backend, found in self.conformance.items()}
+        return {"schema_version": SCHEMA_VERSION, **self.conditions(), "conformance": conformance, "workloads": workloads}
 
     def record(self, workload: Workload, renderer: str) -> dict[str, Any]:
         """One record of ``table_renderers``."""
@@ -108,13 +127,19 @@ def compare(request: Request) -> Run:
     print("measuring the machine ...", flush=True)
     run = Run(request, machine.inspect(request.device), unavailable, time.strftime("%Y-%m-%dT%H:%M:%S%z"))
     try:
+        for name in request.renderers if request.conformance else []:
+            if name not in unavailable:
+                run.conformance[name] = _conformance(name, request.device)
+                print(conformance_line(name, run.conformance[name]), flush=True)
+                if request.json is not None:
+                    write(request.json, run.document())
         for workload in request.workloads:
             found = run.results.setdefault(workload.name, {})
             for name in request.renderers:
                 if name in unavailable:
                     found[name] = Result("unavailable", unavailable[name])
                 else:
-                    found[name] = _rated(_alone(name, workload, request), run.machine)
+                    found[name] = _rated(_measured(name, workload, request), run.machine)
                     print(result_line(workload.name, name, found[name]), flush=True)
                     if request.save is not None:
                         write(_record_path(request.save, run, workload, name), run.record(workload, name))
@@ -154,12 +179,48 @@ def _hindrance(name: str, device: str) -> str:
     return ""
 
 
-def _alone(name: str, workload: Workload, request: Request) -> Result:
-    """``measure`` in a process of its own: memory that is only this one's, and a crash that ends nothing else."""
+def conformance_line(name: str, found: Conformance) -> str:
+    """``conformance, cpu: 96 of 96 cases``, and what each failed one differs in."""
+    lines = [f"conformance, {name}: {found.cases - len(found.failed)} of {found.cases} cases"]
+    return "\n".join(lines + [f"  {case}: {what}" for case, what in found.failed.items()])
+
+
+def _conformance(name: str, device: str) -> Conformance:
+    found = _alone(_conform, name, device)
+    return found if isinstance(found, Conformance) else Conformance(1, {"all": found})
+
+
+def _conform(name: str, device: str) -> Conformance:
+    failed = {}
+    for case, build in CASES.items():
+        try:
+            compared = check(registry.get(name), build(), device)
+        except (ValueError, RuntimeError) as error:
+            failed[case] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        else:
+            differences = (f"{d.what} {d.error:.3g} (at most {d.bound:.3g})" for d in compared.differences if not d.ok)
+            failed |= {} if compared.ok else {case: ", ".join(differences)}
+    return Conformance(len(CASES), failed)
+
+
+def _measured(name: str, workload: Workload, request: Request) -> Result:
+    found = _alone(_measure, name, workload.name, request.shrink, request.data, request.device, request.repeat)
+    return found if isinstance(found, Result) else Result("failed", found)
+
+
+def _measure(name: str, workload: str, shrink: int, data: Path | None, device: str, repeat: int | None) -> Result:
+    source = Source(shrink, None if data is None else load_label(data))
+    return measure(name, select([workload])[0], source, device, repeat)
+
+
+def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
+    """``work(*arguments)`` in a process of its own: memory that is only this one's, and a crash that ends nothing else.
+
+    Returns a message if it could not be done.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    arguments = (sender, name, workload.name, request.shrink, request.data, request.device, request.repeat)
-    process = context.Process(target=_child, args=arguments, daemon=True)
+    process = context.Process(target=_child, args=(sender, work, arguments), daemon=True)
     process.start()
     sender.close()
     try:
@@ -169,19 +230,18 @@ def _alone(name: str, workload: Workload, request: Request) -> Result:
         code = process.exitcode or 0
         how = f"was ended by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with exit code {code}"
         memory = "; signal 9 usually means that memory ran out" if code == -9 else ""
-        return Result("failed", f"the measuring process {how}{memory}")
+        return f"the measuring process {how}{memory}"
     finally:
         process.terminate()
         process.join()
 
 
-def _child(sender: Connection, name: str, workload: str, shrink: int, data: Path | None, device: str, repeat: int | None) -> None:
+def _child(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     try:
-        source = Source(shrink, None if data is None else load_label(data))
-        sender.send(measure(name, select([workload])[0], source, device, repeat))
+        sender.send(work(*arguments))
     except Exception as error:  # noqa: BLE001 - whatever a backend does wrong is its result
-        sender.send(Result("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"))
+        sender.send(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
@@ -243,8 +303,8 @@ def parse(argv: Sequence[str]) -> Request:
     parser = _Parser(
         prog="python -m renderers.compare",
         description="Time, memory and agreement of renderers on the workloads of published systems.",
-        epilog=f"workloads: {', '.join(dict.fromkeys(w.group for w in select([])))}; each, or a member of it such as "
-        "occ3d-camera-gt or channels-19",
+        epilog=f"workloads: {CONFORMANCE}, {', '.join(dict.fromkeys(w.group for w in select([])))}; each, or a member of it such "
+        "as occ3d-camera-gt or channels-19",
     )
     parser.add_argument("--renderer", nargs="+", action="extend", metavar="NAME", help="default: all that are available")
     parser.add_argument("--workload", nargs="+", action="extend", metavar="NAME", default=[], help="default: all")
@@ -268,7 +328,8 @@ def parse(argv: Sequence[str]) -> Request:
     return Request(
         renderers=list(dict.fromkeys(options.renderer or registry.names())),
         named=bool(options.renderer),
-        workloads=select(options.workload),
+        workloads=[] if options.workload == [CONFORMANCE] else select([w for w in options.workload if w != CONFORMANCE]),
+        conformance=not options.workload or CONFORMANCE in options.workload,
         device=options.device,
         repeat=options.repeat,
         data=None if options.data is None else Path(options.data),
@@ -300,10 +361,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = sorted({name for found in run.results.values() for name, r in found.items() if r.status == "failed"})
     if failed:
         print(f"error: measurements failed: {', '.join(failed)} (reasons above)", file=sys.stderr)
+    broken = sorted(name for name, found in run.conformance.items() if found.failed)
+    if broken:
+        print(f"error: the contract is not kept by: {', '.join(broken)} (cases above)", file=sys.stderr)
     missing = sorted(run.unavailable) if request.named else []
     if missing:
         print(f"error: not available here: {', '.join(missing)} (reasons above)", file=sys.stderr)
-    return 1 if failed or missing else 0
+    return 1 if failed or broken or missing else 0
 
 
 if __name__ == "__main__":

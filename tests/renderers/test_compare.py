@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from renderers import compare, machine, registry
-from renderers.compare import Request
+from renderers.cases import CASES
+from renderers.compare import Conformance, Request
 from renderers.interface import Availability, Rendering
 from renderers.machine import Machine, inspect
 from renderers.measure import PeakMemory, Result, measure
@@ -219,7 +220,7 @@ def test_an_unavailable_renderer_is_listed_and_an_error_if_named(tmp_path: Path,
         return Availability(name == "cpu", "no such hardware", "buy some")
 
     monkeypatch.setattr(registry, "availability", availability)
-    monkeypatch.setattr(compare, "_alone", lambda *a: Result("measured", forward_ms=1.0, forward_range_ms=(1.0, 1.0)))
+    monkeypatch.setattr(compare, "_measured", lambda *a: Result("measured", forward_ms=1.0, forward_range_ms=(1.0, 1.0)))
     out = tmp_path / "out.json"
     assert compare.main(["--renderer", "cpu", "gsplat", "--workload", "toy", "--json", str(out), "--device", "cpu"]) == 1
     assert "error: not available here: gsplat" in capfd.readouterr().err
@@ -237,7 +238,7 @@ def test_what_is_finished_survives_an_interruption(tmp_path: Path, monkeypatch, 
             raise KeyboardInterrupt
         return Result("measured", forward_ms=1.0, forward_range_ms=(1.0, 1.0))
 
-    monkeypatch.setattr(compare, "_alone", alone)
+    monkeypatch.setattr(compare, "_measured", alone)
     monkeypatch.setenv("OCC_RESULTS", str(tmp_path / "results"))
     out = tmp_path / "out.json"
     command = ["--renderer", "cpu", "--workload", "channels", "--json", str(out), "--save", "--device", "cpu"]
@@ -255,26 +256,49 @@ def _refuse(name: str, *arguments: object) -> Result:
     raise RuntimeError(f"{name} cannot\ndo that")
 
 
+def test_backends_are_held_to_the_contract(monkeypatch) -> None:
+    class Bright(ReferenceRenderer):
+        def _render(self, *arguments) -> Rendering:
+            out = super()._render(*arguments)
+            return replace(out, features=1.1 * out.features)
+
+    monkeypatch.setattr(compare, "CASES", {name: CASES[name] for name in ("batch_views_visible", "tie")})
+    assert compare._conform("reference", "cpu") == Conformance(2, {})
+    monkeypatch.setattr(registry, "get", lambda name: Bright())
+    found = compare._conform("reference", "cpu")
+    assert list(found.failed) == ["batch_views_visible", "tie"] and "features" in found.failed["tie"]
+
+
+def test_a_broken_contract_is_an_error(tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(compare, "_alone", lambda work, name, device: Conformance(3, {"tie": "features 1 (at most 0.0001)"}))
+    out = tmp_path / "out.json"
+    assert compare.main(["--renderer", "cpu", "--workload", "conformance", "--json", str(out), "--device", "cpu"]) == 1
+    printed = capfd.readouterr()
+    assert "conformance, cpu: 2 of 3 cases\n  tie: features 1 (at most 0.0001)" in printed.out
+    assert "error: the contract is not kept by: cpu" in printed.err
+    content = json.loads(out.read_text())
+    assert content["conformance"]["cpu"]["failed"] and content["workloads"] == {}
+
+
 def test_a_crash_of_a_backend_is_its_result(monkeypatch) -> None:
-    request = Request(["cpu"], True, [WORKLOADS["toy"]], "cpu", shrink=8)
+    request = Request(["cpu"], True, [WORKLOADS["toy"]], False, "cpu", shrink=8)
     monkeypatch.setattr(compare, "_child", _die)
-    result = compare._alone("cpu", WORKLOADS["toy"], request)
+    result = compare._measured("cpu", WORKLOADS["toy"], request)
     assert result.status == "failed" and "signal 9 (SIGKILL)" in result.reason and "memory ran out" in result.reason
 
 
 def test_an_error_of_a_backend_is_its_result_in_one_line(monkeypatch) -> None:
     class Sender:
-        def send(self, value: Result) -> None:
+        def send(self, value: str) -> None:
             self.value = value
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(compare, "measure", _refuse)
     sender = Sender()
     try:
-        compare._child(sender, "cpu", "toy", 8, None, "cpu", 1)  # type: ignore[arg-type]
+        compare._child(sender, _refuse, ("cpu",))  # type: ignore[arg-type]
     finally:
         signal.signal(signal.SIGINT, before)
-    assert sender.value == Result("failed", "RuntimeError: cpu cannot do that")
+    assert sender.value == "RuntimeError: cpu cannot do that"
 
 
 @pytest.mark.parametrize(
