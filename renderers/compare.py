@@ -352,7 +352,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CompareError, UnknownWorkload, LabelError, registry.UnknownRenderer) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print_summary(run.machine, run.results, MEMORY[request.device.split(":")[0]], AGREEMENT)
+    if run.results:
+        print_summary(run.machine, run.results, MEMORY[request.device.split(":")[0]], AGREEMENT)
     if request.json is not None:
         print(f"written: {request.json}")
     if request.save is not None:
