@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup table_occ3d table_renderers test test-fast lint reports doctor
+.PHONY: setup table_occ3d table_renderers table_renderers_gpu test test-fast lint reports doctor
 
 setup:
 	@$(PYTHON) experiments/install.py
@@ -12,6 +12,12 @@ table_occ3d: setup
 
 table_renderers: setup
 	@$(BIN)/python -m renderers.compare --save
+
+# Needs an NVIDIA GPU and nvcc: every renderer, diff_gauss built from source, and the triton renderer's other precisions.
+table_renderers_gpu: setup
+	@$(BIN)/python -m renderers.build diff_gauss
+	@$(BIN)/python -m renderers.compare --device cuda --save
+	@$(BIN)/python -m renderers.triton.precisions occ3d-camera kitti360-camera gaussianocc
 
 test: setup
 	@$(BIN)/python -m pytest
