@@ -189,8 +189,8 @@ def _error(message: str) -> None:
     print(f"error{who}: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
-def spread_lists(argv: Sequence[str]) -> list[str]:
-    """``--renderer a b`` as ``--renderer a --renderer b``: options of ``_LISTS`` take every word up to the next option.
+def spread_lists(argv: Sequence[str], lists: Sequence[str] = _LISTS) -> list[str]:
+    """``--renderer a b`` as ``--renderer a --renderer b``: options in ``lists`` take every word up to the next option.
 
     A table's name is never taken for a value, so that it may stand last.
     """
@@ -200,7 +200,7 @@ def spread_lists(argv: Sequence[str]) -> list[str]:
     fed = False
     for word in argv:
         if word.startswith("-") and not word.lstrip("-").isdigit():
-            current, fed = (word, False) if word in _LISTS else (None, False)
+            current, fed = (word, False) if word in lists else (None, False)
             spread.append(word)
         elif current is not None and fed and word not in tables:
             spread += [current, word]
@@ -217,16 +217,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     global _argv
     _argv = list(sys.argv[1:] if argv is None else argv)
+    interrupted = "interrupted before a cell was at work; nothing is lost"
+    return guarded(app, spread_lists(_argv), "python -m experiments.run", interrupted)
+
+
+def guarded(
+    application: typer.Typer, argv: Sequence[str], name: str, interrupted: str, mistakes: tuple[type[Exception], ...] = ()
+) -> int:
+    """Run a command line so that every mistake is one line on stderr; returns the exit code.
+
+    name         of the program, for its help
+    interrupted  what is said after Ctrl-C
+    mistakes     further errors whose message was written for the user
+    """
     try:
-        return int(app(args=spread_lists(_argv), prog_name="python -m experiments.run", standalone_mode=False) or 0)
+        return int(application(args=list(argv), prog_name=name, standalone_mode=False) or 0)
     except KeyboardInterrupt:
-        _error("interrupted before a cell was at work; nothing is lost")
+        _error(interrupted)
         return 130
     except TyperException as error:  # an option or argument that the command line does not have
         _error(f"{error.format_message() if hasattr(error, 'format_message') else error} (see --help)")
         return 2
     except Exception as error:  # noqa: BLE001 - what is not the user's mistake is a fault of ours
-        if isinstance(error, _user_errors()):
+        if isinstance(error, (*mistakes, *_user_errors())):
             _error(str(error))
             return 2
         handle, file = tempfile.mkstemp(prefix="occupancy-run-", suffix=".log")
@@ -240,9 +253,11 @@ def _user_errors() -> tuple[type[Exception], ...]:
     """Errors whose message was written for the user, by whoever found the mistake."""
     from baselines.checkpoints import CheckpointError
     from experiments.datasets.unpickle import DataError
+    from experiments.predictions import PredictionFileError
     from renderers.registry import RendererUnavailable, UnknownRenderer
 
-    return PlanError, SpecError, RecordError, ResultsError, DataError, CheckpointError, RendererUnavailable, UnknownRenderer
+    configuration = PlanError, SpecError, RendererUnavailable, UnknownRenderer
+    return *configuration, RecordError, ResultsError, DataError, CheckpointError, PredictionFileError
 
 
 if __name__ == "__main__":

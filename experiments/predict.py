@@ -1,0 +1,163 @@
+"""Save predictions: ``python -m experiments.predict table_occ3d --row tpvformer --index 0 1 2 --out predictions``.
+
+One npz a frame (see ``experiments/predictions.py``), from a finished cell's final weights or from ``--checkpoint``.
+Exit codes as of ``experiments.run``: 0 done; 2 the command asks for something impossible; every mistake is one line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from experiments import plan as planning
+from experiments.cells import WEIGHTS, CellFolder, results_root
+from experiments.plan import Plan, PlanError, Request, toyworld_config
+from experiments.run import guarded, spread_lists
+from experiments.spec import Cell, TableSpec, load_table
+
+if TYPE_CHECKING:
+    from baselines.interface import OccupancyBatch
+    from baselines.model import OccupancyModel
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def command(
+    table: Annotated[str, typer.Argument(help="Table of the cell, for example table_occ3d.")],
+    row: Annotated[str, typer.Option(help="The row.")],
+    index: Annotated[list[int], typer.Option(help="Frames, counted from 0 in the split.")],
+    out: Annotated[Path, typer.Option(help="Folder for the npz files, made if need be.")],
+    preset: Annotated[str | None, typer.Option(help="toy, mini or paper. Default: toy without a data root, else paper.")] = None,
+    renderer: Annotated[str | None, typer.Option(help="The cell's renderer. Default: that of experiments.run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The cell's seed. Default: the table's first.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Released or own weights instead of a finished cell's.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the real data set. Default: OCC_DATA_ROOT.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Results folder. Default: OCC_RESULTS, else results/local.")] = None,
+    split: Annotated[str, typer.Option(help="train or val.")] = "val",
+) -> int:
+    """Write predicted and true occupancy of some frames, with their cameras, as npz files."""
+    spec = load_table(table)
+    plan = planning.make(
+        Request(
+            table=spec,
+            preset=preset,
+            renderers=(renderer,) if renderer else (),
+            rows=(row,),
+            seeds=(spec.default_seeds[0] if seed is None else seed,),
+            data_root=data_root,
+            eval_only=checkpoint is not None,
+            checkpoint=checkpoint,
+        ),
+        _cuda,
+    )
+    if len(plan.cells) != 1:
+        raise PlanError(f"--row {row} means {', '.join(cell.row.name for cell in plan.cells)}: name one")
+    console = Console(highlight=False)
+    for line in plan.said:
+        console.print(escape(line), soft_wrap=True)
+    cell = plan.cells[0]
+    weights = checkpoint or _weights(cell, plan, results_root(results), console)
+    paths = _predict(spec, plan, cell, weights, split, index, out)
+    said = f"{len(paths)} frames of {split} in {out}; look at them: python -m reports.visualise {out} --out pictures"
+    console.print(escape(said), soft_wrap=True)
+    return 0
+
+
+def _weights(cell: Cell, plan: Plan, root: Path, console: Console) -> Path | None:
+    """The finished cell's final weights; None for a row that is counted, not trained."""
+    if not cell.row.trained:
+        return None
+    folder = CellFolder(cell, root)
+    path = folder.work_dir / WEIGHTS
+    if not path.is_file():
+        raise PlanError(
+            f"cell {cell.name} has no finished weights at {path}: run it (python -m experiments.run {cell.table.name} "
+            f"--preset {cell.preset_name} --row {cell.row.name} --renderer {cell.renderer} --seed {cell.seed}) "
+            "or name weights with --checkpoint"
+        )
+    if not folder.finished(cell.fingerprint(plan.data_fingerprint)):
+        console.print(escape(f"{cell.name}: its weights are of an earlier version of the spec or the data"), soft_wrap=True)
+    return path
+
+
+def _predict(
+    spec: TableSpec, plan: Plan, cell: Cell, weights: Path | None, split: str, indices: Sequence[int], out: Path
+) -> list[Path]:
+    import torch
+
+    from baselines.checkpoints import load_released
+    from experiments import models, toyworld
+    from experiments.datasets.build import build_dataset
+    from experiments.metrics.prior import fit_prior
+    from experiments.predictions import save
+
+    data_root = plan.data_root or toyworld.ensure(toyworld_config(spec, plan.preset))
+    data = replace(cell.preset.data, distort=False)  # the training split too is shown as it is
+    frames = build_dataset(spec.dataset, data_root, split, data, cell.seed)
+    for index in indices:
+        if not 0 <= index < len(frames):
+            raise PlanError(f"--index {index} is not in {split}, whose frames are 0 to {len(frames) - 1}")
+    model = models.build(cell, frames.grid)
+    if isinstance(model, models.PriorModel):
+        model.fit(fit_prior(build_dataset(spec.dataset, data_root, "train", data, cell.seed)))
+    elif weights is not None:
+        load_released(model, weights)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device).eval()
+    paths = []
+    for index in dict.fromkeys(indices):
+        sample = frames[index]
+        paths.append(out / f"{split}_{index:05d}.npz")
+        save(_answer(model, sample, cell, index, device), paths[-1])
+    return paths
+
+
+def _answer(model: OccupancyModel, sample: OccupancyBatch, cell: Cell, index: int, device: str):  # type: ignore[no-untyped-def]
+    import numpy as np
+
+    from experiments.predictions import SavedPrediction
+
+    predicted = model.predict(sample.to(device)).labels[0].cpu().numpy()
+    meta = sample.meta[0]
+    paths = tuple(str(Path(path).resolve()) for path in meta["image_paths"])
+    return SavedPrediction(
+        grid=model.grid,
+        predicted=predicted.astype(np.uint8),
+        true=sample.labels[0].numpy().astype(np.uint8),
+        camera_mask=sample.camera_mask[0].numpy(),
+        intrinsics=sample.intrinsics[0].double().numpy(),
+        reference_to_camera=sample.reference_to_camera[0].double().numpy(),
+        camera_size=sample.camera_size,
+        projection=sample.projection[0].double().numpy(),
+        # Every layout keeps the images of a camera in a folder of its own.
+        camera_names=tuple(Path(path).parent.name for path in paths),
+        image_paths=paths,
+        token=str(meta["token"]),
+        scene=str(meta["scene"]),
+        index=index,
+        source=f"{cell.table.name} {cell.preset_name} {cell.name}",
+    )
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = spread_lists(sys.argv[1:] if argv is None else argv, ("--index",))
+    return guarded(app, words, "python -m experiments.predict", "interrupted; the frames written so far are complete")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

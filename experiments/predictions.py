@@ -1,0 +1,167 @@
+"""Predictions as files, one frame each: npz arrays without pickles, read and written here. No model, no data set."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.interface import OccupancyGrid
+
+FORMAT = 1
+
+
+class PredictionFileError(ValueError):
+    """A file of predictions that cannot be read or written; the message names it and the way out."""
+
+
+@dataclass(frozen=True)
+class SavedPrediction:
+    """A frame with what a model says of it and what is true.
+
+    grid                 of the labels
+    predicted, true      [X, Y, Z] uint8 class ids; ``grid.ignore`` where the truth is unknown
+    camera_mask          [X, Y, Z] bool, voxels that count in evaluation
+    intrinsics           [V, 3, 3] of the label cameras, pixels
+    reference_to_camera  [V, 4, 4] grid frame -> label camera, OpenCV axes
+    camera_size          (width, height) of the label cameras in pixels
+    projection           [V, 4, 4] grid frame -> pixel of the network's input
+    camera_names         V names
+    image_paths          V paths of the input images, which are not copied
+    token, scene         of the frame
+    index                of the frame in its split
+    source               what made the prediction: table, preset, cell
+    """
+
+    grid: OccupancyGrid
+    predicted: NDArray[np.uint8]
+    true: NDArray[np.uint8]
+    camera_mask: NDArray[np.bool_]
+    intrinsics: NDArray[np.float64]
+    reference_to_camera: NDArray[np.float64]
+    camera_size: tuple[int, int]
+    projection: NDArray[np.float64]
+    camera_names: tuple[str, ...]
+    image_paths: tuple[str, ...]
+    token: str
+    scene: str
+    index: int
+    source: str
+
+
+def save(prediction: SavedPrediction, path: Path) -> None:
+    """Write one frame; raises PredictionFileError if ``path`` cannot be written."""
+    grid = prediction.grid
+    content = {
+        "format": np.array(FORMAT),
+        "predicted": prediction.predicted.astype(np.uint8),
+        "true": prediction.true.astype(np.uint8),
+        "camera_mask": prediction.camera_mask.astype(bool),
+        "grid_lower": np.array(grid.lower),
+        "grid_upper": np.array(grid.upper),
+        "voxel_size": np.array(grid.voxel_size),
+        "class_names": np.array(grid.class_names),
+        "empty": np.array(grid.empty),
+        "ignore": np.array(grid.ignore),
+        "frame": np.array(grid.frame),
+        "dataset": np.array(grid.dataset),
+        "intrinsics": prediction.intrinsics,
+        "reference_to_camera": prediction.reference_to_camera,
+        "camera_size": np.array(prediction.camera_size),
+        "projection": prediction.projection,
+        "camera_names": np.array(prediction.camera_names),
+        "image_paths": np.array(prediction.image_paths),
+        "token": np.array(prediction.token),
+        "scene": np.array(prediction.scene),
+        "index": np.array(prediction.index),
+        "source": np.array(prediction.source),
+    }
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **content)
+        temporary.replace(path)
+    except OSError as error:
+        raise PredictionFileError(
+            f"{path} cannot be written ({error.strerror or error}); name a writable folder with --out"
+        ) from error
+
+
+def load(path: Path) -> SavedPrediction:
+    """Read one frame; raises PredictionFileError, naming the file, for anything that ``save`` did not write."""
+    again = "write it again with `python -m experiments.predict`"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        raise PredictionFileError(f"{path} does not exist; make it with `python -m experiments.predict`") from error
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise PredictionFileError(f"{path} is not a readable npz file ({error}); {again}") from error
+    try:
+        if int(arrays["format"]) != FORMAT:
+            raise PredictionFileError(f"{path} has format {int(arrays['format'])}, this program reads {FORMAT}; {again}")
+        loaded = _from_arrays(arrays)
+    except KeyError as error:
+        raise PredictionFileError(f"{path} holds no array {error}: it is not a prediction of this program; {again}") from error
+    except (TypeError, ValueError) as error:
+        if isinstance(error, PredictionFileError):
+            raise
+        raise PredictionFileError(f"{path} holds arrays of another kind ({error}); {again}") from error
+    shape, views = loaded.grid.shape, len(loaded.camera_names)
+    expected = {
+        "predicted": shape,
+        "true": shape,
+        "camera_mask": shape,
+        "intrinsics": (views, 3, 3),
+        "reference_to_camera": (views, 4, 4),
+        "projection": (views, 4, 4),
+        "image_paths": (views,),
+    }
+    for name, wanted in expected.items():
+        if arrays[name].shape != wanted:
+            raise PredictionFileError(f"{path}: {name} is {list(arrays[name].shape)}, expected {list(wanted)}; {again}")
+    return loaded
+
+
+def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> SavedPrediction:
+    def floats(name: str) -> NDArray[np.float64]:
+        return arrays[name].astype(np.float64)
+
+    def words(name: str) -> tuple[str, ...]:
+        return tuple(str(word) for word in arrays[name])
+
+    lower, upper = floats("grid_lower").tolist(), floats("grid_upper").tolist()
+    if len(lower) != 3 or len(upper) != 3:
+        raise ValueError("the grid's corners are no points")
+    grid = OccupancyGrid(
+        lower=(lower[0], lower[1], lower[2]),
+        upper=(upper[0], upper[1], upper[2]),
+        voxel_size=float(floats("voxel_size")),
+        class_names=words("class_names"),
+        empty=int(arrays["empty"].item()),
+        ignore=int(arrays["ignore"].item()),
+        frame=str(arrays["frame"]),
+        dataset=str(arrays["dataset"]),
+    )
+    width, height = (int(value) for value in floats("camera_size"))
+    return SavedPrediction(
+        grid=grid,
+        predicted=arrays["predicted"].astype(np.uint8),
+        true=arrays["true"].astype(np.uint8),
+        camera_mask=arrays["camera_mask"].astype(bool),
+        intrinsics=floats("intrinsics"),
+        reference_to_camera=floats("reference_to_camera"),
+        camera_size=(width, height),
+        projection=floats("projection"),
+        camera_names=words("camera_names"),
+        image_paths=words("image_paths"),
+        token=str(arrays["token"]),
+        scene=str(arrays["scene"]),
+        index=int(arrays["index"].item()),
+        source=str(arrays["source"]),
+    )
