@@ -236,12 +236,12 @@ def _render_view(
 ) -> Tensor:
     """[H, W, C+2] accumulated features and depth without background, and the remaining transmittance."""
     splats = project(gaussians, cameras, settings, scene, view, visible)
-    images = [_blend(splats, index, block, settings) for block, index in blocks(splats.bounds, cameras.width, cameras.height)]
+    images = [blend(splats, index, block, settings) for block, index in blocks(splats.bounds, cameras.width, cameras.height)]
     across = -(-cameras.width // BLOCK)
     return torch.cat([torch.cat(images[i : i + across], 1) for i in range(0, len(images), across)], 0)
 
 
-def _blend(splats: Projected, index: Tensor, block: tuple[int, int, int, int], settings: RasterSettings) -> Tensor:
+def blend(splats: Projected, index: Tensor, block: tuple[int, int, int, int], settings: RasterSettings) -> Tensor:
     """[h, w, C+2] of one block of pixels, from the Gaussians ``index`` [K] in depth order."""
     x, y, x_end, y_end = block
     pixels = pixels_of(block, splats.centre.device)

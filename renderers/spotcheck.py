@@ -186,7 +186,7 @@ def _images(case: Case, blocks: list[Block]) -> list[Tensor]:
     images = []
     for block in blocks:
         own = splats[block.view]
-        blended = reference._blend(own, _touching(own.bounds, block), block.pixels, case.settings)
+        blended = reference.blend(own, _touching(own.bounds, block), block.pixels, case.settings)
         features, depth, transmittance = blended[..., :-2], blended[..., -2:-1], blended[..., -1:]
         if background is not None:
             features = features + transmittance * background

@@ -257,6 +257,8 @@ bool radix_sort(uint32_t* keys, uint32_t* values, uint32_t* other_keys, uint32_t
   return swapped;
 }
 
+constexpr int64_t kAhead = 16;  // splats between asking for one and reading it
+
 void prepare(const OccCall& call, const Inputs& in, const Pose& pose, Scene& scene, Clock& clock) {
   const int64_t n = call.count;
   const int threads = call.threads;
@@ -307,6 +309,13 @@ void prepare(const OccCall& call, const Inputs& in, const Pose& pose, Scene& sce
   const auto bin_of = [&](int32_t pixel, bool up) { return static_cast<uint16_t>((pixel + (up ? scene.edge - 1 : 0)) / scene.edge); };
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t k = 0; k < visible; ++k) {
+    // Neighbours in depth lie anywhere in memory: ask for them ahead of time.
+    if (k + 2 * kAhead < visible) {
+      const uint32_t later = sorted[k + 2 * kAhead];
+      __builtin_prefetch(&ids[later]), __builtin_prefetch(&splats[later]), __builtin_prefetch(&rects[later]);
+      const char* row = reinterpret_cast<const char*>(in.payload + int64_t{ids[sorted[k + kAhead]]} * call.features);
+      for (int64_t byte = 0; byte < 4 * call.features; byte += 64) __builtin_prefetch(row + byte);
+    }
     const uint32_t at = sorted[k], id = ids[at];
     const Rect r = rects[at];
     scene.splats[k] = splats[at], scene.ids[k] = id;
@@ -520,6 +529,10 @@ void backward_view(const OccCall& call, int64_t b, int64_t v) {
         for (const uint32_t* rank = std::lower_bound(list, list + needed[i], low); rank < stop; ++rank) {
           const float* slot = slots.data() + (at[i] + (rank - list)) * stride;
           const int64_t id = scene.ids[*rank];
+          if (grad_payload && stop - rank > kAhead) {
+            const char* row = reinterpret_cast<const char*>(grad_payload + int64_t{scene.ids[rank[kAhead]]} * width);
+            for (int64_t byte = 0; byte < 4 * width; byte += 64) __builtin_prefetch(row + byte, 1);
+          }
           if (grad_payload)
             for (int64_t c = 0; c < width; ++c) grad_payload[id * width + c] += slot[c];
           if (grad_opacities) grad_opacities[id] += slot[moments] / in.opacities[id];
