@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from renderers.cpu import native
+from renderers.cpu import images, native
 from renderers.interface import Availability, Cameras, Gaussians, RasterSettings, Renderer, Rendering, SettingNotSupported
 
 
@@ -105,7 +105,7 @@ class _Splat(torch.autograd.Function):
         c = job.cameras
         shape = (means.shape[0], c.views, c.height, c.width)
         bins = native.library(job.target).occ_bins(c.width, c.height)
-        outputs = (features.new_empty(*shape, features.shape[-1]), features.new_empty(shape), features.new_empty(shape))
+        outputs = (images.empty(*shape, features.shape[-1]), images.empty(*shape), images.empty(*shape))
         needed = torch.empty(*shape[:2], bins, dtype=torch.int32)
         given = (means, scales, quaternions, opacities, features, background)
         inputs = [None if t is None else t.detach().contiguous() for t in given]
