@@ -7,32 +7,31 @@ takes as long as blending a third of it. Blocks are returned by the storage itse
 from __future__ import annotations
 
 import math
+import mmap
 import weakref
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-SMALLEST = 1 << 20  # elements; smaller blocks the allocator reuses by itself
-KEPT = 1 << 26  # elements kept at most: 256 MiB
+SMALLEST = 1 << 22  # bytes; smaller blocks the allocator reuses by itself
+KEPT = 1 << 28  # bytes kept at most
 
-_free: dict[int, list[NDArray[np.float32]]] = {}  # by number of elements
+_free: dict[int, list[mmap.mmap]] = {}  # by size
 
 
 def empty(*shape: int) -> Tensor:
     """An uninitialised float32 tensor on the CPU."""
-    count = math.prod(shape)
-    if count < SMALLEST:
+    size = 4 * math.prod(shape)
+    if size < SMALLEST:
         return torch.empty(shape)
-    blocks = _free.get(count)
-    block = blocks.pop() if blocks else np.empty(count, np.float32)
-    lent = block[:]  # the storage holds this view, and lets go of it when it is freed
+    blocks = _free.get(size)
+    block = blocks.pop() if blocks else mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    lent = memoryview(block)  # the storage holds this view, and lets go of it when it is freed
     weakref.finalize(lent, _returned, block)
     return torch.frombuffer(lent, dtype=torch.float32).view(shape)
 
 
-def _returned(block: NDArray[np.float32]) -> None:
+def _returned(block: mmap.mmap) -> None:
     kept = sum(size * len(blocks) for size, blocks in _free.items())
-    if kept + block.size <= KEPT:
-        _free.setdefault(block.size, []).append(block)
+    if kept + len(block) <= KEPT:
+        _free.setdefault(len(block), []).append(block)

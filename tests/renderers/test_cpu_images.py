@@ -9,7 +9,7 @@ import torch
 
 from renderers.cpu import images
 
-LARGE = (1, 1, 1024, images.SMALLEST // 1024, 2)
+LARGE = (1, 1, 1024, images.SMALLEST // 4096, 2)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_whatever_shares_an_image_keeps_it() -> None:
 
 
 def test_no_more_is_kept_than_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "KEPT", torch.Size(LARGE).numel())
+    monkeypatch.setattr(images, "KEPT", 4 * torch.Size(LARGE).numel())
     several = [images.empty(*LARGE) for _ in range(3)]
     del several
     assert [len(blocks) for blocks in images._free.values()] == [1]
