@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from baselines.interface import OccupancyGrid
 from baselines.tpvformer.config import PAPER as TPVFORMER_PAPER
+from baselines.tpvformer.config import TOY as TPVFORMER_TOY
 
 Size = Literal["toy", "paper"]
 
@@ -28,19 +29,7 @@ PAPER: dict[str, Any] = dict(
 
 # The same model for images of 112 x 200 and a grid of 100 x 100 x 8, which halves twice: two volumes, three scales.
 TOY: dict[str, Any] = dict(
-    backbone=dict(
-        type="ResNet",
-        depth=18,
-        base_channels=32,
-        stem_channels=32,
-        num_stages=3,
-        strides=(1, 2, 2),
-        dilations=(1, 1, 1),
-        out_indices=(0, 2),
-        norm_cfg=dict(type="BN", requires_grad=True),
-        norm_eval=False,
-        style="pytorch",
-    ),
+    backbone=TPVFORMER_TOY["backbone"] | dict(out_indices=(0, 2)),
     neck=dict(type="FPN", in_channels=[32, 128], out_channels=48, num_outs=2),
     dims=(32, 64),
     layers=(1, 2),
