@@ -71,6 +71,8 @@ class OccupancyBatch:
     camera_mask         [B, X, Y, Z] bool, voxels that count in evaluation
     reference_to_lidar  [B, 4, 4] reference frame -> LIDAR_TOP
     meta                one dict a sample (token, scene, frame index, ...)
+    depth               [B, V, H, W] float32 metres along the camera's z axis at the pixels of ``images``, 0 where unknown; for
+                        models that take it (Symphonies), None for the others
     """
 
     images: Tensor
@@ -82,6 +84,7 @@ class OccupancyBatch:
     camera_mask: Tensor
     reference_to_lidar: Tensor
     meta: list[dict[str, Any]] = field(default_factory=list)
+    depth: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
