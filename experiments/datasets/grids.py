@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from baselines.interface import OccupancyGrid
+from experiments.datasets import layout_kitti360
 from experiments.datasets.layout import OCC3D_CLASSES
 from experiments.datasets.layout_surroundocc import SURROUNDOCC_CLASSES
 
@@ -31,5 +32,19 @@ def surroundocc_grid(coarsen: int = 1) -> OccupancyGrid:
         empty=SURROUNDOCC_CLASSES.index("empty"),
         frame="lidar",
         dataset="surroundocc",
+    )
+    return grid if coarsen == 1 else grid.coarsened(coarsen)
+
+
+def kitti360_grid(coarsen: int = 1) -> OccupancyGrid:
+    """SSCBench-KITTI-360: 256x256x32 voxels of 0.2 m in the velodyne frame (x forward, y left), empty = 0."""
+    grid = OccupancyGrid(
+        lower=(0.0, -25.6, -2.0),
+        upper=(51.2, 25.6, 4.4),
+        voxel_size=0.2,
+        class_names=layout_kitti360.CLASSES,
+        empty=layout_kitti360.CLASSES.index("empty"),
+        frame="velodyne",
+        dataset="kitti360",
     )
     return grid if coarsen == 1 else grid.coarsened(coarsen)
