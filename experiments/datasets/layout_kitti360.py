@@ -27,6 +27,8 @@ from experiments.datasets.unpickle import DataError
 DRIVES = {"train": (4, 0, 10, 2, 3, 5, 7), "val": (6,), "test": (9,)}
 SPLITS = tuple(DRIVES)
 EVALUATED = "test"
+SCENE_GAP = 50
+"""Frame numbers (5 s at 10 Hz): where more of them are left out, a drive is elsewhere and another scene begins."""
 FRAMES = {"train": 8487, "val": 1812, "test": 2566}
 CAMERA = "image_00"
 IMAGE_SIZE = (1408, 376)
@@ -37,6 +39,7 @@ GET_IMAGES = (
     "KITTI-360's perspective images (www.cvlibs.net/datasets/kitti-360, Download, under its terms), or SSCBench's copy of them; "
     "unpack them so that data_2d_raw/<drive>/image_00/data_rect holds the .png files"
 )
+DEPTH_FOLDER = "depth"
 GET_DEPTH = (
     "estimate it with MobileStereoNet as Symphonies' instructions say (github.com/hustvl/Symphonies, docs/dataset.md), and put "
     "it into depth/<drive>/<frame>.npy"
@@ -101,10 +104,11 @@ CAMERA_TO_VELODYNE = (
 
 @dataclass(frozen=True)
 class Frame:
-    """A labelled frame, for example 2013_05_28_drive_0009_sync and 000125."""
+    """A labelled frame, for example 000125 of 2013_05_28_drive_0009_sync; its scene is called <drive>/<its first frame>."""
 
     drive: str
     name: str
+    scene: str
 
 
 def drive_name(number: int) -> str:
@@ -131,7 +135,7 @@ def label_path(data_root: str | Path, frame: Frame) -> Path:
 
 
 def depth_path(data_root: str | Path, frame: Frame) -> Path:
-    return Path(data_root, "depth", frame.drive, f"{frame.name}.npy")
+    return Path(data_root, DEPTH_FOLDER, frame.drive, f"{frame.name}.npy")
 
 
 def index_path(data_root: str | Path, split: str) -> Path:
@@ -147,13 +151,21 @@ def index_path(data_root: str | Path, split: str) -> Path:
 def read_frames(data_root: str | Path, split: str) -> list[Frame]:
     """The labelled frames of a split: its drives in upstream's order, in each the names of voxels/*.bin, sorted.
 
-    A drive that is not there is left out, as upstream does. Raises DataError if no drive has a frame.
+    A drive that is not there is left out, as upstream does. A scene is a run of a drive without a gap of more than
+    ``SCENE_GAP``. Raises DataError if no drive has a frame, and for a file that is not named after one.
     """
     index = index_path(data_root, split)
     drives = [drive_name(number) for number in DRIVES[split]]
-    frames = [
-        Frame(drive, path.stem) for drive in drives for path in sorted(voxel_folder(data_root, drive).glob("*.bin")) if path.stem
-    ]
+    frames: list[Frame] = []
+    for drive in drives:
+        last, scene = -SCENE_GAP - 1, ""
+        for path in sorted(voxel_folder(data_root, drive).glob("*.bin")):
+            if not path.stem.isdecimal():
+                raise DataError(f"{path} is not named after a frame: frames are numbers, as in 000125.bin")
+            if int(path.stem) - last > SCENE_GAP:
+                scene = f"{drive}/{path.stem}"
+            last = int(path.stem)
+            frames.append(Frame(drive, path.stem, scene))
     if not frames:
         names = ", ".join(drives)
         raise DataError(f"{index} holds no .bin files, nor does any drive of split {split} ({names}): {PUBLISHED}")
