@@ -108,7 +108,7 @@ class Frame:
 
     drive: str
     name: str
-    scene: str
+    scene: str = ""
 
 
 def drive_name(number: int) -> str:
@@ -181,6 +181,11 @@ def frame_files(data_root: str | Path, split: str) -> Iterator[list[Path]]:
     """What each frame of a split consists of: its label and its image."""
     for frame in read_frames(data_root, split):
         yield [label_path(data_root, frame), image_path(data_root, frame)]
+
+
+def depth_files(data_root: str | Path, split: str) -> list[Path]:
+    """The depth of each frame of a split."""
+    return [depth_path(data_root, frame) for frame in read_frames(data_root, split)]
 
 
 def class_of_raw() -> NDArray[np.uint8]:
