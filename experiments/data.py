@@ -1,7 +1,7 @@
-"""The command line for data sets: ``python -m experiments.data status|verify <name|all> --data-root FOLDER``.
+"""The command line for data sets: ``python -m experiments.data status|verify|prepare <name|all> --data-root FOLDER``.
 
-Exit codes: 0 complete, or verified; 1 something is missing or damaged; 2 the command asks for something impossible;
-130 interrupted. Nothing is downloaded and nothing below the data root is written.
+Exit codes: 0 complete, verified, or prepared; 1 something is missing or damaged; 2 the command asks for something
+impossible; 130 interrupted. Nothing is downloaded, and only ``prepare`` writes below the data root.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from rich.markup import escape
 from rich.table import Table
 from typer.exceptions import TyperException
 
-from experiments.datasets.inventory import PART_NAMES, Part, inventory
+from experiments.datasets.inventory import Part, inventory
 from experiments.datasets.layouts import LAYOUTS, layout_of
 from experiments.datasets.unpickle import DataError
 from experiments.plan import DATA_ROOT_VARIABLE
 
 NAMED = 20  # problems of one kind that are named before only their number is given
+_WHO_TAKES_DEPTH = "Depth is only read by Symphonies; the other rows of table_kitti360 run without it."
 
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="What of a data set is there, and whether it can be read. Exit code: 0 complete, 1 missing or damaged.",
+    help="What of a data set is there, whether it can be read, and what has to be made of it. "
+    "Exit code: 0 complete, 1 missing or damaged.",
 )
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help=f"Data set: {', '.join(LAYOUTS)} or all.")]
@@ -43,23 +45,89 @@ def status(name: _Name, data_root: _Root = None) -> int:
     root = _root(data_root)
     console = Console(highlight=False)
     table = Table()
-    for heading in ("data set", "split", *PART_NAMES):
+    for heading in ("data set", "split", "frames listed", "labels", "images", "depth"):
         table.add_column(heading)
     wrong: dict[tuple[str, str], list[str]] = {}  # by where it comes from, so that this is said once
+    optional: dict[tuple[str, str], list[str]] = {}
     for dataset in _datasets(name):
         for split in layout_of(dataset).splits:
             with console.status(f"looking at {dataset} {split}"):
-                parts = inventory(dataset, root, split).parts
-            table.add_row(dataset, split, *(_count(part) for part in parts))
-            for part in parts:
+                found = inventory(dataset, root, split)
+            depth = [] if found.depth is None else [found.depth]
+            table.add_row(dataset, split, *(_count(part) for part in (*found.parts, *depth)))
+            for part in found.parts:
                 if part.problem:
                     wrong.setdefault((dataset, part.source), []).append(f"{split}, {part.name}: {part.problem}")
+            for part in depth:
+                if part.problem:
+                    optional.setdefault((dataset, part.source), []).append(f"{split}, {part.name}: {part.problem}")
     console.print(table)
-    for (dataset, source), lines in wrong.items():
+    for (dataset, source), lines in (*wrong.items(), *optional.items()):
         for line in lines:
             _say(console, f"{dataset} {line}")
         _say(console, f"  {source}")
+    if optional:
+        _say(console, _WHO_TAKES_DEPTH)
     return 1 if wrong else 0
+
+
+@app.command()
+def prepare(name: _Name, data_root: _Root = None) -> int:
+    """Make the files that are not downloaded: KITTI-360's labels. What is there already is not made again."""
+    root = _root(data_root)
+    console = Console(highlight=False)
+    failed = 0
+    try:
+        for dataset in _datasets(name):
+            if dataset == "kitti360":
+                failed += _prepare_kitti360(root, console)
+            else:
+                _say(console, f"{dataset}: nothing to prepare, its labels are read as they are published")
+    except KeyboardInterrupt:
+        _error("interrupted; labels written so far are complete, the same command goes on from there")
+        return 130
+    return 1 if failed else 0
+
+
+def _prepare_kitti360(root: Path, console: Console) -> int:
+    """Number of frames whose labels cannot be made, and of splits that are not there."""
+    from experiments.datasets import layout_kitti360 as layout
+    from experiments.datasets.prepare_kitti360 import is_prepared
+    from experiments.datasets.prepare_kitti360 import prepare as prepare_frame
+    from experiments.progress import Bar
+
+    failed: list[str] = []
+    for split in layout.SPLITS:
+        title = f"kitti360 {split}"
+        try:
+            frames = layout.read_frames(root, split)
+        except DataError as error:
+            _say(console, f"{title}: {error}")
+            failed.append(split)
+            continue
+        with console.status(f"{title}: looking for labels"):
+            todo = [frame for frame in frames if not is_prepared(root, frame)]
+        before = len(failed)
+        bar = Bar(console, f"{title} labels", len(frames), len(frames) - len(todo))
+        try:
+            for frame in todo:
+                try:
+                    prepare_frame(root, frame)
+                except DataError as error:
+                    failed.append(frame.name)
+                    if len(failed) - before <= NAMED:
+                        _say(console, f"  {error}")
+                bar.advance(f"{len(failed) - before} failed")
+        finally:
+            bar.close()
+        if len(failed) - before > NAMED:
+            _say(console, f"  and {len(failed) - before - NAMED} more")
+        made = len(todo) - (len(failed) - before)
+        _say(console, f"{title}: {made} labels made, {len(frames) - len(todo)} were there, {len(failed) - before} cannot be made")
+        depth = inventory("kitti360", root, split).depth
+        if depth is not None and depth.problem:
+            _say(console, f"{title}, depth: {depth.problem}: {depth.source}. {_WHO_TAKES_DEPTH}")
+    return len(failed)
 
 
 @app.command()
@@ -106,7 +174,9 @@ def _verify_split(dataset: str, root: Path, split: str, count: int | None, seed:
         from experiments.toyworld import default_cache
 
         checks = FrameChecks(dataset, root, split)
-        notes = Notes(default_cache() / "verified", dataset, root, split, found.frames)
+        depths = [[path] if path.is_file() else [] for path in found.depths] or [[] for _ in found.frames]
+        files = [[*own, *depth] for own, depth in zip(found.frames, depths, strict=True)]
+        notes = Notes(default_cache() / "verified", dataset, root, split, files)
     everything = range(len(checks))
     drawn = everything if count is None else sorted(random.Random(seed).sample(everything, min(count, len(checks))))
     absent = {path for part in rest for path in part.missing}

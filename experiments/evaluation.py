@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -22,9 +22,10 @@ Views = dict[str, Tensor]
 
 def one(batch: OccupancyBatch, index: int) -> OccupancyBatch:
     """Sample ``index`` of a batch, as a batch of one."""
-    names = ("images", "projection", "intrinsics", "reference_to_camera", "labels", "camera_mask", "reference_to_lidar")
-    tensors = {name: getattr(batch, name)[index : index + 1] for name in names}
-    return replace(batch, **tensors, meta=batch.meta[index : index + 1])
+    chosen: dict[str, Any] = {
+        f.name: value[index : index + 1] for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)
+    }
+    return replace(batch, **chosen, meta=batch.meta[index : index + 1])
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class RenderingEvaluator(Evaluator):
 
 
 class ShuffledImages(Dataset[OccupancyBatch]):
-    """A data set whose frames show the images of another scene; labels, masks and cameras stay.
+    """A data set whose frames show the images (and their depth) of another scene; labels, masks and cameras stay.
 
     What a model scores on it is what it knows without looking. The partner of a frame is fixed: frames are ordered by
     scene and shifted by the size of the largest one. Raises ValueError if one scene holds more than half of the frames.
@@ -97,4 +98,5 @@ class ShuffledImages(Dataset[OccupancyBatch]):
         return len(self._partner)
 
     def __getitem__(self, index: int) -> OccupancyBatch:
-        return replace(self._dataset[index], images=self._dataset[self._partner[index]].images)
+        shown = self._dataset[self._partner[index]]
+        return replace(self._dataset[index], images=shown.images, depth=shown.depth)

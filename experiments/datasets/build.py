@@ -6,20 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from experiments.datasets.frames import OccupancyFrames
+from experiments.datasets.kitti360 import SSCBenchKITTI360
 from experiments.datasets.occ3d import Occ3DNuScenes
 from experiments.datasets.surroundocc import SurroundOccNuScenes
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError
 from experiments.spec import DataPreset
 
-DATASETS: dict[str, type[OccupancyFrames[Any]]] = {"occ3d": Occ3DNuScenes, "surroundocc": SurroundOccNuScenes}
+DATASETS: dict[str, type[OccupancyFrames[Any]]] = {
+    "occ3d": Occ3DNuScenes,
+    "surroundocc": SurroundOccNuScenes,
+    "kitti360": SSCBenchKITTI360,
+}
 
 
-def build_dataset(name: str, data_root: Path, split: str, data: DataPreset, seed: int) -> OccupancyFrames[Any]:
+def build_dataset(
+    name: str, data_root: Path, split: str, data: DataPreset, seed: int, depth: bool = False
+) -> OccupancyFrames[Any]:
     """A split of the data set ``name`` at the preset's sizes; small generated data sets stay in memory.
 
-    ``seed`` is that of the photometric distortion, which the training split alone has. Raises DataError for a name
-    that is not in ``DATASETS`` and for whatever is missing on disk.
+    ``seed`` is that of the photometric distortion, which the training split alone has. ``depth``: with depth images, for
+    models that take them. Raises DataError for a name that is not in ``DATASETS`` and for whatever is missing on disk.
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set '{name}' (known: {', '.join(DATASETS)})")
@@ -34,4 +41,5 @@ def build_dataset(name: str, data_root: Path, split: str, data: DataPreset, seed
         augment=split == "train",
         seed=seed,
         cache=data.source == "toyworld",
+        depth=depth,
     )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
-from experiments.datasets.transforms import ImageTransform, coarsen_labels, distort, read_image
+from experiments.datasets.layout import CAMERAS
+from experiments.datasets.transforms import ImageTransform, coarsen_labels, distort, read_depth, read_image
 from experiments.datasets.unpickle import DataError
 
 MINI_SHARE = 0.2
@@ -37,16 +39,29 @@ def mini_indices(count: int) -> list[int]:
 class Calibration:
     """The V cameras of a frame, float64.
 
-    pinholes             [V, 3, 3] intrinsics in pixels of the image files
+    pinholes             [V, 3, 3] intrinsics in pixels of images of ``image_size``
     features             [V, 4, 4] reference frame -> camera, with which the network samples its features
     labels               [V, 4, 4] reference frame -> label camera, ego-motion compensated
     reference_to_lidar   [4, 4]
+    image_size           (width, height) that the intrinsics are for, or None for the size of the image files
     """
 
     pinholes: NDArray[np.float64]
     features: NDArray[np.float64]
     labels: NDArray[np.float64]
     reference_to_lidar: NDArray[np.float64]
+    image_size: tuple[int, int] | None = None
+
+    def scaled_pinholes(self, width: int, height: int) -> NDArray[np.float64]:
+        """The intrinsics for images of width x height; raises ValueError if those have another shape."""
+        if self.image_size is None:
+            return self.pinholes
+        own_width, own_height = self.image_size
+        if width * own_height != height * own_width:
+            raise ValueError(f"it is {width}x{height}; the calibration is for {own_width}x{own_height}, or that scaled evenly")
+        scaled = self.pinholes.copy()
+        scaled[:, :2] *= width / own_width
+        return scaled
 
 
 def pinhole(matrix: Any) -> NDArray[np.float64]:
@@ -65,11 +80,12 @@ def _full(intrinsics: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """What is decoded once a frame: images [V, h, w, 3] uint8 and the size of the files' images."""
+    """What is decoded once a frame: images [V, h, w, 3] uint8, the size of the files' images, and depth [V, h, w] in metres."""
 
     images: NDArray[np.uint8]
     native_width: int
     native_height: int
+    depth: NDArray[np.float32] | None
 
 
 class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
@@ -84,13 +100,21 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     augment             photometric distortion (training); drawn from (seed, draw, index)
     seed                seed of the distortion
     cache               keep decoded images and labels in memory; for small data sets only
+    depth               fill the batch's ``depth``, at the size of the network's input
 
     Items are addressed by an index or by a pair (index, draw), where ``draw`` (say, the epoch; see ``TrainSampler``)
     picks the distortion; an index alone means draw 0. ``meta`` holds at least: token, scene, index, image_paths.
 
-    A subclass lists its frames and reads one: ``_list``, ``_image_paths``, ``_calibration``, ``_read_labels``, ``_meta``.
-    Raises DataError, naming the file, for whatever is missing or damaged.
+    A subclass lists its frames and reads one: ``_list``, ``_image_paths``, ``_calibration``, ``_read_labels``, ``_meta``,
+    and ``_depth_paths`` where there is depth. Raises DataError, naming the file, for whatever is missing or damaged, and
+    where depth is asked of a data set that has none.
     """
+
+    camera_names: tuple[str, ...] = CAMERAS
+    """The V cameras, in the order of the batches."""
+
+    get_depth = ""
+    """What brings the depth; empty for a data set without."""
 
     has_ray_origins = False
     """Whether ``meta`` holds "ray_origins", from which RayIoU casts its rays."""
@@ -107,7 +131,10 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         augment: bool = False,
         seed: int = 0,
         cache: bool = False,
+        depth: bool = False,
     ) -> None:
+        if depth and not self.get_depth:
+            raise DataError(f"{type(self).__name__} has no depth: take another data set, or a model that does not need depth")
         self.data_root = Path(data_root)
         self.split = split
         self.image = image or ImageTransform()
@@ -117,6 +144,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self.label_camera_width = label_camera_width
         self.augment = augment
         self.seed = seed
+        self.with_depth = depth
         self._all_frames = self._list()
         self._chosen = mini_indices(len(self._all_frames)) if mini else list(range(len(self._all_frames)))
         self._pixels: dict[int, _Pixels] | None = {} if cache else None
@@ -133,6 +161,10 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     @abstractmethod
     def _image_paths(self, frame: Frame) -> list[Path]:
         """The images of the V cameras, in the order of ``_calibration``."""
+
+    def _depth_paths(self, frame: Frame) -> list[Path]:
+        """The depth of the V cameras."""
+        raise NotImplementedError
 
     @abstractmethod
     def _calibration(self, frame: Frame) -> Calibration:
@@ -158,10 +190,14 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         to_input = np.eye(4)
         to_input[:3, :3] = self.image.matrix(pixels.native_width, pixels.native_height)
         scale = (self.label_camera_width or pixels.native_width) / pixels.native_width
-        intrinsics = cameras.pinholes.copy()
+        try:
+            pinholes = cameras.scaled_pinholes(pixels.native_width, pixels.native_height)
+        except ValueError as error:
+            raise DataError(f"image {self._image_paths(frame)[0]}: {error}") from None
+        intrinsics = pinholes.copy()
         intrinsics[:, :2] *= scale
         matrices = {
-            "projection": np.stack([to_input @ _full(k) @ m for k, m in zip(cameras.pinholes, cameras.features, strict=True)]),
+            "projection": np.stack([to_input @ _full(k) @ m for k, m in zip(pinholes, cameras.features, strict=True)]),
             "intrinsics": intrinsics,
             "reference_to_camera": cameras.labels,
             "reference_to_lidar": cameras.reference_to_lidar,
@@ -173,6 +209,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             labels=torch.from_numpy(labels.astype(np.int64))[None],
             camera_mask=torch.from_numpy(counted)[None],
             meta=[self._meta(index, frame)],
+            depth=None if pixels.depth is None else torch.from_numpy(pixels.depth)[None],
         )
 
     def labels(self, index: int) -> Labels:
@@ -187,6 +224,15 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         if self._labels is not None:
             self._labels[index] = labels, counted
         return labels, counted
+
+    def depth(self, index: int) -> NDArray[np.float32]:
+        """Depth [V, h, w] in metres of a frame at the size of the network's input, 0 where unknown."""
+        pixels = self._read_pixels(index)
+        return self._read_depth(index, pixels.native_width, pixels.native_height) if pixels.depth is None else pixels.depth
+
+    def _read_depth(self, index: int, width: int, height: int) -> NDArray[np.float32]:
+        paths = self._depth_paths(self._frame(index))
+        return np.stack([self.image.apply_to_depth(read_depth(path, width, height, self.get_depth)) for path in paths])
 
     def _frame(self, index: int) -> Frame:
         return self._all_frames[self._chosen[index]]
@@ -208,7 +254,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             except ValueError as error:
                 raise DataError(f"image {path}: {error}") from None
         assert size is not None
-        pixels = _Pixels(images, *size)
+        pixels = _Pixels(images, *size, self._read_depth(index, *size) if self.with_depth else None)
         if self._pixels is not None:
             self._pixels[index] = pixels
         return pixels
@@ -236,7 +282,7 @@ def collate(samples: list[OccupancyBatch]) -> dict[str, OccupancyBatch]:
                 f"frames {first.meta[0]['token']} and {sample.meta[0]['token']} have images of different size "
                 f"({first.camera_size}, {sample.camera_size}): use a batch size of 1"
             )
-    tensors = ("images", "projection", "intrinsics", "reference_to_camera", "labels", "camera_mask", "reference_to_lidar")
+    tensors = [field.name for field in fields(first) if isinstance(getattr(first, field.name), Tensor)]
     joined = {name: torch.cat([getattr(sample, name) for sample in samples]) for name in tensors}
     meta = [entry for sample in samples for entry in sample.meta]
     return {"batch": OccupancyBatch(camera_size=first.camera_size, meta=meta, **joined)}

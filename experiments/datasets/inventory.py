@@ -1,24 +1,24 @@
-"""What of a data set lies on disk, part by part: the index, the labels and the images of a split. No torch."""
+"""What of a data set lies on disk, part by part: the index, the labels, the images and the depth of a split. No torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.datasets.layouts import layout_of
 from experiments.datasets.unpickle import DataError
 
-INDEX, LABELS, IMAGES = PART_NAMES = ("info pickle", "labels", "images")
+LABELS, IMAGES, DEPTH = "labels", "images", "depth"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One downloadable part of a split.
+    """One part of a split.
 
-    name      one of PART_NAMES
+    name      the index's own name (``Layout.index_name``), "labels", "images" or "depth"
     there     files on disk that the index lists; of the index itself, the frames it lists
     expected  how many there should be; None where no readable index says which
-    source    the download that brings it
+    source    what brings it: a download, or a command
     problem   what is wrong, or "" for a complete part
     missing   the listed files that are not there
     """
@@ -33,14 +33,22 @@ class Part:
 
 @dataclass(frozen=True)
 class Inventory:
-    """A split's parts, and for each frame that its index lists the files it consists of, label first."""
+    """What there is of a split.
+
+    parts   index, labels, images
+    frames  for each frame that the index lists the files it consists of, label first
+    depth   which only some models take; None for a data set without one
+    depths  for each frame the file with its depth
+    """
 
     parts: tuple[Part, Part, Part]
     frames: list[list[Path]]
+    depth: Part | None = None
+    depths: list[Path] = field(default_factory=list)
 
 
 def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
-    """Index, labels and images of a split. Looks at names only.
+    """Index, labels, images and, where the data set has it, depth of a split. Looks at names only.
 
     What is missing or damaged is described; DataError is raised for a data set or split that is not known and for a data
     root that is no folder.
@@ -52,20 +60,24 @@ def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
     try:
         frames = list(known.frame_files(data_root, split))
     except DataError as error:
-        problem = str(error) if path.is_file() else f"{path.name} is missing"
+        problem = str(error) if path.exists() else f"{path.relative_to(data_root)} is missing"
         parts = (
-            Part(INDEX, 0, published, index, problem),
-            _unlisted(LABELS, data_root / known.folders[0], labels),
-            _unlisted(IMAGES, data_root / known.folders[1], images),
+            Part(known.index_name, 0, published, index, problem),
+            _unlisted(LABELS, data_root / known.folders[0], labels, known.index_name),
+            _unlisted(IMAGES, data_root / known.folders[1], images, known.index_name),
         )
-        return Inventory(parts, [])
-    short = "" if len(frames) == published else f"{path.name} lists {len(frames)} frames, the published one {published}"
+        return Inventory(parts, [], None if known.depth_files is None else Part(DEPTH, 0, None, known.get_depth))
+    listed_by = path.name if path.is_file() else f"the data set's {known.index_name}"
+    short = "" if len(frames) == published else f"{listed_by} lists {len(frames)} frames, the published one {published}"
     parts = (
-        Part(INDEX, len(frames), published, index, short),
+        Part(known.index_name, len(frames), published, index, short),
         _listed(LABELS, [files[0] for files in frames], labels),
         _listed(IMAGES, [file for files in frames for file in files[1:]], images),
     )
-    return Inventory(parts, frames)
+    if known.depth_files is None:
+        return Inventory(parts, frames)
+    depths = known.depth_files(data_root, split)
+    return Inventory(parts, frames, _listed(DEPTH, depths, known.get_depth), depths)
 
 
 def _listed(name: str, files: list[Path], source: str) -> Part:
@@ -74,7 +86,7 @@ def _listed(name: str, files: list[Path], source: str) -> Part:
     return Part(name, len(files) - len(missing), len(files), source, problem, missing)
 
 
-def _unlisted(name: str, folder: Path, source: str) -> Part:
+def _unlisted(name: str, folder: Path, source: str, index_name: str) -> Part:
     there = folder.is_dir()
-    problem = "the folder is there; which files belong to the split, the info pickle says" if there else f"no folder {folder}"
+    problem = f"the folder is there; which files belong to the split, the {index_name} says" if there else f"no folder {folder}"
     return Part(name, 0, None, source, problem)

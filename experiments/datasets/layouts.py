@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.datasets import layout, layout_surroundocc
+from experiments.datasets import layout, layout_kitti360, layout_surroundocc
 from experiments.datasets.unpickle import DataError
 
 
@@ -17,29 +17,41 @@ class Layout:
 
     title        name for people
     splits       names of its splits
-    index        (data root, split) -> the file that lists the split's frames
+    evaluated    the split on which numbers are published
+    index        (data root, split) -> the file that lists the split's frames, or a folder whose file names do
+    listing      (data root, split) -> the bytes that list the split's frames
     frame_files  (data root, split) -> for each frame, label first, the files it consists of
     frames       split -> number of its frames as published
     image_size   (width, height) in pixels of every image as published
     folders      below the data root: that of the labels, that of the images
-    sources      which download brings the index, the labels, the images
+    sources      what brings the index, the labels, the images
+    index_name   of the index, for people
+    depth_files  (data root, split) -> for each frame the file with its depth, where some models take one
+    get_depth    what brings the depth
     """
 
     title: str
     splits: tuple[str, ...]
+    evaluated: str
     index: Callable[[Path, str], Path]
+    listing: Callable[[Path, str], bytes]
     frame_files: Callable[[Path, str], Iterator[list[Path]]]
     frames: Mapping[str, int]
     image_size: tuple[int, int]
     folders: tuple[str, str]
     sources: tuple[str, str, str]
+    index_name: str = "info pickle"
+    depth_files: Callable[[Path, str], list[Path]] | None = None
+    get_depth: str = ""
 
 
 LAYOUTS: dict[str, Layout] = {
     "occ3d": Layout(
         title="Occ3D-nuScenes",
         splits=layout.SPLITS,
+        evaluated="val",
         index=layout.info_path,
+        listing=lambda root, split: layout.info_path(root, split).read_bytes(),
         frame_files=layout.frame_files,
         frames=layout.NUSCENES_FRAMES,
         image_size=layout.NUSCENES_IMAGE_SIZE,
@@ -49,12 +61,29 @@ LAYOUTS: dict[str, Layout] = {
     "surroundocc": Layout(
         title="SurroundOcc-nuScenes",
         splits=layout.SPLITS,
+        evaluated="val",
         index=layout_surroundocc.info_path,
+        listing=lambda root, split: layout_surroundocc.info_path(root, split).read_bytes(),
         frame_files=layout_surroundocc.frame_files,
         frames=layout.NUSCENES_FRAMES,
         image_size=layout.NUSCENES_IMAGE_SIZE,
         folders=("surroundocc/samples", "nuscenes/samples"),
         sources=(layout_surroundocc.PUBLISHED, layout_surroundocc.GET_LABELS, layout.GET_IMAGES),
+    ),
+    "kitti360": Layout(
+        title="SSCBench-KITTI-360",
+        splits=layout_kitti360.SPLITS,
+        evaluated=layout_kitti360.EVALUATED,
+        index=layout_kitti360.index_path,
+        listing=layout_kitti360.listing,
+        frame_files=layout_kitti360.frame_files,
+        frames=layout_kitti360.FRAMES,
+        image_size=layout_kitti360.IMAGE_SIZE,
+        folders=("preprocess/labels", "data_2d_raw"),
+        sources=(layout_kitti360.PUBLISHED, layout_kitti360.PREPARE, layout_kitti360.GET_IMAGES),
+        index_name="voxel files",
+        depth_files=layout_kitti360.depth_files,
+        get_depth=layout_kitti360.GET_DEPTH,
     ),
 }
 
@@ -86,7 +115,7 @@ def describe(data_root: str | Path) -> list[FoundSplit]:
     for known in LAYOUTS.values():
         for split in known.splits:
             try:
-                if not known.index(root, split).is_file():
+                if not known.index(root, split).exists():
                     continue
                 complete = [all(file.is_file() for file in files) for files in known.frame_files(root, split)]
             except DataError as error:
@@ -99,7 +128,7 @@ def describe(data_root: str | Path) -> list[FoundSplit]:
 
 
 def data_fingerprint(dataset: str, data_root: str | Path, split: str) -> str:
-    """sha256 (hex) over the index's bytes and the sizes of the images and labels that it names.
+    """sha256 (hex) over the bytes that list the frames and the sizes of the images and labels that they name.
 
     It does not depend on where the data root lies. Reading sizes instead of contents keeps it to seconds on the
     full data set; a file that is missing counts as size -1. Raises DataError if the data set is not there, and
@@ -107,7 +136,7 @@ def data_fingerprint(dataset: str, data_root: str | Path, split: str) -> str:
     """
     known, root = layout_of(dataset), Path(data_root)
     names = list(known.frame_files(root, split))  # reads the index with all its checks
-    digest = hashlib.sha256(known.index(root, split).read_bytes())
+    digest = hashlib.sha256(known.listing(root, split))
     for file in (file for files in names for file in files):
         digest.update(b"%d," % (file.stat().st_size if file.is_file() else -1))
     return digest.hexdigest()

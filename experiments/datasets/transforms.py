@@ -53,6 +53,14 @@ class ImageTransform:
             image = cv2.resize(image, (self.width, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[assignment]
         return image[rows - self.height :]
 
+    def apply_to_depth(self, depth: Float) -> Float:
+        """Resize (to the nearest pixel) and crop of a native [h, w] depth image to [height, width], as ``apply``."""
+        native_height, native_width = depth.shape
+        rows = self._scaled_rows(native_width, native_height)
+        if (native_width, native_height) != (self.width, rows):
+            depth = cv2.resize(depth, (self.width, rows), interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
+        return depth[rows - self.height :]
+
     def normalise(self, image: NDArray[Any]) -> Float:
         """(image - mean) / std of a [h, w, 3] image as [3, h, w] float32."""
         planes = np.empty((3, *image.shape[:2]), dtype=np.float32)
@@ -81,6 +89,30 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if image is None:
         raise DataError(f"image {path} cannot be decoded: copy or download it again")
     return image  # type: ignore[return-value]
+
+
+def read_depth(path: Path, width: int, height: int, source: str) -> Float:
+    """Depth [height, width] float32 in metres, 0 where unknown, of an image of that size.
+
+    A file with more rows or columns (estimated on a padded image) is cut at the bottom and the right, as Symphonies does.
+    Raises DataError for a file that is missing (``source`` says what brings it), damaged, too small, or with values that
+    are no depth.
+    """
+    if not path.is_file():
+        raise DataError(f"depth {path} is missing: {source}")
+    try:
+        stored = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"depth {path} cannot be read ({error}): make or copy it again") from error
+    if not isinstance(stored, np.ndarray) or stored.dtype.kind not in "iuf" or stored.ndim != 2:
+        found = f"{stored.dtype} {list(stored.shape)}" if isinstance(stored, np.ndarray) else "an archive"
+        raise DataError(f"depth {path} is {found}, expected numbers [{height}, {width}]")
+    if stored.shape[0] < height or stored.shape[1] < width:
+        raise DataError(f"depth {path} is {stored.shape[1]}x{stored.shape[0]}, smaller than its {width}x{height} image")
+    depth = np.ascontiguousarray(stored[:height, :width], dtype=np.float32)
+    if not np.isfinite(depth).all() or depth.min() < 0:
+        raise DataError(f"depth {path} has NaN, infinite or negative values: metres are expected, and 0 where depth is unknown")
+    return depth
 
 
 def distort(image: Float, random: np.random.Generator) -> Float:

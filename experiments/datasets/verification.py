@@ -20,7 +20,7 @@ from experiments.datasets.unpickle import DataError
 
 CHECKS = 1  # raise it with every check that is added: frames noted under an older number are read again
 
-_JPEG_END = b"\xff\xd9"
+_ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 _MATRICES = ("projection", "intrinsics", "reference_to_camera", "reference_to_lidar")
 _FEW = 32  # frames that one process reads sooner than others have started
 
@@ -30,7 +30,7 @@ class FrameChecks(Dataset[tuple[int, str]]):
 
     Each frame goes through the loader as training reads it, at the published image size: its images are decoded, its
     labels and mask are checked for shape and class range, its matrices for their form. On top of that: images of the
-    published size and complete files, finite matrices.
+    published size and complete files, finite matrices. Where the frame has a depth file, that is read too.
 
     Raises DataError where the split cannot be listed.
     """
@@ -39,6 +39,7 @@ class FrameChecks(Dataset[tuple[int, str]]):
         self.layout = layout_of(dataset)
         width, height = self.layout.image_size
         self.frames = DATASETS[dataset](data_root, split, image=ImageTransform(width=width, height=height, distort=False))
+        self.depths = [] if self.layout.depth_files is None else self.layout.depth_files(data_root, split)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -61,15 +62,18 @@ class FrameChecks(Dataset[tuple[int, str]]):
         for name in _MATRICES:
             if not torch.isfinite(getattr(batch, name)).all():
                 raise DataError(f"frame {meta['token']}: {name} has NaN or infinite values")
+        if self.depths and self.depths[number].is_file():
+            self.frames.depth(number)
 
 
 def _check_end(path: Path) -> None:
-    """The decoder fills what a cut-off JPEG lacks with grey and says nothing, so the end is looked at here."""
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
+    """The decoder fills what a cut-off image lacks with grey and says nothing, so the end is looked at here."""
+    end = _ENDS.get(path.suffix.lower())
+    if end is None:
         return
     with path.open("rb") as file:
-        file.seek(-len(_JPEG_END), os.SEEK_END)
-        if file.read() != _JPEG_END:
+        file.seek(-len(end), os.SEEK_END)
+        if file.read() != end:
             raise DataError(f"image {path} is cut off: copy or download it again")
 
 
@@ -77,7 +81,7 @@ class Notes:
     """Which frames of a split were found good, one JSON line each, appended as they are read.
 
     folder  where notes are kept
-    files   for each frame the files it consists of, all of them there for the frames asked about
+    files   for each frame the files it is read from, all of them there for the frames asked about
 
     A frame counts for as long as the index's content and the sizes and times of the frame's files stay what they were.
     Raises OSError if the file cannot be written.
@@ -87,7 +91,7 @@ class Notes:
         root = data_root.resolve()
         place = hashlib.sha256(str(root).encode()).hexdigest()[:12]
         self.path = folder / f"{dataset}-{split}-{place}.jsonl"
-        self._index = hashlib.sha256(layout_of(dataset).index(root, split).read_bytes()).hexdigest()
+        self._index = hashlib.sha256(layout_of(dataset).listing(root, split)).hexdigest()
         self._files = files
         self._good: dict[int, str] = {}
         if self.path.is_file():

@@ -1,0 +1,83 @@
+"""SSCBench-KITTI-360 in its official layout: dense labels in the velodyne frame, one image a frame.
+
+Frames and matrices follow GaussRender (valeoai/GaussRender dataset/kitti_360.py:94-183).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.interface import OccupancyGrid
+from experiments.datasets import layout_kitti360 as layout
+from experiments.datasets.frames import Calibration, Labels, OccupancyFrames, pinhole
+from experiments.datasets.grids import kitti360_grid
+from experiments.datasets.unpickle import DataError
+
+
+def read_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
+    """Class ids [X, Y, Z] of a prepared label, of any number type; raises DataError naming the file."""
+    if not path.is_file():
+        raise DataError(f"label {path} is missing: {layout.PREPARE}")
+    try:
+        stored = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"label {path} cannot be read ({error}): delete it; {layout.PREPARE}") from error
+    if not isinstance(stored, np.ndarray) or stored.dtype.kind not in "iuf" or stored.shape != grid.shape:
+        found = f"{stored.dtype} {list(stored.shape)}" if isinstance(stored, np.ndarray) else "an archive"
+        raise DataError(f"label {path} is {found}, expected numbers {list(grid.shape)}")
+    with np.errstate(invalid="ignore"):
+        labels = stored.astype(np.uint8)
+    wrong = (labels != stored) | ((labels >= grid.num_classes) & (labels != grid.ignore))
+    if wrong.any():
+        raise DataError(f"label {path} holds {stored[wrong][0]}, known: 0..{grid.num_classes - 1} and {grid.ignore}")
+    return labels
+
+
+class SSCBenchKITTI360(OccupancyFrames[layout.Frame]):
+    """SSCBench-KITTI-360 frames; arguments as in ``OccupancyFrames``.
+
+    data_root  folder with ``data_2d_raw/`` and ``preprocess/labels/``, and ``depth/`` for models that take depth
+    split      "train", "val" or "test"
+
+    The reference frame is the velodyne's, in which the labels lie; the calibration is a constant of the data set. There
+    is no visibility mask: ``camera_mask`` is False only where the label is unknown. ``meta`` holds: token
+    ("<drive>/<frame>"), scene ("<drive>/<first frame>": a run of a drive), drive, frame_idx, index, image_paths.
+    """
+
+    camera_names = (layout.CAMERA,)
+    get_depth = layout.GET_DEPTH
+
+    def _official_grid(self) -> OccupancyGrid:
+        return kitti360_grid()
+
+    def _list(self) -> list[layout.Frame]:
+        return layout.read_frames(self.data_root, self.split)
+
+    def _image_paths(self, frame: layout.Frame) -> list[Path]:
+        return [layout.image_path(self.data_root, frame)]
+
+    def _depth_paths(self, frame: layout.Frame) -> list[Path]:
+        return [layout.depth_path(self.data_root, frame)]
+
+    def _read_labels(self, frame: layout.Frame) -> Labels:
+        labels = read_labels(layout.label_path(self.data_root, frame), self.official_grid)
+        return labels, labels != self.official_grid.ignore
+
+    def _calibration(self, frame: layout.Frame) -> Calibration:
+        velodyne_to_camera = np.linalg.inv(np.array(layout.CAMERA_TO_VELODYNE))[None]
+        pinholes = pinhole(layout.INTRINSICS)[None]
+        return Calibration(pinholes, velodyne_to_camera, velodyne_to_camera, np.eye(4), layout.IMAGE_SIZE)
+
+    def _meta(self, index: int, frame: layout.Frame) -> dict[str, Any]:
+        return {
+            "token": f"{frame.drive}/{frame.name}",
+            "scene": frame.scene,
+            "drive": frame.drive,
+            "frame_idx": int(frame.name),
+            "index": index,
+            "image_paths": [str(path) for path in self._image_paths(frame)],
+        }

@@ -1,0 +1,56 @@
+"""Labels of SSCBench-KITTI-360 from its raw voxels: ``.label`` and ``.invalid`` to one ``_1_1.npy`` a frame. No torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.datasets import layout_kitti360 as layout
+from experiments.datasets.layout_kitti360 import Frame
+from experiments.datasets.unpickle import DataError
+
+Voxel = TypeVar("Voxel", np.uint8, np.uint16)
+
+
+def is_prepared(data_root: Path, frame: Frame) -> bool:
+    """Whether the frame has a label that is complete by its header; what another tool wrote counts too."""
+    try:
+        stored = np.load(layout.label_path(data_root, frame), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    return isinstance(stored, np.ndarray) and stored.shape == layout.SHAPE
+
+
+def prepare(data_root: Path, frame: Frame) -> Path:
+    """Write class ids [256, 256, 32] uint8 of a frame and return the file; it is there complete, or not at all.
+
+    Mapping and rule as SSCBench's own pre-processing at full resolution (ai4ce/SSCBench dataset/configs/kitti360.yaml,
+    preprocess.py:73-89), which writes the same values as float32. Raises DataError for a raw file that is missing or has
+    another size than the grid.
+    """
+    raw = _read(layout.voxel_path(data_root, frame, "label"), np.dtype(np.uint16))
+    invalid = _read(layout.voxel_path(data_root, frame, "invalid"), np.dtype(np.uint8))
+    target = layout.label_path(data_root, frame)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, layout.classes_of_voxels(raw, invalid))
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _read(path: Path, dtype: np.dtype[Voxel]) -> NDArray[Voxel]:
+    """One value a voxel, in the order x, y, z."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {layout.PUBLISHED}")
+    expected = int(np.prod(layout.SHAPE)) * dtype.itemsize
+    if path.stat().st_size != expected:
+        raise DataError(f"{path} has {path.stat().st_size} bytes, expected {expected}: copy or download it again")
+    return np.fromfile(path, dtype).reshape(layout.SHAPE)
