@@ -16,18 +16,25 @@ from torch import Tensor, nn
 # Parts of a key that stand only where a model is trained with rendering: GaussRender's decoder and background.
 RENDERING_KEYS = (
     "renderer.bg_color",
-    *(f"{owner}.{part}." for owner in ("aggregator", "head") for part in ("renderer", "renderer_prep")),
+    *(f"{owner}.{part}." for owner in ("aggregator", "head", "decoder") for part in ("renderer", "renderer_prep")),
 )
 
-# Names in the original TPVFormer and SurroundOcc releases and in mmdet3d's FCOS3D -> names here.
+# Names in the original TPVFormer, SurroundOcc and Symphonies (saved by Lightning) releases and in mmdet3d's FCOS3D -> names
+# here.
 _PREFIXES = {
     "module.": "",
+    "model.encoder.": "encoder.",
+    "model.decoder.": "decoder.",
     "tpv_head.": "head.",
     "tpv_aggregator.": "aggregator.",
     "pts_bbox_head.": "head.",
     "backbone.": "img_backbone.",
     "neck.": "img_neck.",
 }
+
+
+# Of MaskDINO's training; Symphonies' files have it and no use for it.
+_CRITERION = "encoder.model.panoptic_head.criterion."
 
 
 class CheckpointError(ValueError):
@@ -55,7 +62,7 @@ def safe_globals() -> list[Any]:
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU, names translated to ours.
 
-    Understood are a bare state dict and a dict with one under "state_dict" (GaussRender, mmengine, mmdet3d) or
+    Understood are a bare state dict and a dict with one under "state_dict" (GaussRender, mmengine, mmdet3d, Lightning) or
     "model"; the rest, such as the optimizer's state, is ignored. Raises CheckpointError for a file that is missing, is
     no checkpoint, or asks for anything but tensors and plain data.
     """
@@ -80,7 +87,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         content = next((content[k] for k in ("state_dict", "model") if isinstance(content.get(k), Mapping)), content)
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"checkpoint '{path}' holds no state dict (a mapping of names to tensors)")
-    return {_renamed(name): value for name, value in content.items()}
+    state = {_renamed(name): value for name, value in content.items()}
+    return {name: value for name, value in state.items() if not name.startswith(_CRITERION)}
 
 
 def _renamed(name: str) -> str:
@@ -148,13 +156,32 @@ def load_fcos3d_pretrain(model: nn.Module, path: str | Path) -> list[str]:
 
     Returns the names that were loaded. Raises CheckpointError if the backbone is incomplete or of another shape.
     """
-    state = read_state_dict(path)
+    state = {n: v for n, v in read_state_dict(path).items() if n.startswith(("img_backbone.", "img_neck."))}
+    return _load_pretrain(model, path, state, whole="img_backbone.")
+
+
+def load_maskdino_pretrain(model: nn.Module, path: str | Path) -> list[str]:
+    """Start Symphonies' image network from MaskDINO (``maskdino_r50_50e_300q_panoptic_pq53.0.pth``).
+
+    Its backbone and pixel decoder must be there completely; its predictor is ignored (hustvl/Symphonies
+    ssc_pl/models/encoders/mmdet_wrapper.py:26-33).
+
+    Returns the names that were loaded. Raises CheckpointError if they are incomplete or of another shape.
+    """
+    state = {
+        f"encoder.model.{name.removeprefix('img_')}": value
+        for name, value in read_state_dict(path).items()
+        if name.startswith(("img_backbone.", "panoptic_head.pixel_decoder."))
+    }
+    return _load_pretrain(model, path, state, whole="encoder.model.")
+
+
+def _load_pretrain(model: nn.Module, path: str | Path, state: Mapping[str, Tensor], whole: str) -> list[str]:
+    """Load what fits; CheckpointError unless that is everything below ``whole``. Returns the names loaded."""
     own = model.state_dict()
-    same = {n: v for n, v in state.items() if n in own and v.shape == own[n].shape}
-    loaded = {n: v for n, v in same.items() if n.startswith(("img_backbone.", "img_neck."))}
+    loaded = {n: v for n, v in state.items() if n in own and v.shape == own[n].shape}
     counters = "num_batches_tracked"  # absent from files of old PyTorch versions, and unused
-    backbone = [n for n in own if n.startswith("img_backbone.") and not n.endswith(counters)]
-    lost = [n for n in backbone if n not in loaded]
+    lost = [n for n in own if n.startswith(whole) and not n.endswith(counters) and n not in loaded]
     if lost:
         raise CheckpointError(_report(Path(path), {"missing in the file": lost, "unknown to the model": []}))
     model.load_state_dict(loaded, strict=False)

@@ -98,12 +98,21 @@ class OccupancyModel(BaseModel):
         prediction, plugin = self.extract(batch), self.gaussrender
         losses: dict[str, Tensor] = {}
         if plugin is None or plugin.config.with_occupancy:
-            losses |= self._occupancy_loss[0](prediction.logits, batch.labels)
+            losses |= self.occupancy_losses(prediction, batch)
         if plugin is not None:
             width, height = batch.camera_size
             cameras = Cameras(batch.intrinsics, batch.reference_to_camera, width, height)
             losses |= plugin.losses(prediction.logits[-1], prediction.features, cameras, batch.labels, self.camera_generator())
         return losses
+
+    def occupancy_losses(self, prediction: OccupancyPrediction, batch: OccupancyBatch) -> dict[str, Tensor]:
+        """The weighted losses on voxels by name: OccupancyLoss at every scale, unless a model has its own."""
+        return self._occupancy_loss[0](prediction.logits, batch.labels)
+
+    @property
+    def class_weights(self) -> Tensor:
+        """[C] weights of the cross entropy."""
+        return self._occupancy_loss[0].class_weights
 
     @torch.no_grad()
     def predict(self, batch: OccupancyBatch) -> OccupancyPrediction:
