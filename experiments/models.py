@@ -13,7 +13,7 @@ from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPredicti
 from baselines.model import OccupancyModel
 from experiments.spec import Cell
 
-MODEL_KEYS = ("prior", "tpvformer", "surroundocc")
+MODEL_KEYS = ("prior", "tpvformer", "surroundocc", "symphonies")
 
 
 class PriorModel(OccupancyModel):
@@ -48,9 +48,11 @@ def build(cell: Cell, grid: OccupancyGrid) -> OccupancyModel:
     from mmdet3d.registry import MODELS
 
     from baselines.surroundocc import surroundocc_config
+    from baselines.symphonies import symphonies_config
     from baselines.tpvformer import tpvformer_config
 
-    configure = {"tpvformer": tpvformer_config, "surroundocc": surroundocc_config}[key]
+    configurations = {"tpvformer": tpvformer_config, "surroundocc": surroundocc_config, "symphonies": symphonies_config}
+    configure = configurations[key]
     config = configure(
         size=preset.model_size,
         grid=grid,
