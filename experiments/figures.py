@@ -16,7 +16,8 @@ from baselines.interface import OccupancyGrid
 
 Image = NDArray[np.uint8]
 
-# The colours in which this field draws nuScenes classes (TPVFormer, SurroundOcc and their successors).
+# The colours in which this field draws nuScenes classes (TPVFormer, SurroundOcc and their successors), then those of
+# SemanticKITTI for the classes that only KITTI-360 has; what both have looks the same in all pictures.
 COLOURS: dict[str, str] = {
     "others": "#545454",
     "barrier": "#ff7832",
@@ -35,6 +36,17 @@ COLOURS: dict[str, str] = {
     "terrain": "#96f050",
     "manmade": "#c8c8e6",
     "vegetation": "#00af00",
+    "other-vehicle": "#6450fa",
+    "person": "#ff1e1e",
+    "road": "#ff00ff",
+    "parking": "#ff96ff",
+    "other-ground": "#af004b",
+    "building": "#ffc800",
+    "fence": "#ff7832",
+    "pole": "#fff096",
+    "traffic-sign": "#ff0000",
+    "other-structure": "#ff9600",
+    "other-object": "#32ffff",
     "free": "#ffffff",
     "empty": "#ffffff",
 }
@@ -71,10 +83,11 @@ def from_above(labels: NDArray[Any], grid: OccupancyGrid) -> Image:
 
 
 def input_views(images: NDArray[np.uint8], names: Sequence[str], title: str) -> Figure:
-    """Camera images [V, H, W, 3] RGB, three in a row."""
-    rows = -(-len(images) // 3)
-    figure = Figure(figsize=(12, rows * 12 / 3 * images.shape[1] / images.shape[2] + 0.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, 3, squeeze=False)
+    """Camera images [V, H, W, 3] RGB, up to three in a row."""
+    columns = min(3, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(12, rows * 12 / columns * images.shape[1] / images.shape[2] + 0.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, name in zip(axes.flat, images, names, strict=False):
@@ -133,7 +146,8 @@ def rendered_views(
     if images is not None:
         panels.insert(0, ("image", images, False))
     height, width = panels[-1][1].shape[1:3]
-    figure = Figure(figsize=(3 * len(order), (3 * height / width + 0.1) * len(panels) + 0.8), layout="constrained")
+    column = max(3.0, 8.0 / len(order))  # inches
+    figure = Figure(figsize=(column * len(order), (column * height / width + 0.1) * len(panels) + 0.8), layout="constrained")
     axes = figure.subplots(len(panels), len(order), squeeze=False)
     far = float(np.percentile(views["gt_depth"], 99)) if views["gt_depth"].size else 1.0
     depth_image = None

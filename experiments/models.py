@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,11 @@ from torch import Tensor, nn
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.model import OccupancyModel
 from experiments.spec import Cell
+
+IMAGE_NETWORKS = ("img_backbone", "encoder.model")
+"""Parts of the models, by parameter name, that schedules give a learning rate of their own (``Schedule.backbone_lr``)."""
+
+_WITH_DEPTH = ("symphonies",)
 
 MODEL_KEYS = ("prior", "tpvformer", "surroundocc", "symphonies")
 
@@ -38,6 +44,11 @@ class PriorModel(OccupancyModel):
         return OccupancyPrediction((logits,))
 
 
+def takes_depth(cell: Cell) -> bool:
+    """Whether the cell's model reads ``OccupancyBatch.depth``."""
+    return cell.row.model in _WITH_DEPTH
+
+
 def build(cell: Cell, grid: OccupancyGrid) -> OccupancyModel:
     """The cell's model with initial weights (drawn from PyTorch's generator); ValueError for an unknown builder key."""
     key, preset = cell.row.model, cell.preset
@@ -61,6 +72,14 @@ def build(cell: Cell, grid: OccupancyGrid) -> OccupancyModel:
         camera_seed=cell.seed,
     )
     return cast(OccupancyModel, MODELS.build(config | copy.deepcopy(cell.row.options)))
+
+
+def load_pretrained(cell: Cell, model: OccupancyModel, path: Path) -> None:
+    """Start the cell's image network from the file that its row or preset names; raises CheckpointError if it does not fit."""
+    from baselines.checkpoints import load_fcos3d_pretrain, load_maskdino_pretrain
+
+    load = load_fcos3d_pretrain if cell.row.pretrained_model is None else load_maskdino_pretrain
+    load(model, path)
 
 
 def trainable_parameters(model: nn.Module) -> int:

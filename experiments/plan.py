@@ -97,7 +97,7 @@ def _preset_and_data(request: Request, cuda: Callable[[], bool], said: list[str]
     if preset.data.source == "real" and root is None:
         raise PlanError(f"preset {name} needs the real data set: name its folder with --data-root or {DATA_ROOT_VARIABLE}")
     if root is not None and not root.is_dir():
-        raise PlanError(f"data root {root} is not a folder: name the one that holds the info pickles with --data-root")
+        raise PlanError(f"data root {root} is not a folder: name the one that holds the data set with --data-root")
     return cast(PresetName, name), root
 
 
@@ -163,14 +163,23 @@ def pretrained_path(name: str) -> Path:
     return Path(os.environ.get("OCC_CKPTS") or ROOT / "ckpts") / name
 
 
+_WHERE_PRETRAINED = {
+    "r101_dcn_fcos3d_pretrain.pth": "FCOS3D's R101-DCN weights (TPVFormer's and SurroundOcc's instructions link them)",
+    "maskdino_r50_50e_300q_panoptic_pq53.0.pth": "MaskDINO's R50 weights (a release of github.com/hustvl/Symphonies has them)",
+}
+
+
 def _check_pretrained(request: Request, preset: PresetName, rows: tuple[Row, ...]) -> None:
-    name = request.table.preset(preset).pretrained
-    if name is None or request.eval_only or not any(row.trained for row in rows) or pretrained_path(name).is_file():
+    own = request.table.preset(preset).pretrained
+    if own is None or request.eval_only:
         return
-    raise PlanError(
-        f"preset {preset} starts from {name}, which is not at {pretrained_path(name)}: download FCOS3D's R101-DCN weights "
-        "(TPVFormer's and SurroundOcc's instructions link them), put them there or name their folder with OCC_CKPTS"
-    )
+    for row in rows:
+        name = row.pretrained_model or own
+        if row.trained and not pretrained_path(name).is_file():
+            raise PlanError(
+                f"{row.name} at preset {preset} starts from {name}, which is not at {pretrained_path(name)}: download "
+                f"{_WHERE_PRETRAINED.get(name, 'it')}, put it there or name its folder with OCC_CKPTS"
+            )
 
 
 def _data_fingerprint(table: TableSpec, preset: PresetName, data_root: Path | None) -> str:
@@ -179,9 +188,10 @@ def _data_fingerprint(table: TableSpec, preset: PresetName, data_root: Path | No
         from experiments import toyworld
 
         return f"toyworld-{toyworld.fingerprint(toyworld_config(table, preset))}"
-    from experiments.datasets.layouts import data_fingerprint
+    from experiments.datasets.layouts import data_fingerprint, layout_of
 
-    parts = [data_fingerprint(table.dataset, data_root, split) for split in ("train", "val")]
+    splits = ("train", layout_of(table.dataset).evaluated)
+    parts = [data_fingerprint(table.dataset, data_root, split) for split in splits]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 

@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from experiments import plan as planning
 from experiments.cells import WEIGHTS, CellFolder, results_root
+from experiments.datasets.layouts import layout_of
 from experiments.plan import Plan, PlanError, Request, toyworld_config
 from experiments.run import guarded, spread_lists
 from experiments.spec import Cell, TableSpec, load_table
@@ -41,7 +42,7 @@ def command(
     checkpoint: Annotated[Path | None, typer.Option(help="Released or own weights instead of a finished cell's.")] = None,
     data_root: Annotated[Path | None, typer.Option(help="Folder of the real data set. Default: OCC_DATA_ROOT.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results folder. Default: OCC_RESULTS, else results/local.")] = None,
-    split: Annotated[str, typer.Option(help="train or val.")] = "val",
+    split: Annotated[str | None, typer.Option(help="train, val or test. Default: the one that is evaluated.")] = None,
 ) -> int:
     """Write predicted and true occupancy of some frames, with their cameras, as npz files."""
     spec = load_table(table)
@@ -64,6 +65,7 @@ def command(
     for line in plan.said:
         console.print(escape(line), soft_wrap=True)
     cell = plan.cells[0]
+    split = split or layout_of(cell.table.dataset).evaluated
     weights = checkpoint or _weights(cell, plan, results_root(results), console)
     paths = _predict(spec, plan, cell, weights, split, index, out)
     said = f"{len(paths)} frames of {split} in {out}; look at them: python -m reports.visualise {out} --out pictures"
@@ -101,7 +103,7 @@ def _predict(
 
     data_root = plan.data_root or toyworld.ensure(toyworld_config(spec, plan.preset))
     data = replace(cell.preset.data, distort=False)  # the training split too is shown as it is
-    frames = build_dataset(spec.dataset, data_root, split, data, cell.seed)
+    frames = build_dataset(spec.dataset, data_root, split, data, cell.seed, models.takes_depth(cell))
     for index in indices:
         if not 0 <= index < len(frames):
             raise PlanError(f"--index {index} is not in {split}, whose frames are 0 to {len(frames) - 1}")
@@ -116,11 +118,13 @@ def _predict(
     for index in dict.fromkeys(indices):
         sample = frames[index]
         paths.append(out / f"{split}_{index:05d}.npz")
-        save(_answer(model, sample, cell, index, device), paths[-1])
+        save(_answer(model, sample, cell, index, frames.camera_names, device), paths[-1])
     return paths
 
 
-def _answer(model: OccupancyModel, sample: OccupancyBatch, cell: Cell, index: int, device: str):  # type: ignore[no-untyped-def]
+def _answer(  # type: ignore[no-untyped-def]
+    model: OccupancyModel, sample: OccupancyBatch, cell: Cell, index: int, camera_names: tuple[str, ...], device: str
+):
     import numpy as np
 
     from experiments.predictions import SavedPrediction
@@ -137,8 +141,7 @@ def _answer(model: OccupancyModel, sample: OccupancyBatch, cell: Cell, index: in
         reference_to_camera=sample.reference_to_camera[0].double().numpy(),
         camera_size=sample.camera_size,
         projection=sample.projection[0].double().numpy(),
-        # Every layout keeps the images of a camera in a folder of its own.
-        camera_names=tuple(Path(path).parent.name for path in paths),
+        camera_names=camera_names,
         image_paths=paths,
         token=str(meta["token"]),
         scene=str(meta["scene"]),

@@ -40,6 +40,8 @@ class Row:
     presets    presets in which it runs (the prior is a toy row)
     options    baseline options that differ from the preset's
     note       printed under the table; says why a row is quoted only
+    schedules  by preset, the row's own optimisation in place of the preset's
+    pretrained_model  file with the whole image network's first weights, in place of ``Preset.pretrained`` where that is set
     """
 
     name: str
@@ -50,6 +52,8 @@ class Row:
     presets: tuple[PresetName, ...] = PRESETS
     options: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    schedules: dict[PresetName, Schedule] = field(default_factory=dict)
+    pretrained_model: str | None = None
 
     @property
     def runs(self) -> bool:
@@ -104,6 +108,18 @@ class Schedule:
     grad_clip: float | None = None
     amp: bool = False
     ema: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSchedule(Schedule):
+    """The same without warm-up and cosine: every group's rate falls once, by ``lr_min / lr``.
+
+    drop_epoch  at whose beginning it falls, counted from 0
+    eps         of AdamW
+    """
+
+    drop_epoch: int
+    eps: float = 1e-8
 
 
 @dataclass(frozen=True)
@@ -204,6 +220,16 @@ class Cell:
         return self.table.preset(self.preset_name)
 
     @property
+    def schedule(self) -> Schedule:
+        """The row's own for this preset, else the preset's."""
+        return self.row.schedules.get(self.preset_name, self.preset.schedule)
+
+    @property
+    def pretrained(self) -> str | None:
+        """File with first weights of the image network, or None for random ones."""
+        return self.preset.pretrained and (self.row.pretrained_model or self.preset.pretrained)
+
+    @property
     def variant(self) -> str:
         """ "" for the plain cell, else a short file-name-safe name of the overrides."""
         return "--".join(f"{k}={v}" if v is not True else k for k, v in sorted(self.overrides.items()))
@@ -216,15 +242,20 @@ class Cell:
 
     def fingerprint(self, data_fingerprint: str) -> str:
         """Hash of everything that defines the cell's numbers, except code: spec, preset, seed, overrides, data."""
+        row = {k: v for k, v in asdict(self.row).items() if k not in ("title", "note", "base", "presets", "schedules")}
+        if self.row.pretrained_model is None:
+            del row["pretrained_model"]
         content = {
             "table": self.table.name,
             "dataset": self.table.dataset,
-            "row": {k: v for k, v in asdict(self.row).items() if k not in ("title", "note", "base", "presets")},
+            "row": row,
             "preset": asdict(self.preset),
             "renderer": self.renderer,
             "seed": self.seed,
             "overrides": self.overrides,
             "data": data_fingerprint,
         }
+        if self.preset_name in self.row.schedules:
+            content["schedule"] = asdict(self.schedule)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

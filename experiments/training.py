@@ -18,7 +18,7 @@ from rich.markup import escape
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import renderers
-from baselines.checkpoints import load_fcos3d_pretrain, load_released
+from baselines.checkpoints import load_released
 from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
@@ -26,7 +26,7 @@ from experiments import environment, figures, models
 from experiments.cells import WEIGHTS, CellFolder, Progress
 from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames, collate
-from experiments.datasets.layout import CAMERAS
+from experiments.datasets.layouts import layout_of
 from experiments.datasets.sampling import TrainSampler
 from experiments.engine import (
     AveragedWeightsHook,
@@ -44,7 +44,7 @@ from experiments.metrics.prior import fit_prior
 from experiments.plan import Launcher, pretrained_path
 from experiments.progress import ProgressHook
 from experiments.records import Record
-from experiments.spec import Cell
+from experiments.spec import Cell, Schedule, StepSchedule
 from experiments.tracking import Tracker
 
 CURVE_INTERVAL = 10  # iterations between two points of a logged curve
@@ -83,11 +83,11 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     memory = environment.PeakMemory(torch.cuda.is_available())
     clock = Clock(progress.train_seconds)
     set_random_seed(cell.seed)
-    val = _dataset(cell, job, "val")
+    val = _dataset(cell, job, layout_of(cell.table.dataset).evaluated)
     train = _dataset(cell, job, "train") if job.checkpoint is None else None
     model = models.build(cell, val.grid)
-    if trains and cell.preset.pretrained is not None:
-        load_fcos3d_pretrain(model, pretrained_path(cell.preset.pretrained))
+    if trains and cell.pretrained is not None:
+        models.load_pretrained(cell, model, pretrained_path(cell.pretrained))
     iterations = _iterations(cell, len(train)) if trains and train is not None else 0
     tracker.params(_params(cell, job, iterations))
     views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
@@ -172,12 +172,13 @@ _HOOKS: dict[str, Any] = {"logger": None, "sampler_seed": None, "timer": None}
 
 
 def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
-    return build_dataset(cell.table.dataset, job.data_root, split, cell.preset.data, cell.seed)
+    depth = models.takes_depth(cell)
+    return build_dataset(cell.table.dataset, job.data_root, split, cell.preset.data, cell.seed, depth)
 
 
 def _iterations(cell: Cell, samples: int) -> int:
     """Length of training: the command's, else the preset's, where an epoch is whole batches over all processes."""
-    schedule = cell.preset.schedule
+    schedule = cell.schedule
     if "iterations" in cell.overrides:
         return int(cell.overrides["iterations"])
     if schedule.iterations is not None:
@@ -198,10 +199,12 @@ def _training(
     shown: Hook,
 ) -> dict[str, Any]:
     """The Runner's arguments that make it train."""
-    schedule = cell.preset.schedule
+    schedule = cell.schedule
     interval = schedule.checkpoint_interval
     # Fused: the same update in one pass over the weights instead of a dozen small operations a tensor.
     optimizer = {"type": "AdamW", "lr": schedule.lr, "weight_decay": schedule.weight_decay, "fused": True}
+    if isinstance(schedule, StepSchedule):
+        optimizer["eps"] = schedule.eps
     done = int(start.stem.removeprefix("iter_")) if start else 0
 
     def keep_time(seconds: float) -> None:
@@ -234,16 +237,10 @@ def _training(
         "optim_wrapper": {
             "type": "AmpOptimWrapper" if schedule.amp else "OptimWrapper",
             "optimizer": optimizer,
-            "paramwise_cfg": {"custom_keys": {"img_backbone": {"lr_mult": schedule.backbone_lr}}},
+            "paramwise_cfg": {"custom_keys": {part: {"lr_mult": schedule.backbone_lr} for part in models.IMAGE_NETWORKS}},
             "clip_grad": None if schedule.grad_clip is None else {"max_norm": schedule.grad_clip},
         },
-        "param_scheduler": {
-            "type": "WarmupCosineLR",
-            "lr": schedule.lr,
-            "lr_min": schedule.lr_min,
-            "warmup": schedule.warmup_iterations,
-            "iterations": iterations,
-        },
+        "param_scheduler": _rates(schedule, iterations),
         # Two are kept: mmengine deletes the oldest one before the new one is written.
         "default_hooks": _HOOKS
         | {"checkpoint": {"type": "CheckpointHook", "interval": interval, "by_epoch": False, "max_keep_ckpts": 2}},
@@ -252,6 +249,22 @@ def _training(
         "resume": start is not None,
         # As published: batch normalisation over all processes (`valeoai/GaussRender train.py`).
         "cfg": {"sync_bn": "torch"} if torch.cuda.is_available() else {},
+    }
+
+
+def _rates(schedule: Schedule, iterations: int) -> dict[str, Any]:
+    """The rates' course over training, as mmengine's configuration."""
+    if isinstance(schedule, StepSchedule):
+        if schedule.epochs is None:
+            raise ValueError("a StepSchedule counts in epochs: set its 'epochs'")
+        drop = round(iterations * schedule.drop_epoch / schedule.epochs)
+        return {"type": "MultiStepLR", "milestones": [drop], "gamma": schedule.lr_min / schedule.lr, "by_epoch": False}
+    return {
+        "type": "WarmupCosineLR",
+        "lr": schedule.lr,
+        "lr_min": schedule.lr_min,
+        "warmup": schedule.warmup_iterations,
+        "iterations": iterations,
     }
 
 
@@ -303,7 +316,7 @@ def _keep_weights(runner: CellRunner, path: Path) -> None:
 def _draw(
     model: OccupancyModel, views: ViewRenderer, val: OccupancyFrames[Any], folder: Path, tracker: Tracker, title: str
 ) -> None:
-    """Figures of two validation frames, to the work folder and to MLflow."""
+    """Figures of two evaluated frames, to the work folder and to MLflow."""
     model.eval()
     for index in sorted({0, len(val) // 2}):
         sample = val[index]
@@ -313,9 +326,9 @@ def _draw(
         labels, visible = sample.labels[0].numpy(), sample.camera_mask[0].numpy()
         heading = f"{title} - {sample.meta[0]['scene']}, frame {sample.meta[0]['token']}"
         drawn = {
-            "input": figures.input_views(images, CAMERAS, heading),
+            "input": figures.input_views(images, val.camera_names, heading),
             "occupancy": figures.occupancy_from_above(logits.argmax(0).cpu().numpy(), labels, visible, val.grid, heading),
-            "cameras": figures.rendered_views(images, seen, CAMERAS, val.grid, heading),
+            "cameras": figures.rendered_views(images, seen, val.camera_names, val.grid, heading),
             "above": figures.bev_views(seen, val.grid, heading),
         }
         for kind, figure in drawn.items():
@@ -335,7 +348,7 @@ def _params(cell: Cell, job: Job, iterations: int) -> dict[str, Any]:
         "command": job.command,
         "data_fingerprint": job.data_fingerprint,
         **{f"data.{name}": value for name, value in preset["data"].items()},
-        **{f"schedule.{name}": value for name, value in preset["schedule"].items()},
+        **{f"schedule.{name}": value for name, value in asdict(cell.schedule).items()},
         **{f"gaussrender.{name}": value for name, value in preset["gaussrender"].items() if cell.row.gaussrender},
         **{f"override.{name}": value for name, value in cell.overrides.items()},
         **{f"version.{name}": value for name, value in environment.versions().items()},

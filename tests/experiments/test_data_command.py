@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import kitti360_layout
 import numpy as np
 import occ3d_layout
 import pytest
@@ -45,6 +46,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = {"occ3d": {"train": 3, "val": 3}, "surroundocc": {"train": 3, "val": 1}}
     for name, counts in frames.items():
         monkeypatch.setitem(layouts.LAYOUTS, name, replace(layouts.LAYOUTS[name], frames=counts, image_size=size))
+    counts, size = {"train": 3, "val": 1, "test": 3}, (kitti360_layout.WIDTH, kitti360_layout.HEIGHT)
+    small = replace(layouts.LAYOUTS["kitti360"], frames=counts, image_size=size)
+    monkeypatch.setitem(layouts.LAYOUTS, "kitti360", small)
 
 
 @pytest.fixture
@@ -266,6 +270,67 @@ def test_surroundocc(command: Command, tmp_path: Path, tiny: None) -> None:
     assert command("status", "all", "--data-root", root)[0] == 1  # Occ3D is not there
 
 
+DRIVE = "2013_05_28_drive_0009_sync"
+
+
+def test_kitti360_from_downloads_to_verified(command: Command, tmp_path: Path, tiny: None, reads: list[tuple[str, int]]) -> None:
+    root = kitti360_layout.write_raw(tmp_path / "kitti360")
+    code, out, _ = command("status", "kitti360", "--data-root", root)
+    assert code == 1 and "kitti360 test, labels: 3 of 3 files are missing" in out
+    assert "python -m experiments.data prepare kitti360" in out and "depth:" not in out
+    code, out, err = command("prepare", "kitti360", "--data-root", root)
+    assert (code, err) == (0, "") and "kitti360 test: 3 labels made, 0 were there, 0 cannot be made" in out
+    first = (root / f"preprocess/labels/{DRIVE}/000250_1_1.npy").stat().st_mtime_ns
+    code, out, _ = command("prepare", "kitti360", "--data-root", root)
+    assert code == 0 and "kitti360 train: 0 labels made, 3 were there" in out
+    assert (root / f"preprocess/labels/{DRIVE}/000250_1_1.npy").stat().st_mtime_ns == first
+    assert command("status", "kitti360", "--data-root", root)[0] == 0
+    code, out, err = command("verify", "kitti360", "--data-root", root, "--all")
+    assert (code, err) == (0, "") and "kitti360 test: 3 of 3 frames read completely and good" in out
+    reads.clear()
+    np.save(root / f"depth/{DRIVE}/000300.npy", np.full((188, 704), np.nan, np.float32))
+    code, out, _ = command("verify", "kitti360", "--data-root", root, "--all")
+    assert code == 1 and "000300.npy has NaN, infinite or negative values" in out and reads == [("test", 1)]
+
+
+def test_kitti360_without_depth_is_complete_for_most_rows(command: Command, tmp_path: Path, tiny: None) -> None:
+    root = kitti360_layout.write_raw(tmp_path / "kitti360", depth=False)
+    code, out, _ = command("prepare", "kitti360", "--data-root", root)
+    assert code == 0 and "test, depth: 3 of 3 files are missing: estimate it with MobileStereoNet" in out
+    code, out, _ = command("status", "kitti360", "--data-root", root)
+    assert code == 0 and "kitti360 test, depth: 3 of 3 files are missing" in out and "only read by Symphonies" in out
+    code, out, err = command("verify", "kitti360", "--data-root", root, "--frames", "1")
+    assert (code, err) == (0, "")
+
+
+def test_preparing_names_what_cannot_be_made_and_makes_the_rest(command: Command, tmp_path: Path, tiny: None) -> None:
+    root = kitti360_layout.write_raw(tmp_path / "kitti360")
+    label = root / f"data_2d_raw/{DRIVE}/voxels/000300.label"
+    whole = label.read_bytes()
+    label.write_bytes(whole[:1000])
+    code, out, _ = command("prepare", "kitti360", "--data-root", root)
+    assert code == 1 and f"{label} has 1000 bytes, expected 4194304" in out
+    assert "kitti360 test: 2 labels made, 0 were there, 1 cannot be made" in out
+    label.write_bytes(whole)
+    code, out, _ = command("prepare", "kitti360", "--data-root", root)
+    assert code == 0 and "kitti360 test: 1 labels made, 2 were there, 0 cannot be made" in out
+
+
+def test_other_data_sets_need_no_preparing(command: Command, occ3d: Path) -> None:
+    code, out, _ = command("prepare", "occ3d", "--data-root", occ3d)
+    assert code == 0 and "occ3d: nothing to prepare" in out
+    code, out, _ = command("prepare", "kitti360", "--data-root", occ3d)
+    assert code == 1 and "kitti360 test" in out and "SSCBench publishes KITTI-360's voxels" in out
+
+
+def test_a_cut_off_png_is_found(command: Command, tmp_path: Path, tiny: None) -> None:
+    root = kitti360_layout.write_layout(tmp_path / "kitti360")
+    image = root / f"data_2d_raw/{DRIVE}/image_00/data_rect/000250.png"
+    image.write_bytes(image.read_bytes()[:-6])
+    code, out, _ = command("verify", "kitti360", "--data-root", root, "--all")
+    assert code == 1 and "000250.png" in out and ("cut off" in out or "cannot be decoded" in out)
+
+
 def test_many_frames_are_read_by_several_processes(command: Command, occ3d: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "_FEW", 1)
     cut_off(an_image(occ3d, 0))
@@ -282,7 +347,8 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "no name": (["verify"], ["Missing argument", "--help"]),
     "unknown option": (["verify", "occ3d", "--frame", "3"], ["--frame"]),
     "no frames": (["verify", "occ3d", "--frames", "0", "--data-root", "."], ["--frames"]),
-    "unknown command": (["prepare", "occ3d"], ["prepare"]),
+    "unknown command": (["download", "occ3d"], ["download"]),
+    "nothing to prepare from": (["prepare", "occ4d", "--data-root", "."], ["unknown data set 'occ4d'"]),
 }
 
 
@@ -304,6 +370,6 @@ def test_the_data_root_of_the_environment(command: Command, occ3d: Path, monkeyp
 def test_real_frames(command: Command, real_frames: Path) -> None:
     """Real images and labels read completely; three frames are not the published split."""
     code, out, err = command("verify", "all", "--data-root", real_frames, "--all")
-    assert code == 1 and "4 problem(s)" in err  # the counts of the four splits and nothing else
+    assert code == 1 and "7 problem(s)" in err  # the counts of the four splits, the three of KITTI-360, and nothing else
     for split in ("occ3d train", "occ3d val", "surroundocc train", "surroundocc val"):
         assert f"{split}: 3 of 3 frames read completely and good" in out
