@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,12 +63,15 @@ def build(cell: Cell, grid: OccupancyGrid) -> OccupancyModel:
     from baselines.symphonies import symphonies_config
     from baselines.tpvformer import tpvformer_config
 
-    configurations = {"tpvformer": tpvformer_config, "surroundocc": surroundocc_config, "symphonies": symphonies_config}
-    configure = configurations[key]
-    config = configure(
+    configurations: dict[str, Callable[..., dict[str, Any]]] = {
+        "tpvformer": tpvformer_config,
+        "surroundocc": surroundocc_config,
+        "symphonies": symphonies_config,
+    }
+    config = configurations[key](
         size=preset.model_size,
         grid=grid,
-        gaussrender=dict(preset.gaussrender) if cell.row.gaussrender else None,
+        gaussrender=cell.gaussrender,
         renderer=cell.renderer,
         camera_seed=cell.seed,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from experiments.records import ROOT
-from experiments.spec import Cell, PresetName, Row, TableSpec
+from experiments.spec import Cell, PresetName, Row, TableSpec, ViewSpec
 
 if TYPE_CHECKING:
     from experiments.toyworld import ToyWorldConfig
@@ -49,15 +49,31 @@ class Plan:
 
     data_root         a folder with real data, or None for the generated world
     data_fingerprint  of the data every cell reads
+    cells             one or more a row; a row that shows another table's cell has that one (``Row.cell_of``)
     said              decisions taken for the user, one line each
     """
 
+    table: TableSpec
     preset: PresetName
     data_root: Path | None
     data_fingerprint: str
     renderers: tuple[str, ...]
     cells: tuple[Cell, ...]
     said: tuple[str, ...]
+
+
+def requests(spec: TableSpec | ViewSpec, rows: tuple[str, ...], **options: Any) -> tuple[Request, ...]:
+    """What a command asks for: one request for a table, for a view one a table in which a named (else: trained) row runs.
+
+    options: further fields of Request.
+    """
+    if isinstance(spec, TableSpec):
+        return (Request(table=spec, rows=rows, **options),)
+    if options.get("eval_only") or options.get("checkpoint"):
+        raise PlanError(f"--eval-only loads one model of one table: name {' or '.join(spec.parts)} instead of {spec.name}")
+    chosen = spec.select(list(rows))
+    able = [(table, named) for table, named in chosen if any(row.runs for row in named)]
+    return tuple(Request(table=table, rows=tuple(row.name for row in named), **options) for table, named in able or chosen)
 
 
 def make(request: Request, cuda: Callable[[], bool]) -> Plan:
@@ -69,12 +85,13 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
     _check_pretrained(request, preset, rows)
     overrides = _overrides(request, rows, preset, data_root)
     cells = tuple(
-        Cell(request.table, row, renderer, preset, seed, _overrides_of(row, overrides))
+        request.table.cell(row, renderer, preset, seed, _overrides_of(row, overrides))
         for seed in dict.fromkeys(request.seeds or request.table.default_seeds)
         for renderer in renderers
         for row in rows
     )
-    return Plan(preset, data_root, _data_fingerprint(request.table, preset, data_root), renderers, cells, tuple(said))
+    fingerprint = _data_fingerprint(request.table, preset, data_root)
+    return Plan(request.table, preset, data_root, fingerprint, renderers, cells, tuple(said))
 
 
 def _preset_and_data(request: Request, cuda: Callable[[], bool], said: list[str]) -> tuple[PresetName, Path | None]:

@@ -16,6 +16,8 @@ LOCAL = ROOT / "results" / "local"
 COMMITTED = ROOT / "results" / "records"
 QUOTED = ROOT / "results" / "quoted"
 SCHEMA_VERSION = 1
+MEASURED = ("seconds_per_iteration", "train_peak_memory_mb", "peak_memory_mb", "train_seconds", "eval_seconds", "parameters")
+"""Fields of a record that may be a table's column like a metric."""
 
 
 class RecordError(ValueError):
@@ -47,6 +49,11 @@ class Record(Strict):
     per_class  metric key -> class name -> number
     checks     side measurements of the same model, e.g. {"mIoU_shuffled_images": 5.1}
     overrides  what the command line changed against the preset (empty for a plain cell)
+    train_seconds          wall clock of training, reading of data included
+    seconds_per_iteration  median over the iterations of the last start, without the first ones (``IterationTimesHook``): forward,
+               backward and optimizer, without reading of data; None where too few were run, and in older records
+    peak_memory_mb, train_peak_memory_mb  of the whole cell, and up to the end of training (None: not trained, or an older
+               record): the allocator's on a GPU, else resident memory of the process, in MiB
     renderer_settings  what the backend really rendered with, where it differs from the paper's settings
     """
 
@@ -76,6 +83,15 @@ class Record(Strict):
     parameters: int
     samples: dict[str, int]
     mlflow_run_id: str | None = None
+    seconds_per_iteration: float | None = None
+    train_peak_memory_mb: float | None = None
+
+    def number(self, name: str) -> float | None:
+        """The metric, or the measured field of the record itself (``MEASURED``), called ``name``; None if there is none."""
+        if name in self.metrics:
+            return self.metrics[name]
+        value = getattr(self, name) if name in MEASURED else None
+        return None if value is None else float(value)
 
 
 class QuotedNumber(Strict):
@@ -150,3 +166,8 @@ def load_quoted(table: str, root: Path = QUOTED) -> list[QuotedNumber]:
         return [QuotedNumber.model_validate(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
         raise RecordError(f"{path} is not a valid list of quoted numbers: {error}") from error
+
+
+def load_published(table: str, root: Path = QUOTED) -> list[QuotedNumber]:
+    """Published numbers of a table and of its cells' other metrics, those of rendered views (``<table>_2d.json``)."""
+    return load_quoted(table, root) + load_quoted(f"{table}_2d", root)

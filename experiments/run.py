@@ -22,9 +22,9 @@ from typer.exceptions import TyperException
 
 from experiments import plan as planning
 from experiments.cells import CellFolder, ResultsError, results_root, unwritable
-from experiments.plan import Launcher, Plan, PlanError, Request, toyworld_config
+from experiments.plan import Launcher, Plan, PlanError, toyworld_config
 from experiments.records import Record, RecordError
-from experiments.spec import Cell, SpecError, TableSpec, load_table, table_names
+from experiments.spec import Cell, SpecError, TableSpec, ViewSpec, load_spec, spec_names
 from experiments.summary import print_cells, print_results, print_rows
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def command(
-    table: Annotated[str, typer.Argument(help="Table to run, for example table_occ3d.")],
+    table: Annotated[str, typer.Argument(help="Table to run, for example table_occ3d, or view of tables (table_2d).")],
     preset: Annotated[str | None, typer.Option(help="toy, mini or paper. Default: toy without a data root, else paper.")] = None,
     renderer: Annotated[list[str] | None, typer.Option(help="Renderers, one group of cells each.")] = None,
     row: Annotated[list[str] | None, typer.Option(help="Only rows that match, * and ? allowed.")] = None,
@@ -56,12 +56,12 @@ def command(
     """Train and evaluate the cells of a paper table, skip those that are finished, and print the table."""
     if launcher not in ("none", "pytorch", "slurm"):
         raise PlanError(f"unknown launcher '{launcher}' (known: none, pytorch, slurm)")
-    spec = load_table(table)
-    request = Request(
-        table=spec,
+    spec = load_spec(table)
+    requests = planning.requests(
+        spec,
+        tuple(row or ()),
         preset=preset,
         renderers=tuple(renderer or ()),
-        rows=tuple(row or ()),
         seeds=tuple(seed or ()),
         data_root=data_root,
         eval_only=eval_only,
@@ -70,70 +70,86 @@ def command(
         iterations=iterations,
     )
     console = Console(highlight=False, quiet=_rank() != 0)
-    plan = planning.make(request, _cuda)
-    for line in plan.said:
+    plans = tuple(planning.make(request, _cuda) for request in requests)
+    for line in dict.fromkeys(line for plan in plans for line in plan.said):
         console.print(escape(line), soft_wrap=True)
     root = results_root(results)
     if list_ or dry_run:
-        if list_:
-            print_rows(console, spec)
-        print_cells(console, plan, root, force)
+        for plan in plans:
+            if list_:
+                print_rows(console, plan.table)
+            print_cells(console, plan, root, force)
         return 0
     if launcher == "none":
-        return _run(spec, plan, root, checkpoint, force, "none", console)
+        return _run(spec, plans, root, checkpoint, force, "none", console)
     from experiments.runner import end_processes
 
     code = 1
     try:
-        code = _run(spec, plan, root, checkpoint, force, cast(Launcher, launcher), console)
+        code = _run(spec, plans, root, checkpoint, force, cast(Launcher, launcher), console)
     finally:
         end_processes(finished=code == 0)
     return code
 
 
 def _run(
-    spec: TableSpec, plan: Plan, root: Path, checkpoint: Path | None, force: bool, launcher: Launcher, console: Console
+    spec: TableSpec | ViewSpec,
+    plans: Sequence[Plan],
+    root: Path,
+    checkpoint: Path | None,
+    force: bool,
+    launcher: Launcher,
+    console: Console,
 ) -> int:
     _check_writable(root)
-    pending = [
-        cell for cell in plan.cells if force or not CellFolder(cell, root).finished(cell.fingerprint(plan.data_fingerprint))
-    ]
+    if launcher != "none":
+        _start(launcher, console)
     done: dict[str, Record] = {}
     failures: list[str] = []
-    job = _job(spec, plan, root, checkpoint, force, launcher, console) if pending or launcher != "none" else None
-    for cell in plan.cells:
-        if job is None or (launcher == "none" and cell not in pending):
-            done[cell.name] = _finished(cell, root, console)
-            continue
-        from experiments.runner import CellFailed, run_cell
+    for plan in plans:
+        pending = [
+            cell for cell in plan.cells if force or not CellFolder(cell, root).finished(cell.fingerprint(plan.data_fingerprint))
+        ]
+        job = _job(plan, root, checkpoint, force, launcher, console) if pending or launcher != "none" else None
+        for cell in plan.cells:
+            if job is None or (launcher == "none" and cell not in pending):
+                done[cell.key] = _finished(cell, root, console)
+                continue
+            from experiments.runner import CellFailed, run_cell
 
-        try:
-            done[cell.name] = run_cell(cell, job)
-        except KeyboardInterrupt:
-            _interrupted(cell, root)
-            return 130
-        except CellFailed as error:
-            failures.append(str(error))
-            _error(str(error))
-            if launcher != "none":
-                return 1  # the other processes wait inside this cell; the launcher ends them
+            try:
+                done[cell.key] = run_cell(cell, job)
+            except KeyboardInterrupt:
+                _interrupted(cell, root)
+                return 130
+            except CellFailed as error:
+                failures.append(str(error))
+                _error(str(error))
+                if launcher != "none":
+                    return 1  # the other processes wait inside this cell; the launcher ends them
     if done:
-        print_results(console, plan, done, root)
+        print_results(console, spec, plans, done, root)
     if failures:
-        _error(f"{len(failures)} of {len(plan.cells)} cells failed; the same command runs only these again")
+        count = sum(len(plan.cells) for plan in plans)
+        _error(f"{len(failures)} of {count} cells failed; the same command runs only these again")
     return 1 if failures else 0
 
 
-def _job(
-    spec: TableSpec, plan: Plan, root: Path, checkpoint: Path | None, force: bool, launcher: Launcher, console: Console
-) -> Job:
-    """Everything the cells share; the data is made here if it is to be generated."""
+def _start(launcher: Launcher, console: Console) -> None:
     with console.status("loading the libraries"):
-        from experiments.runner import Job, start_processes
+        from experiments.runner import start_processes
 
         start_processes(launcher)
+
+
+def _job(plan: Plan, root: Path, checkpoint: Path | None, force: bool, launcher: Launcher, console: Console) -> Job:
+    """Everything the cells share; the data is made here if it is to be generated."""
+    if launcher == "none":
+        _start("none", console)
+    from experiments.runner import Job
+
     return Job(
-        data_root=plan.data_root or _toyworld(spec, plan),
+        data_root=plan.data_root or _toyworld(plan),
         data_fingerprint=plan.data_fingerprint,
         results=root,
         checkpoint=checkpoint,
@@ -144,10 +160,10 @@ def _job(
     )
 
 
-def _toyworld(spec: TableSpec, plan: Plan) -> Path:
+def _toyworld(plan: Plan) -> Path:
     from experiments import toyworld
 
-    return toyworld.ensure(toyworld_config(spec, plan.preset))
+    return toyworld.ensure(toyworld_config(plan.table, plan.preset))
 
 
 def _finished(cell: Cell, root: Path, console: Console) -> Record:
@@ -194,7 +210,7 @@ def spread_lists(argv: Sequence[str], lists: Sequence[str] = _LISTS) -> list[str
 
     A table's name is never taken for a value, so that it may stand last.
     """
-    tables = set(table_names())
+    tables = set(spec_names())
     spread: list[str] = []
     current: str | None = None
     fed = False

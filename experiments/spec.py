@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import json
 import pkgutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -21,13 +21,17 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of a table: its key in a record's ``metrics``, its heading, and how it is read."""
+    """One number of a table: a key of a record's ``metrics`` or a field of the record (``Record.number``), and how it is read.
+
+    relative  a row is compared with its base by ratio ("+12.3 %"), not by difference
+    """
 
     metric: str
     title: str
     digits: int = 2
     higher_is_better: bool = True
     unit: str = "%"
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Row:
     note       printed under the table; says why a row is quoted only
     schedules  by preset, the row's own optimisation in place of the preset's
     pretrained_model  file with the whole image network's first weights, in place of ``Preset.pretrained`` where that is set
+    gaussrender_options  fields of GaussRenderConfig that differ from the preset's; of training only, the evaluation renders
+               every row of a preset alike
+    cell_of    (table, row) whose cell this row shows, see ``same_cell``
     """
 
     name: str
@@ -52,6 +59,8 @@ class Row:
     presets: tuple[PresetName, ...] = PRESETS
     options: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    gaussrender_options: dict[str, Any] = field(default_factory=dict)
+    cell_of: tuple[str, str] | None = None
     schedules: dict[PresetName, Schedule] = field(default_factory=dict)
     pretrained_model: str | None = None
 
@@ -131,6 +140,7 @@ class Preset:
                            the project or in OCC_CKPTS; None starts from random ones
     check_shuffled_images  evaluate once more with the validation images swapped between scenes: what a model scores
                            that does not look at its images
+    short_evaluation       evaluate the first samples only, for tables whose numbers are of training
     """
 
     data: DataPreset
@@ -139,11 +149,15 @@ class Preset:
     gaussrender: dict[str, Any] = field(default_factory=dict)
     pretrained: str | None = None
     check_shuffled_images: bool = False
+    short_evaluation: bool = False
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """A paper table: ``default_seeds`` are run when the command names none."""
+    """A paper table: ``default_seeds`` are run when the command names none.
+
+    brief  the README shows it folded, without classes, checks and figures (ablations)
+    """
 
     name: str
     title: str
@@ -153,6 +167,7 @@ class TableSpec:
     presets: dict[PresetName, Preset]
     default_seeds: tuple[int, ...] = (0,)
     notes: tuple[str, ...] = ()
+    brief: bool = False
 
     def row(self, name: str) -> Row:
         """The row called ``name``; raises SpecError with a suggestion."""
@@ -178,6 +193,58 @@ class TableSpec:
                 return value
         raise SpecError(_unknown("preset", name, list(self.presets)))
 
+    def cell(self, row: Row, renderer: str, preset: PresetName, seed: int, overrides: dict[str, Any] | None = None) -> Cell:
+        """The cell behind a row: the table's own, or that of the table and row that ``row.cell_of`` names.
+
+        Raises SpecError if that table trains on other data or at other sizes, so that it would not be the same cell.
+        """
+        if row.cell_of is None:
+            return Cell(self, row, renderer, preset, seed, overrides or {})
+        other = load_table(row.cell_of[0])
+        if (other.dataset, other.preset(preset)) != (self.dataset, self.preset(preset)):
+            raise SpecError(f"row '{row.name}' of {self.name} cannot be a cell of {other.name}: their preset {preset} differs")
+        return other.cell(other.row(row.cell_of[1]), renderer, preset, seed, overrides)
+
+
+def same_cell(table: TableSpec, row: str, **shown: Any) -> Row:
+    """A row that shows the cell of another table's row: trained once, recorded there, published there.
+
+    For an ablation's row that changes nothing against a main table. ``shown`` are fields that do not define the cell: name,
+    title, base, note, presets.
+    """
+    other = table.row(row)
+    return replace(other, **{"base": None, "cell_of": other.cell_of or (table.name, row), **shown})
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """Other metrics of the cells of other tables: running it runs those cells, and nothing is stored under its name.
+
+    parts  the tables; published numbers of these metrics are in ``results/quoted/<part>_2d.json``
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    parts: tuple[str, ...]
+
+    def tables(self) -> tuple[TableSpec, ...]:
+        """The tables shown."""
+        return tuple(load_table(part) for part in self.parts)
+
+    def select(self, globs: list[str]) -> list[tuple[TableSpec, list[Row]]]:
+        """Tables with their rows that match any glob (without globs: that are trained); every glob must match somewhere."""
+        tables = self.tables()
+        known = list(dict.fromkeys(row.name for table in tables for row in table.rows))
+        for pattern in globs:
+            if not any(fnmatchcase(name, pattern) for name in known):
+                raise SpecError(_unknown("row", pattern, known))
+        chosen = [
+            (table, [r for r in table.rows if (any(fnmatchcase(r.name, g) for g in globs) if globs else r.trained)])
+            for table in tables
+        ]
+        return [(table, rows) for table, rows in chosen if rows]
+
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
@@ -185,19 +252,52 @@ def _unknown(kind: str, name: str, known: list[str]) -> str:
     return f"unknown {kind} '{name}'{hint} (known: {', '.join(known)})"
 
 
-def table_names() -> list[str]:
-    """Names of all tables, found as modules of ``experiments.tables``."""
+def _load(name: str) -> TableSpec | ViewSpec:
+    spec: TableSpec | ViewSpec = importlib.import_module(f"experiments.tables.{name}").TABLE
+    return spec
+
+
+def spec_names() -> list[str]:
+    """Names of all tables and views, found as modules of ``experiments.tables``."""
     package = importlib.import_module("experiments.tables")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name.startswith("table_"))
 
 
-def load_table(name: str) -> TableSpec:
-    """The spec in ``experiments/tables/<name>.py``; raises SpecError with a suggestion."""
+def table_names() -> list[str]:
+    """Names of all tables that have cells of their own: without the views."""
+    return [name for name in spec_names() if isinstance(_load(name), TableSpec)]
+
+
+def view_names() -> list[str]:
+    """Names of all views."""
+    return [name for name in spec_names() if isinstance(_load(name), ViewSpec)]
+
+
+def load_spec(name: str) -> TableSpec | ViewSpec:
+    """The table or view in ``experiments/tables/<name>.py``; raises SpecError with a suggestion."""
     if name == "table_renderers":
         raise SpecError("table_renderers is measured, not trained: run `python -m renderers.compare --save`")
-    if name not in table_names():
-        raise SpecError(_unknown("table", name, table_names()))
-    return importlib.import_module(f"experiments.tables.{name}").TABLE
+    if name not in spec_names():
+        raise SpecError(_unknown("table", name, spec_names()))
+    return _load(name)
+
+
+def load_table(name: str) -> TableSpec:
+    """The table in ``experiments/tables/<name>.py``; raises SpecError with a suggestion, also for a view."""
+    spec = load_spec(name)
+    if isinstance(spec, ViewSpec):
+        raise SpecError(f"{name} has no cells of its own, it shows those of {', '.join(spec.parts)}: name one of them")
+    return spec
+
+
+# Fields that specs got later: while they have these values, fingerprints are what they were without them.
+_LATER: dict[str, Any] = {"gaussrender_options": {}, "short_evaluation": False, "pretrained_model": None}
+# Fields of a row that change nothing in its cell.
+_SHOWN = ("title", "note", "base", "presets", "cell_of")
+
+
+def _content(fields: dict[str, Any], leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {k: v for k, v in fields.items() if k not in leave_out and (k not in _LATER or v != _LATER[k])}
 
 
 @dataclass(frozen=True)
@@ -230,6 +330,11 @@ class Cell:
         return self.preset.pretrained and (self.row.pretrained_model or self.preset.pretrained)
 
     @property
+    def gaussrender(self) -> dict[str, Any] | None:
+        """Fields of GaussRenderConfig that the row trains with, None for a row without rendering."""
+        return {**self.preset.gaussrender, **self.row.gaussrender_options} if self.row.gaussrender else None
+
+    @property
     def variant(self) -> str:
         """ "" for the plain cell, else a short file-name-safe name of the overrides."""
         return "--".join(f"{k}={v}" if v is not True else k for k, v in sorted(self.overrides.items()))
@@ -240,16 +345,18 @@ class Cell:
         stem = f"{self.row.name}--{self.renderer}--seed{self.seed}"
         return f"{stem}--{self.variant}" if self.variant else stem
 
+    @property
+    def key(self) -> str:
+        """``<table>/<preset>/<name>``, unique among all cells."""
+        return f"{self.table.name}/{self.preset_name}/{self.name}"
+
     def fingerprint(self, data_fingerprint: str) -> str:
         """Hash of everything that defines the cell's numbers, except code: spec, preset, seed, overrides, data."""
-        row = {k: v for k, v in asdict(self.row).items() if k not in ("title", "note", "base", "presets", "schedules")}
-        if self.row.pretrained_model is None:
-            del row["pretrained_model"]
         content = {
             "table": self.table.name,
             "dataset": self.table.dataset,
-            "row": row,
-            "preset": asdict(self.preset),
+            "row": _content(asdict(self.row), (*_SHOWN, "schedules")),
+            "preset": _content(asdict(self.preset)),
             "renderer": self.renderer,
             "seed": self.seed,
             "overrides": self.overrides,

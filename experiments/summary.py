@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from experiments import records
 from experiments.cells import CellFolder
 from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
-from experiments.spec import Cell, Column, Row, TableSpec
+from experiments.spec import Column, Row, TableSpec, ViewSpec
 from experiments.tracking import tracking_uri
 
 
@@ -32,52 +32,63 @@ def print_rows(console: Console, spec: TableSpec) -> None:
 
 def print_cells(console: Console, plan: Plan, root: Path, force: bool) -> None:
     """Cells of a plan with their state on disk and what a run would do."""
-    table = Table(title=f"cells of preset {plan.preset}", title_justify="left")
+    table = Table(title=f"cells of {plan.table.name}, preset {plan.preset}", title_justify="left")
     for heading in ("cell", "state", "a run would"):
         table.add_column(heading, overflow="fold")
     for cell in plan.cells:
         state = CellFolder(cell, root).describe(cell.fingerprint(plan.data_fingerprint))
         action = "skip it" if state == "done" and not force else "continue it" if state.startswith("stopped") else "run it"
-        table.add_row(escape(cell.name), escape(state), action if not force else "run it again")
+        name = cell.name if cell.table.name == plan.table.name else f"{cell.name} (of {cell.table.name})"
+        table.add_row(escape(name), escape(state), action if not force else "run it again")
     console.print(table)
     console.print(f"results: {escape(str(root))}", soft_wrap=True)
 
 
-def print_results(console: Console, plan: Plan, done: Mapping[str, Record], root: Path) -> None:
-    """The table of a finished run: a column group a renderer, quoted numbers last."""
-    if not plan.cells:
-        return
-    spec = plan.cells[0].table
-    quoted = records.load_quoted(spec.name)
-    seeds = sorted({cell.seed for cell in plan.cells})
-    table = Table(title=f"{escape(spec.title)} - preset {plan.preset}, seed{'s' * (len(seeds) > 1)} {_list(seeds)}")
-    table.add_column("row")
-    for renderer in plan.renderers:
-        for column in spec.columns:
-            table.add_column(f"{column.title}\n{renderer}", justify="right")
-    for column in spec.columns:
-        table.add_column(f"{column.title}\nquoted", justify="right", style="dim")
-    for row in spec.rows:
-        ours = [_ours(plan.cells, done, row, r, c) for r in plan.renderers for c in spec.columns]
-        theirs = [_quoted(quoted, row, column) for column in spec.columns]
-        if any(text != "-" for text in ours + theirs):
-            table.add_row(escape(row.title), *ours, *theirs)
-    console.print(table)
-    if plan.preset == "toy":
+def print_results(
+    console: Console, spec: TableSpec | ViewSpec, plans: Sequence[Plan], done: Mapping[str, Record], root: Path
+) -> None:
+    """The table of a finished run, for a view one a table that it shows; ``done`` by the cells' keys."""
+    for plan in plans:
+        _print_numbers(console, plan, spec.columns, done)
+    if any(plan.preset == "toy" for plan in plans):
         console.print("toy numbers show that the pipeline works; they do not compare with published ones", soft_wrap=True)
+    folders = dict.fromkeys(str(root / cell.table.name / plan.preset) for plan in plans for cell in plan.cells)
     for line in (
-        f"records: {root / spec.name / plan.preset}",
+        f"records: {', '.join(folders)}",
         f"curves and figures: mlflow ui --backend-store-uri {tracking_uri()}",
         f"next: python -m experiments.run {spec.name} --list; python -m reports.publish {spec.name}; python -m reports.build",
     ):
         console.print(escape(line), soft_wrap=True)
 
 
-def _ours(cells: tuple[Cell, ...], done: Mapping[str, Record], row: Row, renderer: str, column: Column) -> str:
+def _print_numbers(console: Console, plan: Plan, columns: Sequence[Column], done: Mapping[str, Record]) -> None:
+    """The rows of a plan: a column group a renderer, quoted numbers last and only where there are some."""
+    quoted = records.load_published(plan.table.name)
+    seeds = sorted({cell.seed for cell in plan.cells})
+    title = f"{escape(plan.table.title)} - preset {plan.preset}, seed{'s' * (len(seeds) > 1)} {_list(seeds)}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("row")
+    for renderer in plan.renderers:
+        for column in columns:
+            table.add_column(f"{column.title}\n{renderer}", justify="right")
+    published = [c for c in columns if any(_quoted(quoted, row, c) != "-" for row in plan.table.rows)]
+    for column in published:
+        table.add_column(f"{column.title}\nquoted", justify="right", style="dim")
+    for row in plan.table.rows:
+        ours = [_ours(plan, done, row, r, c) for r in plan.renderers for c in columns]
+        theirs = [_quoted(quoted, row, column) for column in published]
+        if any(text != "-" for text in ours + theirs):
+            table.add_row(escape(row.title), *ours, *theirs)
+    console.print(table)
+
+
+def _ours(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str, column: Column) -> str:
+    shown = row.cell_of or (plan.table.name, row.name)
     values = [
-        done[cell.name].metrics[column.metric]
-        for cell in cells
-        if cell.row == row and cell.renderer == renderer and cell.name in done and column.metric in done[cell.name].metrics
+        value
+        for cell in plan.cells
+        if (cell.table.name, cell.row.name) == shown and cell.renderer == renderer and cell.key in done
+        if (value := done[cell.key].number(column.metric)) is not None
     ]
     if not values:
         return "-"
@@ -86,7 +97,7 @@ def _ours(cells: tuple[Cell, ...], done: Mapping[str, Record], row: Row, rendere
 
 
 def _quoted(quoted: list[QuotedNumber], row: Row, column: Column) -> str:
-    """The number of the paper or its readme; reruns and second-hand quotes stand in the README only."""
+    """The number of the paper or its readme; reruns and second-hand quotes are in the README only."""
     for kind in ("readme", "paper"):
         for number in quoted:
             if number.row == row.name and number.metric == column.metric and number.kind == kind:

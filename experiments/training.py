@@ -34,6 +34,7 @@ from experiments.engine import (
     CurvesHook,
     EndlessSampler,
     FiniteLossHook,
+    IterationTimesHook,
     SeedIterationHook,
     TrainClockHook,
     allow_checkpoint_types,
@@ -90,10 +91,14 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         models.load_pretrained(cell, model, pretrained_path(cell.pretrained))
     iterations = _iterations(cell, len(train)) if trains and train is not None else 0
     tracker.params(_params(cell, job, iterations))
+    # The preset's options, not the row's: all rows are looked at alike, whatever they were trained with.
     views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
     metric = OccupancyMetric(val.grid, rays=val.has_ray_origins)
     shown = ProgressHook(job.console, f"{cell.name}:")
-    test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SHORT, len(val)))) if cell.overrides.get("short") else val
+    short = cell.preset.short_evaluation or cell.overrides.get("short")
+    test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SHORT, len(val)))) if short else val
+    times = IterationTimesHook()
+    train_memory: float | None = None
     allow_checkpoint_types()  # late: loading other weights takes the permission back
     runner = CellRunner(
         model=model,
@@ -109,7 +114,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         # A scope outlives the Runner and would hide mmdet's and mmdet3d's registries from the next cell's model.
         default_scope=None,
         **(
-            _training(cell, folder, train, iterations, start, clock, tracker, shown)
+            _training(cell, folder, train, iterations, start, clock, tracker, [shown, times])
             if trains and train is not None
             else {"default_hooks": _HOOKS | {"param_scheduler": None, "checkpoint": None}, "custom_hooks": [shown]}
         ),
@@ -117,6 +122,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     try:
         if trains:
             runner.train()
+            train_memory = memory.megabytes()
         elif train is not None and isinstance(model, models.PriorModel):
             model.fit(fit_prior(train))
         elif job.checkpoint is not None:
@@ -161,6 +167,8 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         parameters=models.trainable_parameters(model),
         samples={"train": 0 if train is None else len(train), "val": len(test_set)},  # type: ignore[arg-type]
         mlflow_run_id=tracker.run_id,
+        seconds_per_iteration=times.median,
+        train_peak_memory_mb=train_memory,
     )
     tracker.metrics(metrics | {f"check/{name}": value for name, value in checks.items()}, step=iterations)
     tracker.metrics({f"{metric}/{name}": v for metric, values in per_class.items() for name, v in values.items()}, iterations)
@@ -196,7 +204,7 @@ def _training(
     start: Path | None,
     clock: Clock,
     tracker: Tracker,
-    shown: Hook,
+    watching: list[Hook],
 ) -> dict[str, Any]:
     """The Runner's arguments that make it train."""
     schedule = cell.schedule
@@ -213,7 +221,7 @@ def _training(
             folder.add_train_seconds(seconds)
 
     hooks: list[Hook] = [
-        shown,
+        *watching,
         SeedIterationHook(cell.seed),
         TrainingProgress(),
         FiniteLossHook(),
@@ -349,7 +357,7 @@ def _params(cell: Cell, job: Job, iterations: int) -> dict[str, Any]:
         "data_fingerprint": job.data_fingerprint,
         **{f"data.{name}": value for name, value in preset["data"].items()},
         **{f"schedule.{name}": value for name, value in asdict(cell.schedule).items()},
-        **{f"gaussrender.{name}": value for name, value in preset["gaussrender"].items() if cell.row.gaussrender},
+        **{f"gaussrender.{name}": value for name, value in (cell.gaussrender or {}).items()},
         **{f"override.{name}": value for name, value in cell.overrides.items()},
         **{f"version.{name}": value for name, value in environment.versions().items()},
         **{f"machine.{name}": value for name, value in environment.hardware().model_dump().items()},

@@ -12,8 +12,8 @@ import typer
 
 from experiments import renderer_records
 from experiments.records import ROOT, RecordError
-from experiments.spec import SpecError, load_table, table_names
-from reports import markdown, renderer_figures, renderers
+from experiments.spec import SpecError, TableSpec, load_spec, spec_names
+from reports import brief, markdown, renderer_figures, renderers, views
 from reports.figures import figures, stored_digest
 from reports.summary import Number, ReportError, Summary, summarise
 
@@ -65,11 +65,20 @@ def build(root: Path) -> Outputs:
         text = readme.read_bytes().decode()
     except FileNotFoundError as error:
         raise ReportError(f"{readme} does not exist; write one with the tables' markers") from error
-    for name in table_names():
-        summary = summarise(load_table(name), root / "results/records", root / "results/quoted")
-        links = _add(outputs, root, figures(summary))
-        text = replace_section(text, name, markdown.render(summary, links))
-        outputs.texts[root / "reports/tables" / f"{name}.csv"] = csv(summary)
+    specs = [load_spec(name) for name in spec_names()]
+    tables = [spec for spec in specs if isinstance(spec, TableSpec)]
+    summaries = {spec.name: summarise(spec, root / "results/records", root / "results/quoted") for spec in tables}
+    for spec in specs:
+        if not isinstance(spec, TableSpec):
+            section = views.render(spec, [summaries[part] for part in spec.parts])
+        elif spec.brief:
+            section = brief.render(summaries[spec.name])
+        else:
+            section = markdown.render(summaries[spec.name], _add(outputs, root, figures(summaries[spec.name])))
+        text = replace_section(text, spec.name, section)
+    for name, summary in summaries.items():
+        if not summary.spec.brief or brief.shown(summary):
+            outputs.texts[root / "reports/tables" / f"{name}.csv"] = csv(summary)
     machines = renderers.read(root / "results/records")
     links = _add(outputs, root, renderer_figures.figures(machines))
     text = replace_section(text, renderer_records.TABLE, renderers.render(machines, links))

@@ -1,4 +1,4 @@
-"""The README's part of one table, as GitHub markdown."""
+"""The README's part of one table, as GitHub markdown, and the blocks that views and ablations share with it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import pandas as pd
 
 from experiments.records import Record
 from experiments.spec import PRESETS, Column, Row
-from reports.summary import ABSENT, IMAGE_COLUMNS, PRIOR, QUOTED, RERUN, WHOLE, Gain, Group, Number, Summary, spread
+from reports.summary import ABSENT, PRIOR, QUOTED, RERUN, WHOLE, Gain, Group, Number, Summary, spread
 
 SHUFFLED = "mIoU_shuffled_images"
 
-_NOT_COMPARABLE = {
+# A column's heading says its unit; a published number's note that only repeats it is not printed.
+_UNITS = {"m": "metres"}
+
+NOT_COMPARABLE = {
     "toy": "**Not comparable with any published number.** The `toy` preset trains a small network for minutes on a small "
     "generated world, on coarser voxels. Compare rows of this table with each other, and with nothing else.",
     "mini": "**Not comparable with any published number.** The `mini` preset trains on a fifth of the samples with a short "
@@ -24,7 +27,7 @@ _NOT_COMPARABLE = {
 
 def render(summary: Summary, figures: dict[str, str]) -> str:
     """Markdown between a table's markers. ``figures``: path as the README links it -> caption."""
-    parts = [_published(summary), _gain_table(summary)]
+    parts = [_published(summary), gain_table(summary, summary.spec.columns)]
     presets = [p for p in PRESETS if summary.ours(p)]
     parts += [_ours(summary, preset) for preset in presets]
     if "paper" not in presets:
@@ -48,16 +51,16 @@ def gain_cell(gain: Gain | None, digits: int, expected: int) -> str:
     """``+0.41 ± 0.12 (+0.30 to +0.55)``: mean, sample standard deviation and range of the paired differences."""
     if gain is None:
         return ABSENT
-    return _difference(gain.difference, digits) + _odd_count(gain.difference, expected)
+    return difference(gain.difference, digits) + _odd_count(gain.difference, expected)
 
 
 def difference_cell(number: Number, digits: int) -> str:
     """A gain's text and the number of seeds."""
     count = len(number.seeds)
-    return f"{_difference(number, digits)}, {count} seed{'s' * (count != 1)}"
+    return f"{difference(number, digits)}, {count} seed{'s' * (count != 1)}"
 
 
-def _difference(number: Number, digits: int) -> str:
+def difference(number: Number, digits: int) -> str:
     text = f"{number.mean:+.{digits}f}"
     if number.std is not None:
         text += f" ± {number.std:.{digits}f} ({min(number.values):+.{digits}f} to {max(number.values):+.{digits}f})"
@@ -68,7 +71,7 @@ def _odd_count(number: Number, expected: int) -> str:
     return f" (n={len(number.seeds)})" if number.seeds and len(number.seeds) != expected else ""
 
 
-def _label(column: Column) -> str:
+def label(column: Column) -> str:
     unit = "" if column.unit == "%" else f" [{column.unit}]"
     return f"{column.title}{unit}{'' if column.higher_is_better else ' (lower is better)'}"
 
@@ -91,7 +94,7 @@ def details(title: str, *parts: str) -> str:
 # ---- the blocks of a section
 
 
-def _metric_table(summary: Summary, rows: Sequence[Row], columns: Sequence[Column], groups: Sequence[Group]) -> str:
+def metric_table(summary: Summary, rows: Sequence[Row], columns: Sequence[Column], groups: Sequence[Group]) -> str:
     """Rows x (metric x group), without metrics and published columns that hold no number."""
 
     def has(row: Row, column: Column) -> bool:
@@ -105,7 +108,7 @@ def _metric_table(summary: Summary, rows: Sequence[Row], columns: Sequence[Colum
             for group in groups:
                 if group.origin != "ours" and not any(summary.number(group, r.name, column.metric) for r in rows):
                     continue
-                key = f"{_label(column)}<br>{summary.heading(group)}"
+                key = f"{label(column)}<br>{summary.heading(group)}"
                 line[key] = cell(summary.number(group, row.name, column.metric), column.digits, summary.seed_count(group))
         lines.append(line)
     return markdown_table(lines) if kept else ""
@@ -118,60 +121,64 @@ def _published(summary: Summary) -> str:
     groups = [QUOTED, RERUN, *(summary.ours("paper") or [Group("ours", "paper")])]
     text = [
         "**Published numbers, and ours at the published configuration**",
-        _metric_table(summary, rows, spec.columns, groups),
+        metric_table(summary, rows, spec.columns, groups),
     ]
-    ran = [g for g in groups if g.origin != "ours" or g.renderer]
-    views = [r for r in rows if any(summary.number(g, r.name, c.metric) for g in ran for c in IMAGE_COLUMNS)]
-    if views:
-        text += [
-            "Metrics of rendered views (sensor cameras, opacity 0 or 1):",
-            _metric_table(summary, views, IMAGE_COLUMNS, ran),
-        ]
     text.append(
         f"`{ABSENT}`: not published, or not run. *Quoted*: printed by the authors, who took most base rows from other papers. "
-        "*Authors' rerun*: evaluation logs that they committed beside their code. Every number with its source: "
-        f"[`reports/tables/{spec.name}.csv`](reports/tables/{spec.name}.csv)."
+        f"*Authors' rerun*: evaluation logs that they committed beside their code. {csv_link(summary)} "
+        "Images, depth and the view from above of the same cells: [rendered views](#rendered-views)."
     )
-    text.append("\n".join(_remarks(summary)))
-    text.append(details("Published numbers per class", *(_per_class(summary, c, [QUOTED, RERUN]) for c in spec.columns)))
+    text.append("\n".join(remarks(summary, spec.columns)))
+    text.append(details("Published numbers per class", *(per_class(summary, c, [QUOTED, RERUN]) for c in spec.columns)))
     return "\n\n".join(part for part in text if part)
 
 
-def _remarks(summary: Summary) -> list[str]:
-    """Notes of the published numbers in the table, contradictions between sources, and the sources."""
-    spec = summary.spec
-    shown = {r.name: r.title for r in spec.rows}
-    titles = {c.metric: c.title for c in (*spec.columns, *IMAGE_COLUMNS)}
-    whole = [n for k, n in summary.numbers.items() if n.class_name == WHOLE and n.group.origin != "ours" and n.row in shown]
+def csv_link(summary: Summary) -> str:
+    """Where all numbers of a table are."""
+    path = f"reports/tables/{summary.spec.name}.csv"
+    return f"Every number with its source: [`{path}`]({path})."
+
+
+def remarks(summary: Summary, columns: Sequence[Column]) -> list[str]:
+    """Notes of the published numbers in these columns, contradictions between sources, and the sources."""
+    shown = {r.name: r.title for r in summary.spec.rows}
+    titles = {c.metric: c.title for c in columns}
+    units = {c.metric: c.unit for c in columns}
+    published = [n for n in summary.numbers.values() if n.group.origin != "ours" and n.row in shown and n.metric in titles]
+    whole = [n for n in published if n.class_name == WHOLE]
+    classes = {(n.row, n.metric): n.source for n in published if n.class_name != WHOLE and n.group == QUOTED}
     lines = [
-        f"- {shown[n.row]}, {titles.get(n.metric, n.metric)} {n.mean:g} ({summary.heading(n.group)}): {n.note}."
+        f"- {shown[n.row]}, {titles[n.metric]} {n.mean:g} ({summary.heading(n.group)}): {n.note}."
         for n in whole
-        if n.note and n.metric in {c.metric for c in spec.columns}
+        if n.note and n.note != _UNITS.get(units[n.metric])
     ]
-    lines += [
-        f"- {shown[a.row]}, {titles.get(a.metric, a.metric)}: {a.source} prints {a.mean:g}, {b.source} {b.mean:g}"
-        f"{f' ({b.note})' if b.note else ''}."
-        for a, b in summary.conflicts
-        if a.row in shown
-    ]
+    for a, b in summary.conflicts:
+        if a.row in shown and a.metric in titles:
+            note = f" ({b.note})" if b.note else ""
+            whose = "; the values per class are the latter's" if classes.get((a.row, a.metric)) == b.source != a.source else ""
+            lines.append(
+                f"- {shown[a.row]}, {titles[a.metric]}: {a.source} prints {a.mean:g}, {b.source} {b.mean:g}{note}{whose}."
+            )
     for group in (QUOTED, RERUN):
-        sources = list(dict.fromkeys(n.source for n in whole if n.group == group))
+        sources = list(dict.fromkeys(n.source for n in published if n.group == group))
         if sources:
             lines.append(f"- Sources, {summary.heading(group)}: {'; '.join(sources)}.")
     return lines
 
 
-def _gain_table(summary: Summary) -> str:
+def gain_table(summary: Summary, columns: Sequence[Column]) -> str:
     """Gains of every row over its base, side by side but each within its own origin."""
-    spec = summary.spec
-    groups = [g for g in (QUOTED, RERUN, *summary.ours()) if any(k[0] == g and not k[3] for k in summary.gains)]
+    spec, metrics = summary.spec, {c.metric for c in columns}
+    groups = [
+        g for g in (QUOTED, RERUN, *summary.ours()) if any(k[0] == g and k[2] in metrics and not k[3] for k in summary.gains)
+    ]
     lines = []
     for row in spec.rows:
-        for column in (*spec.columns, *IMAGE_COLUMNS):
+        for column in columns:
             found = {g: summary.gain(g, row.name, column.metric) for g in groups}
             if row.base is None or not any(found.values()):
                 continue
-            line = {"Row - base": f"{row.title} - {spec.row(row.base).title}", "Metric": _label(column)}
+            line = {"Row - base": f"{row.title} - {spec.row(row.base).title}", "Metric": label(column)}
             for group, gain in found.items():
                 line[summary.heading(group)] = gain_cell(gain, column.digits, summary.seed_count(group))
             lines.append(line)
@@ -193,25 +200,22 @@ def _ours(summary: Summary, preset: str) -> str:
     spec, groups = summary.spec, summary.ours(preset)
     rows = [r for r in spec.rows if r.runs and preset in r.presets]
     records = [r for r in summary.records if r.preset == preset]
-    text = [f"**Ours, `{preset}` preset** (mean ± sample standard deviation over seeds)", _NOT_COMPARABLE.get(preset, "")]
+    text = [f"**Ours, `{preset}` preset** (mean ± sample standard deviation over seeds)", NOT_COMPARABLE.get(preset, "")]
     if preset != "paper":
-        text += [_metric_table(summary, rows, spec.columns, groups), _metric_table(summary, rows, IMAGE_COLUMNS, groups)]
-    text += [_renderers(summary, preset), _checks(summary, rows, groups)]
-    text.append(details(f"Ours, {preset}, per class", *(_per_class(summary, c, groups) for c in spec.columns)))
-    text.append(
-        details(f"Ours, {preset}: time, memory, versions, commands", _costs(summary, rows, records), _conditions(records))
-    )
+        text.append(metric_table(summary, rows, spec.columns, groups))
+    text += [renderer_table(summary, preset, spec.columns), _checks(summary, rows, groups)]
+    text.append(details(f"Ours, {preset}, per class", *(per_class(summary, c, groups) for c in spec.columns)))
+    text.append(details(f"Ours, {preset}: time, memory, versions, commands", costs(summary, rows, records), conditions(records)))
     return "\n\n".join(part for part in text if part)
 
 
-def _renderers(summary: Summary, preset: str) -> str:
+def renderer_table(summary: Summary, preset: str, columns: Sequence[Column]) -> str:
     """What another renderer changes, seed by seed; "" where all records are of one."""
     pairs = [p for p in summary.renderer_pairs if p.preset == preset]
-    columns = (*summary.spec.columns, *IMAGE_COLUMNS)
     lines = []
     for row in summary.spec.rows:
         for column in columns:
-            line = {"Method": row.title, "Metric": _label(column)}
+            line = {"Method": row.title, "Metric": label(column)}
             for pair in pairs:
                 number = summary.renderer_differences.get((pair, row.name, column.metric))
                 if number is not None:
@@ -272,7 +276,7 @@ def _over(prior: float | None, values: list[float]) -> str:
     return spread([v / prior for v in values], 2) if prior else ABSENT
 
 
-def _per_class(summary: Summary, column: Column, groups: Sequence[Group]) -> str:
+def per_class(summary: Summary, column: Column, groups: Sequence[Group]) -> str:
     """Classes x (row x group), with the gain beside every row that has one."""
     names: list[str] = []
     for group in groups:
@@ -289,10 +293,10 @@ def _per_class(summary: Summary, column: Column, groups: Sequence[Group]) -> str
                 gain = summary.gain(group, row.name, column.metric, name)
                 line[f"gain of {row.title}<br>{title}"] = gain_cell(gain, column.digits, count)
         lines.append(line)
-    return f"{column.title.removeprefix('m')} per class\n\n{markdown_table(lines)}" if lines else ""
+    return f"{column.title.replace('mIoU', 'IoU')} per class\n\n{markdown_table(lines)}" if lines else ""
 
 
-def _costs(summary: Summary, rows: Sequence[Row], records: Sequence[Record]) -> str:
+def costs(summary: Summary, rows: Sequence[Row], records: Sequence[Record]) -> str:
     lines = []
     for row in rows:
         for renderer in sorted({r.renderer for r in records if r.row == row.name}):
@@ -319,7 +323,7 @@ def distinct(title: str, values: Iterable[str]) -> list[str]:
     return [f"- {title}: {value}" for value in dict.fromkeys(values) if value]
 
 
-def _conditions(records: Sequence[Record]) -> str:
+def conditions(records: Sequence[Record]) -> str:
     """Where the numbers come from: each distinct machine, set of versions, commit, data set and command once."""
 
     def machine(r: Record) -> str:

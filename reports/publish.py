@@ -1,6 +1,8 @@
 """Promote local records to the committed ones: ``python -m reports.publish TABLE [--preset P] [--row GLOB]``.
 
-``table_renderers`` has no presets and no rows: its records are chosen by workload (--row) and renderer.
+A view (``table_2d``) stands for the tables that it shows, and a row that shows another table's cell for that cell: its
+record goes to the other table's folder. ``table_renderers`` has no presets and no rows: its records are chosen by workload
+(--row) and renderer.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import typer
 from experiments import records, renderer_records
 from experiments.cells import results_root
 from experiments.records import Record, RecordError
-from experiments.spec import Cell, SpecError, TableSpec, load_table
+from experiments.spec import SpecError, TableSpec, ViewSpec, load_spec
+from reports import summary
 from reports.summary import ReportError
 
 State = Literal["new", "differs", "published", "variant"]
@@ -25,22 +28,31 @@ State = Literal["new", "differs", "published", "variant"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A local record as it would be committed, where it would go, and how it stands to what is there."""
+    """A local record as it would be committed, where it would go, and how it stands to what is there.
 
+    name  for people: ``toy/tpvformer--cpu--seed0``, the table in front where another one was asked for
+    row   of the table that was asked for
+    """
+
+    name: str
+    row: str
     source: Path
     target: Path
     record: Record
     state: State
 
 
-def candidates(spec: TableSpec, local: Path, committed: Path) -> Iterator[Candidate]:
-    """Every local record of a table; raises RecordError where a file is damaged or is not what its name says."""
-    for source, found in records.load_all(local, spec.name):
-        cell = Cell(spec, spec.row(found.row), found.renderer, found.preset, found.seed, found.overrides)  # type: ignore[arg-type]
+def candidates(spec: TableSpec, local: Path, committed: Path, asked: str) -> Iterator[Candidate]:
+    """Every local record behind a table's rows; ``asked`` is the table or view that the command names.
+
+    Raises RecordError where a file is damaged or is not what its name says.
+    """
+    for behind in summary.behind(spec, local):
+        source, found = behind.path, behind.record
+        cell = spec.cell(behind.row, found.renderer, found.preset, found.seed, found.overrides)  # type: ignore[arg-type]
         expected = records.path_of(found.table, found.preset, cell.name, local)
         if source != expected:
             raise RecordError(f"{source} holds the record of {expected.name}; delete it and run the cell again")
-        spec.preset(found.preset)
         record = found.model_copy(update={"command": public_command(found.command)})
         target = committed / source.relative_to(local)
         if record.overrides:
@@ -49,25 +61,30 @@ def candidates(spec: TableSpec, local: Path, committed: Path) -> Iterator[Candid
             state = "new"
         else:
             state = "published" if records.load(target) == record else "differs"
-        yield Candidate(source, target, record, state)
+        name = f"{'' if found.table == asked else found.table + '/'}{found.preset}/{cell.name}"
+        yield Candidate(name, behind.row.name, source, target, record, state)
 
 
-def select(spec: TableSpec, found: list[Candidate], preset: str | None, row: str | None, renderer: str | None) -> list[Candidate]:
+def select(
+    spec: TableSpec | ViewSpec, local: Path, committed: Path, preset: str | None, row: str | None, renderer: str | None
+) -> list[Candidate]:
     """Those that the options name; raises SpecError for an unknown row or preset, ReportError if nothing is left."""
-    rows = {r.name for r in spec.select([row] if row else [])}
-    if preset is not None:
-        spec.preset(preset)
-    chosen = [
-        c
-        for c in found
-        if c.record.row in rows
-        and preset in (None, c.record.preset)
-        and (renderer is None or fnmatchcase(c.record.renderer, renderer))
-    ]
+    globs = [row or "*"]
+    parts = [(spec, spec.select(globs))] if isinstance(spec, TableSpec) else spec.select(globs)
+    chosen, present = [], []
+    for table, rows in parts:
+        if preset is not None:
+            table.preset(preset)
+        names = {r.name for r in rows}
+        for c in candidates(table, local, committed, spec.name):
+            present.append(c.name)
+            fits = renderer is None or fnmatchcase(c.record.renderer, renderer)
+            if c.row in names and preset in (None, c.record.preset) and fits:
+                chosen.append(c)
     if not chosen:
-        present = ", ".join(sorted({f"{c.record.preset}/{c.source.stem}" for c in found})) or "none"
+        finished = ", ".join(sorted(set(present))) or "none"
         raise ReportError(
-            f"nothing to publish: no finished record of {spec.name} fits (finished: {present}); "
+            f"nothing to publish: no finished record of {spec.name} fits (finished: {finished}); "
             f"run `python -m experiments.run {spec.name}` first, or choose others with --preset, --row, --renderer"
         )
     return chosen
@@ -88,7 +105,7 @@ def _public_word(word: str) -> str:
 def publish(chosen: list[Candidate]) -> Iterator[str]:
     """Write what may be written, telling one line a record."""
     for candidate in chosen:
-        name = f"{candidate.record.preset}/{candidate.source.stem}"
+        name = candidate.name
         if candidate.state == "variant":
             changed = ", ".join(f"{k}={v}" for k, v in sorted(candidate.record.overrides.items()))
             yield f"refused  {name}: not the preset's cell ({changed})"
@@ -144,7 +161,7 @@ def publish_renderers(
 
 
 def main(
-    table: Annotated[str, typer.Argument(help="Table whose local records are published, e.g. table_occ3d.")],
+    table: Annotated[str, typer.Argument(help="Table or view whose local records are published, e.g. table_occ3d.")],
     preset: Annotated[str | None, typer.Option(help="Only this preset.")] = None,
     row: Annotated[str | None, typer.Option(help="Only rows (of table_renderers: workloads) that match this glob.")] = None,
     renderer: Annotated[str | None, typer.Option(help="Only renderers that match this glob.")] = None,
@@ -157,12 +174,10 @@ def main(
                 typer.echo(line)
             typer.echo("next: python -m reports.build")
             return
-        spec = load_table(table)
-        found = list(candidates(spec, results_root(), records.COMMITTED))
-        chosen = select(spec, found, preset, row, renderer)
+        chosen = select(load_spec(table), results_root(), records.COMMITTED, preset, row, renderer)
         if show:
             for candidate in chosen:
-                typer.echo(f"{candidate.state:9} {candidate.record.preset}/{candidate.source.stem}")
+                typer.echo(f"{candidate.state:9} {candidate.name}")
             return
         for line in publish(chosen):
             typer.echo(line)

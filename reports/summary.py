@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,7 +11,7 @@ from typing import Literal
 
 from experiments import records
 from experiments.records import QuotedNumber, Record
-from experiments.spec import PRESETS, Cell, Column, TableSpec
+from experiments.spec import PRESETS, Row, TableSpec
 
 ABSENT = "-"
 """Shown where there is no number: not published, or not run."""
@@ -24,15 +24,6 @@ PRIOR = "prior"
 
 EMPTY_CLASSES = ("free", "empty")
 """Names of the empty class: in the CSV, but in no mean and no per-class table."""
-
-IMAGE_COLUMNS = (
-    Column("image_mIoU", "image mIoU"),
-    Column("image_IoU", "image IoU"),
-    Column("depth_l1", "depth L1", digits=3, higher_is_better=False, unit="m"),
-    Column("bev_mIoU", "BEV mIoU"),
-    Column("bev_IoU", "BEV IoU"),
-)
-"""Metrics of rendered views: a small table of their own beside every 3D table (quoted under ``<table>_2d``)."""
 
 _QUOTED_ORDER = ("readme", "paper", "third_party_quote")
 
@@ -84,7 +75,10 @@ class Number:
 
 @dataclass(frozen=True)
 class Gain:
-    """Difference of a row to its base, like for like: same group, for ours the same seeds and data, seed by seed."""
+    """Difference of a row to its base, like for like: same group, for ours the same seeds and data, seed by seed.
+
+    In percent of the base where the column is ``relative``.
+    """
 
     base: str
     difference: Number
@@ -111,7 +105,8 @@ class Summary:
     conflicts  quoted numbers that differ from the one shown
     gains      one per (group, row, metric, class) that has a base
     renderer_differences  one per (pair, row, metric): other renderer minus first, seed by seed on the same data
-    records    committed records of the table, in path order
+    records    committed records behind the table's rows, in path order: a row that shows another table's cell has that
+               table's records, under its own name
     notes      what a reader must know about the pairing and the records
     """
 
@@ -177,16 +172,38 @@ def summarise(spec: TableSpec, records_root: Path, quoted_root: Path) -> Summary
     Raises RecordError (a file that is not a record), SpecError (a row or preset that the table does not have) and
     ReportError (records that must not be averaged).
     """
-    ours = [record for _, record in records.load_all(records_root, spec.name)]
+    ours = [found.record.model_copy(update={"row": found.row.name}) for found in behind(spec, records_root)]
     _validate(spec, ours)
-    published = records.load_quoted(spec.name, quoted_root) + records.load_quoted(f"{spec.name}_2d", quoted_root)
-    numbers, conflicts = _published(published)
+    numbers, conflicts = _published(records.load_published(spec.name, quoted_root))
     notes: list[str] = []
-    numbers |= _ours(ours)
+    numbers |= _ours(spec, ours)
     gains = _gains(spec, numbers, ours, notes)
     notes += _outdated(spec, ours)
     differences = _renderer_differences(spec, numbers, ours, notes)
     return Summary(spec, numbers, conflicts, gains, differences, ours, notes)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record behind a row of a table, and its file."""
+
+    row: Row
+    path: Path
+    record: Record
+
+
+def behind(spec: TableSpec, root: Path) -> Iterator[Found]:
+    """The records below ``root`` of a table's rows: its own, then those of other tables' cells that its rows show.
+
+    Raises RecordError for a damaged file and SpecError for a record whose row the table does not have.
+    """
+    for path, record in records.load_all(root, spec.name):
+        yield Found(spec.row(record.row), path, record)
+    for row in spec.rows:
+        if row.cell_of is not None:
+            for path, record in records.load_all(root, row.cell_of[0]):
+                if record.row == row.cell_of[1] and record.preset in spec.presets:
+                    yield Found(row, path, record)
 
 
 def _validate(spec: TableSpec, ours: list[Record]) -> None:
@@ -209,7 +226,10 @@ def _validate(spec: TableSpec, ours: list[Record]) -> None:
 
 
 def _published(entries: Iterable[QuotedNumber]) -> tuple[dict[tuple[Group, str, str, str], Number], list[tuple[Number, Number]]]:
-    """Published numbers by key, and those that contradict the one kept (the first of README, paper, third party)."""
+    """Published numbers by key, and those that contradict the one kept (the first of README, paper, third party).
+
+    Classes of a contradicting number are kept with its source where the number kept has none.
+    """
     kept: dict[tuple[Group, str, str, str], Number] = {}
     conflicts: list[tuple[Number, Number]] = []
     ranks = {kind: rank for rank, kind in enumerate(_QUOTED_ORDER)}
@@ -219,18 +239,19 @@ def _published(entries: Iterable[QuotedNumber]) -> tuple[dict[tuple[Group, str, 
         first = kept.setdefault((group, entry.row, entry.metric, WHOLE), whole)
         if first.values != whole.values:
             conflicts.append((first, whole))
-            continue
         for name, value in entry.per_class.items():
             kept.setdefault((group, entry.row, entry.metric, name), replace(whole, values=(value,), class_name=name))
     return kept, conflicts
 
 
-def _ours(ours: list[Record]) -> dict[tuple[Group, str, str, str], Number]:
+def _ours(spec: TableSpec, ours: list[Record]) -> dict[tuple[Group, str, str, str], Number]:
     collected: dict[tuple[Group, str, str, str], list[tuple[int, float]]] = defaultdict(list)
     for record in sorted(ours, key=lambda r: r.seed):
         group = Group("ours", record.preset, record.renderer)
-        for metric, value in record.metrics.items():
-            collected[group, record.row, metric, WHOLE].append((record.seed, value))
+        for metric in dict.fromkeys((*record.metrics, *(column.metric for column in spec.columns))):
+            value = record.number(metric)
+            if value is not None:
+                collected[group, record.row, metric, WHOLE].append((record.seed, value))
         for metric, values in record.per_class.items():
             for name, value in values.items():
                 collected[group, record.row, metric, name].append((record.seed, value))
@@ -246,6 +267,7 @@ def _gains(
     spec: TableSpec, numbers: dict[tuple[Group, str, str, str], Number], ours: list[Record], notes: list[str]
 ) -> dict[tuple[Group, str, str, str], Gain]:
     bases = {row.name: row.base for row in spec.rows if row.base}
+    relative = {column.metric for column in spec.columns if column.relative}
     data = {(Group("ours", r.preset, r.renderer), r.row): r.data_fingerprint for r in ours}
     gains: dict[tuple[Group, str, str, str], Gain] = {}
     for (group, row, metric, name), number in numbers.items():
@@ -258,7 +280,7 @@ def _gains(
         if data.get((group, row)) != data.get((group, base.row)):
             notes.append(f"No gain for {label}: it and its base were run on different data.")
             continue
-        common, values = _paired(number, base)
+        common, values = _paired(number, base, metric in relative)
         if group.origin == "ours" and set(number.seeds) != set(base.seeds):
             alone = ", ".join(map(str, sorted(set(number.seeds) ^ set(base.seeds))))
             notes.append(f"{label}: seeds without a partner ({alone}) are left out of the gain.")
@@ -297,12 +319,16 @@ def _where(group: Group) -> str:
     return f"{group.preset}, {group.renderer}" if group.origin == "ours" else group.origin
 
 
-def _paired(number: Number, base: Number) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Differences seed by seed over the seeds that both have; for published numbers, the one difference."""
+def _paired(number: Number, base: Number, relative: bool = False) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Differences seed by seed over the seeds that both have, ``relative`` in percent; for published numbers, the one."""
+
+    def difference(value: float, start: float) -> float:
+        return 100 * (value / start - 1) if relative else value - start
+
     if not number.seeds:
-        return (), (number.values[0] - base.values[0],)
+        return (), (difference(number.values[0], base.values[0]),)
     reference = dict(zip(base.seeds, base.values, strict=True))
-    pairs = [(s, v - reference[s]) for s, v in zip(number.seeds, number.values, strict=True) if s in reference]
+    pairs = [(s, difference(v, reference[s])) for s, v in zip(number.seeds, number.values, strict=True) if s in reference]
     return tuple(s for s, _ in pairs), tuple(v for _, v in pairs)
 
 
@@ -310,7 +336,7 @@ def _outdated(spec: TableSpec, ours: list[Record]) -> list[str]:
     """Records whose fingerprint no longer is that of their cell: the table's spec was edited after the run."""
     old = set()
     for record in ours:
-        cell = Cell(spec, spec.row(record.row), record.renderer, record.preset, record.seed)  # type: ignore[arg-type]
+        cell = spec.cell(spec.row(record.row), record.renderer, record.preset, record.seed)  # type: ignore[arg-type]
         if cell.fingerprint(record.data_fingerprint) != record.fingerprint:
             old.add(f"{spec.row(record.row).title} ({record.preset}, {record.renderer})")
     return [f"Measured with an earlier version of this table's spec: {'; '.join(sorted(old))}."] if old else []

@@ -47,6 +47,8 @@ class GaussRenderConfig:
         num_layers           hidden layers of the decoder; each has its own weights (upstream ties those beyond two)
         gaussian_scale       standard deviation in metres; None: published for the data set, and in the same ratio to
                              the voxel edge on a coarser grid
+        scale_factor         multiplies the published standard deviation, which follows the voxel edge: the same ratio means the
+                             same on every grid. Not together with ``gaussian_scale``
 
     Cameras (src/model/head/gaussian_render.py:286-445)
         camera_strategy      None: the data set's published one
@@ -81,6 +83,7 @@ class GaussRenderConfig:
     overwrite_opacity: bool = False
     num_layers: int = 2
     gaussian_scale: float | None = None
+    scale_factor: float = 1.0
 
     camera_strategy: Strategy | None = None
     num_cameras: int = 1
@@ -116,6 +119,10 @@ class GaussRenderConfig:
         for name in ("num_layers", "num_cameras", "image_reduction", "bev_reduction"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.scale_factor <= 0:
+            raise ValueError(f"scale_factor must be positive, got {self.scale_factor}")
+        if self.gaussian_scale is not None and self.scale_factor != 1:
+            raise ValueError("gaussian_scale is in metres and scale_factor multiplies the published one: set one of them")
         if self.camera_indices is not None and not self.camera_indices:
             raise ValueError("camera_indices is empty: name at least one camera, or use None to draw num_cameras of them")
         if not (self.with_camera or self.with_depth or self.with_bev or self.with_bev_depth):
@@ -138,7 +145,7 @@ PAPER = GaussRenderConfig()
 
 
 def gaussian_scale(grid: OccupancyGrid, config: GaussRenderConfig = PAPER) -> float:
-    """Standard deviation of the Gaussians in metres: the configured one, or the published one for the grid.
+    """Standard deviation of the Gaussians in metres: the configured one, or ``scale_factor`` times the published one.
 
     On a grid with other voxels than the paper's, the published ratio to the voxel edge is kept. Raises ValueError for a
     data set without a published scale.
@@ -150,7 +157,7 @@ def gaussian_scale(grid: OccupancyGrid, config: GaussRenderConfig = PAPER) -> fl
     if grid.dataset not in PUBLISHED_SCALE:
         raise ValueError(f"data set '{grid.dataset}' has no published Gaussian scale: set GaussRenderConfig.gaussian_scale")
     voxel, sigma = PUBLISHED_SCALE[grid.dataset]
-    return sigma if grid.voxel_size == voxel else sigma / voxel * grid.voxel_size
+    return config.scale_factor * (sigma if grid.voxel_size == voxel else sigma / voxel * grid.voxel_size)
 
 
 def camera_strategy(grid: OccupancyGrid, config: GaussRenderConfig = PAPER) -> Strategy:

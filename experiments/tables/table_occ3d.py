@@ -24,7 +24,9 @@ TABLE = TableSpec(
         Row("surroundocc", "SurroundOcc", model="surroundocc"),
         Row("surroundocc+gaussrender", "SurroundOcc + GaussRender", model="surroundocc", gaussrender=True, base="surroundocc"),
         Row("occformer", "OccFormer", note="quoted only"),
-        Row("renderocc", "RenderOcc", note="quoted only"),
+        Row("renderocc", "RenderOcc, 2D + 3D", note="quoted only"),
+        Row("renderocc-2d", "RenderOcc, 2D alone", note="quoted only"),
+        Row("tpvformer+gaussrender-images-only", "TPVFormer + GaussRender, images alone", note="quoted only"),
     ),
     presets={
         "toy": Preset(

@@ -359,6 +359,13 @@ def test_gaussian_scale(dataset: str, voxel: float, sigma: float) -> None:
     grid = OccupancyGrid((0, 0, 0), (voxel * 4,) * 3, voxel, NAMES, empty=0, dataset=dataset)
     assert gaussian_scale(grid) == pytest.approx(sigma, rel=1e-12)
     assert gaussian_scale(grid, GaussRenderConfig(gaussian_scale=0.3)) == 0.3
+    assert gaussian_scale(grid, GaussRenderConfig(scale_factor=0.5)) == pytest.approx(sigma / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"scale_factor": 0.0}, {"scale_factor": 2.0, "gaussian_scale": 0.3}])
+def test_a_scale_factor_is_positive_and_stands_alone(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="scale_factor"):
+        GaussRenderConfig(**options)
 
 
 def test_a_backends_own_settings_are_shown() -> None:

@@ -43,6 +43,11 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown option": (["table_tiny", "--rendrer", "cpu"], ["--rendrer", "--renderer"]),
     "unknown row": (["table_tiny", "--row", "smal"], ["unknown row 'smal'", "did you mean 'small'?"]),
     "row that is only quoted": (["table_tiny", "--row", "quoted"], ["quoted only", "small+gaussrender"]),
+    "unknown row of a view": (["table_tiny_2d", "--row", "smal"], ["unknown row 'smal'", "did you mean 'small'?"]),
+    "checkpoint for a view": (
+        ["table_tiny_2d", "--eval-only", "--checkpoint", "x.pth"],
+        ["one model of one table", "table_tiny or table_tiny_surroundocc"],
+    ),
     "unknown preset": (["table_tiny", "--preset", "toys"], ["unknown preset 'toys'", "did you mean 'toy'?"]),
     "unknown renderer": (["table_tiny", "--renderer", "gsplatt"], ["unknown renderer 'gsplatt'", "did you mean 'gsplat'?"]),
     "no data for a preset": (
@@ -128,6 +133,20 @@ def test_list_and_dry_run_show_cells_and_run_nothing(command: Command, tmp_path:
     assert code == 0
     assert "small--cpu--seed0--iterations=3" in out and "run it" in out and "prior" not in out
     assert not (tmp_path / "results").exists()
+
+
+def test_a_view_lists_the_cells_of_its_tables_and_an_ablation_those_that_it_shares(command: Command) -> None:
+    code, out, err = command("table_tiny_2d", "--list")
+    assert (code, err) == (0, "")
+    assert "cells of table_tiny, preset toy" in out and "cells of table_tiny_surroundocc, preset toy" in out
+    assert "surroundocc+gaussrender--cpu--seed0" in out and "prior--cpu--seed0" not in out, "trained rows only, unless named"
+    assert out.count("the generated driving world is used") == 1
+    code, out, _ = command("table_tiny_2d", "--dry-run", "--row", "prior", "small")
+    assert code == 0 and out.count("prior--cpu--seed0") == 2 and "small--cpu--seed0" in out
+    code, out, _ = command("table_tiny_ablation", "--list", "--seed", "0", "table_tiny_ablation")
+    assert code == 2, "a table's name is never taken for a value"
+    code, out, _ = command("--seed", "0", "1", "table_tiny_ablation", "--list")
+    assert code == 0 and "small--cpu--seed1 (of table_tiny)" in out and "wide--cpu--seed1" in out
 
 
 @pytest.mark.parametrize(

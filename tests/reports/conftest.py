@@ -9,26 +9,29 @@ import pytest
 
 from experiments import records
 from experiments.records import Hardware, Record
-from experiments.spec import Cell, load_table, table_names
+from experiments.spec import load_table, spec_names
 
 Make = Callable[..., Path]
 
 
 @pytest.fixture
 def make_record() -> Make:
-    """Writes one invented record of table_occ3d below a folder and returns its path."""
+    """Writes one invented record of a table (table_occ3d) below a folder and returns its path."""
 
-    def make(root: Path, row: str, seed: int, miou: float, **changes: object) -> Path:
-        spec = load_table("table_occ3d")
+    def make(root: Path, row: str, seed: int, miou: float, table: str = "table_occ3d", **changes: object) -> Path:
+        spec = load_table(table)
         fields = {"preset": "toy", "renderer": "cpu", "overrides": {}, "data_fingerprint": "toyworld-test"} | changes
-        cell = Cell(spec, spec.row(row), fields["renderer"], fields["preset"], seed, fields["overrides"])
+        cell = spec.cell(spec.row(row), fields["renderer"], fields["preset"], seed, fields["overrides"])
         record = Record(
             **{
                 "table": spec.name,
                 "row": row,
                 "seed": seed,
                 "metrics": {"mIoU": miou, "IoU": 2 * miou, "image_mIoU": miou + 5, "depth_l1": 1.5},
-                "per_class": {"mIoU": {"car": miou + 1, "truck": miou - 1, "free": 90.0}},
+                "per_class": {
+                    "mIoU": {"car": miou + 1, "truck": miou - 1, "free": 90.0},
+                    "image_mIoU": {"car": miou + 6, "truck": miou + 4},
+                },
                 "checks": {} if row == "prior" else {"mIoU_shuffled_images": miou / 2},
                 "fingerprint": cell.fingerprint(fields["data_fingerprint"]),
                 "git_commit": "0123456789abcdef",
@@ -56,7 +59,7 @@ def make_record() -> Make:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """An empty project: a README with markers, no records, the real quoted numbers."""
-    others = [name for name in table_names() if name != "table_occ3d"] + ["table_renderers"]
+    others = [name for name in spec_names() if name != "table_occ3d"] + ["table_renderers"]
     empty = "".join(f"<!-- {name}:start -->\n<!-- {name}:end -->\n\n" for name in others)
     (tmp_path / "README.md").write_text(
         f"# Title\n\n<!-- table_occ3d:start -->\nold\n<!-- table_occ3d:end -->\n\n{empty}end\n"

@@ -122,3 +122,28 @@ def test_a_record_under_a_wrong_name(folders, cli, make_record) -> None:
 )
 def test_public_command(private, public) -> None:
     assert publish.public_command(private) == public
+
+
+def test_a_view_publishes_the_tables_that_it_shows(folders, cli, make_record) -> None:
+    local, committed = folders
+    make_record(local, "tpvformer", 0, 10.0)
+    make_record(local, "surroundocc", 0, 10.0, table="table_surroundocc")
+    listed = cli("table_2d", "--list").output
+    assert "new       table_occ3d/toy/tpvformer--cpu--seed0" in listed and "table_surroundocc/toy/surroundocc" in listed
+    assert cli("table_2d", "--row", "tpv*").exit_code == 0
+    assert stems(committed) == ["table_occ3d/toy/tpvformer--cpu--seed0"]
+    assert cli("table_2d").exit_code == 0
+    assert stems(committed) == ["table_occ3d/toy/tpvformer--cpu--seed0", "table_surroundocc/toy/surroundocc--cpu--seed0"]
+    assert "unknown row 'nope'" in cli("table_2d", "--row", "nope").output
+
+
+def test_an_ablation_publishes_the_cells_that_it_shares(folders, cli, make_record) -> None:
+    local, committed = folders
+    make_record(local, "tpvformer", 0, 10.0)
+    make_record(local, "surroundocc", 0, 10.0)
+    make_record(local, "views-2", 0, 10.0, table="table_ablation_views")
+    result = cli("table_ablation_views")
+    assert result.exit_code == 0
+    assert "wrote    toy/views-2--cpu--seed0" in result.output
+    assert "wrote    table_occ3d/toy/tpvformer--cpu--seed0" in result.output
+    assert stems(committed) == ["table_ablation_views/toy/views-2--cpu--seed0", "table_occ3d/toy/tpvformer--cpu--seed0"]

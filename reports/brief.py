@@ -1,0 +1,60 @@
+"""The README's part of an ablation or another brief table: one line until it was run, then folded numbers with their gains."""
+
+from __future__ import annotations
+
+from experiments.spec import PRESETS, Column
+from reports import markdown
+from reports.summary import ABSENT, QUOTED, RERUN, Gain, Group, Summary
+
+
+def render(summary: Summary) -> str:
+    """Markdown between a brief table's markers."""
+    spec, groups = summary.spec, shown(summary)
+    if not groups:
+        return f"**{spec.title}** (`{spec.name}`): not run yet, `python -m experiments.run {spec.name}`."
+    text: list[str] = []
+    for group in groups:
+        text += [f"**{summary.heading(group)[0].upper()}{summary.heading(group)[1:]}**", _numbers(summary, group)]
+    published = [g for g in groups if g.origin != "ours"]
+    if published:
+        text.append("\n".join(markdown.remarks(summary, spec.columns)))
+    presets = [p for p in PRESETS if any(g.preset == p for g in groups)]
+    text += [markdown.NOT_COMPARABLE[p] for p in presets if p in markdown.NOT_COMPARABLE]
+    text.append("\n".join(f"- {note}" for note in (_LEGEND, *spec.notes, markdown.csv_link(summary))))
+    text.append(markdown.conditions([r for r in summary.records if r.preset in presets]))
+    text += [f"> {note}" for note in summary.notes]
+    return markdown.details(f"{spec.title} (<code>{spec.name}</code>)", *text)
+
+
+def shown(summary: Summary) -> list[Group]:
+    """Groups with numbers that are not another table's: a row that only shows another table's cell makes none."""
+    own = {(r.preset, r.renderer) for r in summary.records if r.table == summary.spec.name}
+    published = [g for g in (QUOTED, RERUN) if any(key[0] == g for key in summary.numbers)]
+    return published + [g for g in summary.ours() if (g.preset, g.renderer) in own]
+
+
+_LEGEND = "In the second line of a cell, the difference to the row's base; mean ± sample standard deviation over seeds."
+
+
+def _numbers(summary: Summary, group: Group) -> str:
+    """Rows x metrics of one group; below a number the difference to the row's base, seed by seed."""
+    spec, expected = summary.spec, summary.seed_count(group)
+    columns = [c for c in spec.columns if any(summary.number(group, r.name, c.metric) for r in spec.rows)]
+    lines = []
+    for row in spec.rows:
+        if not any(summary.number(group, row.name, c.metric) for c in columns):
+            continue
+        line = {"Training": f"{row.title}, {row.note}" if row.note else row.title}
+        for column in columns:
+            text = markdown.cell(summary.number(group, row.name, column.metric), column.digits, expected)
+            gain = summary.gain(group, row.name, column.metric)
+            line[markdown.label(column)] = text if gain is None or text == ABSENT else f"{text}<br>{difference(gain, column)}"
+        lines.append(line)
+    return markdown.markdown_table(lines)
+
+
+def difference(gain: Gain, column: Column) -> str:
+    """``+0.41 ± 0.12``, or ``+12.3 ± 0.4 %`` where the column compares by ratio."""
+    number, digits = gain.difference, 1 if column.relative else column.digits
+    deviation = "" if number.std is None else f" ± {number.std:.{digits}f}"
+    return f"{number.mean:+.{digits}f}{deviation}{' %' if column.relative else ''}"

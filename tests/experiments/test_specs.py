@@ -1,0 +1,142 @@
+"""Tables as data: fingerprints that committed records depend on, rows that are other tables' cells, ablations, views."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from run_tiny import TABLES
+
+import experiments.tables
+from baselines.gaussrender import PAPER, GaussRenderConfig
+from experiments.spec import (
+    PRESETS,
+    Cell,
+    SpecError,
+    ViewSpec,
+    load_spec,
+    load_table,
+    same_cell,
+    table_names,
+    view_names,
+)
+
+OCC3D = load_table("table_occ3d")
+BRIEF = [name for name in table_names() if load_table(name).brief]
+ABLATIONS = [name for name in BRIEF if name.startswith("table_ablation_")]
+
+
+@pytest.mark.parametrize(
+    ("table", "preset", "row", "fingerprint"),
+    [
+        ("table_occ3d", "toy", "tpvformer", "e68a159e70f11b67"),
+        ("table_occ3d", "toy", "tpvformer+gaussrender", "c7b225005e3a6f05"),
+        ("table_occ3d", "paper", "surroundocc+gaussrender", "ed79bdc02329bef5"),
+        ("table_surroundocc", "toy", "surroundocc+gaussrender", "9c6fb89908a89146"),
+    ],
+)
+def test_fingerprints_of_recorded_cells_stay(table: str, preset: Any, row: str, fingerprint: str) -> None:
+    """A new field of a spec must not make the committed records those of an earlier version."""
+    spec = load_table(table)
+    assert Cell(spec, spec.row(row), "cpu", preset, 0).fingerprint("x") == fingerprint
+
+
+def test_what_a_row_trains_with_is_in_its_fingerprint_and_what_it_shows_is_not() -> None:
+    row = OCC3D.row("tpvformer+gaussrender")
+    plain = Cell(OCC3D, row, "cpu", "toy", 0)
+    other = replace(plain, row=replace(row, gaussrender_options={"num_cameras": 2}))
+    assert other.fingerprint("x") != plain.fingerprint("x")
+    assert (plain.gaussrender, other.gaussrender) == ({"bev_reduction": 2}, {"bev_reduction": 2, "num_cameras": 2})
+    assert replace(plain, row=OCC3D.row("tpvformer")).gaussrender is None
+    shown = replace(plain, row=replace(row, title="other", note="other", base=None, presets=("toy",)))
+    assert shown.fingerprint("x") == plain.fingerprint("x")
+    short = replace(OCC3D.presets["toy"], short_evaluation=True)
+    table = replace(OCC3D, presets={"toy": short})
+    assert replace(plain, table=table).fingerprint("x") != plain.fingerprint("x")
+
+
+@pytest.mark.parametrize("name", BRIEF)
+def test_every_brief_table_runs_in_all_presets_with_valid_options(name: str) -> None:
+    table = load_table(name)
+    assert tuple(table.presets) == PRESETS
+    assert len({row.name for row in table.rows}) == len(table.rows)
+    for preset in PRESETS:
+        cells = [table.cell(row, "cpu", preset, 0) for row in table.rows]
+        assert len({cell.fingerprint("x") for cell in cells}) == len(cells), "no two rows are the same cell"
+        for row, cell in zip(table.rows, cells, strict=True):
+            assert row.base is None or table.row(row.base).trained
+            assert cell.row.trained
+            if cell.gaussrender is not None:
+                GaussRenderConfig(**cell.gaussrender)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_trains_only_what_differs_from_the_main_table(name: str) -> None:
+    table = load_table(name)
+    shared = [row for row in table.rows if row.cell_of is not None]
+    assert [row.cell_of for row in shared] == [("table_occ3d", "tpvformer"), ("table_occ3d", "tpvformer+gaussrender")]
+    known = {f.name for f in fields(GaussRenderConfig)}
+    for row in table.rows:
+        if row.cell_of is None:
+            assert row.gaussrender and row.gaussrender_options.keys() <= known
+            assert any(getattr(PAPER, field) != value for field, value in row.gaussrender_options.items())
+            assert table.cell(row, "cpu", "toy", 0).table is table
+        else:
+            assert table.cell(row, "cpu", "toy", 0) == OCC3D.cell(OCC3D.row(row.cell_of[1]), "cpu", "toy", 0)
+
+
+def test_losses_are_added_one_after_the_other() -> None:
+    terms = ("with_camera", "with_depth", "with_bev", "with_bev_depth")
+    on = []
+    for row in load_table("table_ablation_losses").rows[1:]:
+        config = GaussRenderConfig(**row.gaussrender_options)
+        on.append([getattr(config, term) for term in terms])
+    assert on == [[i <= n for i in range(4)] for n in range(4)]
+
+
+def test_another_tables_cell_is_refused_where_it_would_not_be_the_same() -> None:
+    ablation = load_table("table_ablation_losses")
+    row = ablation.row("tpvformer")
+    other = replace(ablation, presets={"toy": replace(ablation.presets["toy"], check_shuffled_images=False)})
+    with pytest.raises(SpecError, match="'tpvformer' of table_ablation_losses cannot be a cell of table_occ3d: their preset toy"):
+        other.cell(row, "cpu", "toy", 0)
+
+
+class TestViews:
+    @pytest.fixture(autouse=True)
+    def prepare(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(experiments.tables, "__path__", [*experiments.tables.__path__, TABLES])
+
+    def test_the_view_shows_the_three_main_tables(self) -> None:
+        view = load_spec("table_2d")
+        assert isinstance(view, ViewSpec) and "table_2d" in view_names() and "table_2d" not in table_names()
+        assert [t.name for t in view.tables()] == ["table_occ3d", "table_surroundocc", "table_kitti360"]
+        shown = {c.metric for c in view.columns}
+        assert not any(shown & {c.metric for c in t.columns} for t in view.tables()), "nothing is shown twice"
+
+    def test_rows_by_default_are_those_that_are_trained(self) -> None:
+        view = load_spec("table_tiny_2d")
+        assert isinstance(view, ViewSpec)
+        chosen = {t.name: [r.name for r in rows] for t, rows in view.select([])}
+        assert chosen["table_tiny"] == ["small", "small+gaussrender"]
+        assert chosen["table_tiny_surroundocc"] == ["tpvformer", "surroundocc", "surroundocc+gaussrender"]
+
+    def test_a_name_need_only_match_in_one_table(self) -> None:
+        view = load_spec("table_tiny_2d")
+        assert isinstance(view, ViewSpec)
+        assert [(t.name, [r.name for r in rows]) for t, rows in view.select(["small"])] == [("table_tiny", ["small"])]
+        with pytest.raises(SpecError, match="unknown row 'smal'; did you mean 'small'"):
+            view.select(["smal"])
+
+    def test_a_view_is_no_table(self) -> None:
+        with pytest.raises(SpecError, match="table_tiny_2d has no cells of its own, .* table_tiny, table_tiny_surroundocc"):
+            load_table("table_tiny_2d")
+
+
+def test_a_row_of_a_row_is_the_same_cell() -> None:
+    ablation = load_table("table_ablation_losses")
+    twice = same_cell(ablation, "tpvformer", name="again")
+    assert twice.cell_of == ("table_occ3d", "tpvformer")
+    table = replace(ablation, rows=(twice,))
+    assert table.cell(twice, "cpu", "toy", 0).key == "table_occ3d/toy/tpvformer--cpu--seed0"
