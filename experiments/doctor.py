@@ -122,12 +122,17 @@ def _data(named: Path | None) -> Iterator[Finding]:
 def _toyworld() -> Iterator[Finding]:
     from experiments import toyworld
 
-    for name in table_names():
-        preset = load_table(name).presets.get("toy")
+    seen: set[str] = set()
+    for table in sorted(map(load_table, table_names()), key=lambda table: table.brief):
+        name, preset = table.name, table.presets.get("toy")
         if preset is None or preset.data.source != "toyworld":
             continue
-        config = toyworld_config(load_table(name), "toy")
-        folder = toyworld.default_cache() / "toyworld" / toyworld.fingerprint(config)
+        config = toyworld_config(table, "toy")
+        fingerprint = toyworld.fingerprint(config)
+        if fingerprint in seen:
+            continue  # an ablation of a table reads that table's world
+        seen.add(fingerprint)
+        folder = toyworld.default_cache() / "toyworld" / fingerprint
         if folder.is_dir():
             frames = toyworld.summary(folder)["frames"]
             counts = ", ".join(f"{count} {split}" for split, count in frames.items())
