@@ -1,4 +1,4 @@
-"""A procedural driving world as a data set in an official layout; see ``writer.py`` for the files."""
+"""A procedural driving world as a data set in an official layout; see ``writer.py`` and ``kitti360.py`` for the files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from .writer import ToyWorldConfig, write
+from .config import ToyWorldConfig
+from .writer import write
 
 __all__ = ["ToyWorldConfig", "ensure", "ensure_at", "fingerprint", "summary"]
 
 GENERATOR_VERSION = 3  # raise it with every change to what is written in all layouts
-_LAYOUT_VERSIONS = {"surroundocc": 1}  # and these with changes to one layout; Occ3D's is the generator's
+_LAYOUT_VERSIONS = {"surroundocc": 1, "kitti360": 1}  # and these with changes to one layout; Occ3D's is the generator's
 _SUMMARY = "toyworld.json"
 
 
@@ -95,7 +96,7 @@ def _build(config: ToyWorldConfig, root: Path) -> None:
     from rich.progress import Progress
 
     _drop_stale_kernels()
-    splits = {split: config.size(split) for split in ("train", "val")}
+    splits = {split: config.size(split) for split in config.splits}
     total = sum(scenes * frames for scenes, frames in splits.values())
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("Generating the toy world", total=total)

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from . import ToyWorldConfig, ensure, ensure_at, summary
-from .catalogue import CLASS_NAMES
-from .writer import LAYOUTS
+from .config import LAYOUTS
+from .writer import class_names
 
 
 def main(
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default the cache.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another world.")] = 0,
-    layout: Annotated[str, typer.Option(help=f"On-disk layout: {' or '.join(LAYOUTS)}.")] = "occ3d",
+    layout: Annotated[str, typer.Option(help=f"On-disk layout: {', '.join(LAYOUTS)}.")] = "occ3d",
 ) -> None:
     """Generate the toy world unless it is there already, and print frames and class counts by split."""
     try:
@@ -33,11 +33,13 @@ def main(
         table.add_column(f"{split} ({frames} frames)", justify="right")
         table.add_column("share of occupied", justify="right")
     counts = note["visible_voxels"]
-    for index, name in enumerate(CLASS_NAMES):
+    names = class_names(layout)
+    empty = next(index for index, name in enumerate(names) if name in ("free", "empty"))
+    for index, name in enumerate(names):
         row = [name]
         for split in counts:
-            occupied = sum(counts[split][:-1])
-            share = f"{100 * counts[split][index] / occupied:.2f} %" if name != "free" else ""
+            occupied = sum(counts[split]) - counts[split][empty]
+            share = f"{100 * counts[split][index] / occupied:.2f} %" if index != empty else ""
             row += [f"{counts[split][index]:,}", share]
         table.add_row(*row)
     Console().print(table)

@@ -42,11 +42,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Model:
-    """An object without a place: class name, bounding size (length, width, height) in metres, parts."""
+    """An object without a place: class name, bounding size (length, width, height) in metres, parts.
+
+    ``kind`` tells things of one class apart; it is empty where the class says what a thing is.
+    """
 
     class_name: str
     size: Vector
     parts: tuple[Part, ...]
+    kind: str = ""
 
 
 DARK: Colour = (0.07, 0.07, 0.08)
@@ -251,13 +255,13 @@ def building(rng: Generator) -> Model:
         parts.append(_box(0, 0, tall, tall + 0.5, length + 0.6, depth + 0.6, _vary(rng, (0.35, 0.25, 0.22)), PLAIN))
     if rng.random() < 0.4:
         parts.append(_box(0, depth / 2 + 0.7, 2.6, 2.9, length * 0.6, 1.4, _vary(rng, (0.5, 0.2, 0.15)), PLAIN))
-    return Model("manmade", (length, depth, tall), tuple(parts))
+    return Model("manmade", (length, depth, tall), tuple(parts), "building")
 
 
 def wall(rng: Generator) -> Model:
     length, tall = rng.uniform(5, 11), rng.uniform(1.1, 2.3)
     paint = _pick(rng, [(0.66, 0.62, 0.56), (0.55, 0.4, 0.33)])
-    return Model("manmade", (length, 0.4, tall), (_box(0, 0, 0, tall, length, 0.35, paint, RIBS),))
+    return Model("manmade", (length, 0.4, tall), (_box(0, 0, 0, tall, length, 0.35, paint, RIBS),), "wall")
 
 
 def lamp(rng: Generator) -> Model:
@@ -267,7 +271,7 @@ def lamp(rng: Generator) -> Model:
         Part(CYLINDER, (0, 0, tall / 2), (0.14, 0.14, tall / 2), metal),
         _box(0.6, 0, tall - 0.15, tall, 1.5, 0.25, metal, PLAIN),
     ]
-    return Model("manmade", (0.4, 0.4, tall), tuple(parts))
+    return Model("manmade", (0.4, 0.4, tall), tuple(parts), "lamp")
 
 
 def sign(rng: Generator) -> Model:
@@ -277,7 +281,7 @@ def sign(rng: Generator) -> Model:
         Part(CYLINDER, (0, 0, tall / 2), (0.1, 0.1, tall / 2), (0.5, 0.5, 0.52)),
         _box(0.12, 0, tall - 0.9, tall, 0.1, 0.9, face, PLAIN),
     ]
-    return Model("manmade", (0.4, 0.9, tall), tuple(parts))
+    return Model("manmade", (0.4, 0.9, tall), tuple(parts), "sign")
 
 
 def tree(rng: Generator) -> Model:

@@ -42,7 +42,7 @@ def _ground_hit(
 
 @kernel
 def _render(
-    image: np.ndarray, origin: np.ndarray, rotation: np.ndarray, k: np.ndarray, geometry: np.ndarray,
+    image: np.ndarray, depth: np.ndarray, origin: np.ndarray, rotation: np.ndarray, k: np.ndarray, geometry: np.ndarray,
     shape: np.ndarray, pattern: np.ndarray, colour: np.ndarray, thing: np.ndarray, rect: np.ndarray,
     nearest: np.ndarray, streets: np.ndarray, patches: np.ndarray, light: np.ndarray, shadow: np.ndarray,
     corner: np.ndarray,
@@ -87,6 +87,7 @@ def _render(
                     r = light[8] + (light[5] - light[8]) * blend
                     g = light[9] + (light[6] - light[9]) * blend
                     bl = light[10] + (light[7] - light[10]) * blend
+                    depth[row, column] = best if hit >= 0 or kind >= 0 else np.inf
                     if hit >= 0 or kind >= 0:
                         far = best * stretch
                         x, y, z = ox + best * dx, oy + best * dy, oz + best * dz
@@ -217,11 +218,12 @@ def _cast_lidar(
 def render_camera(
     solids: Solids, streets: np.ndarray, patches: np.ndarray, light: np.ndarray, shadow: np.ndarray,
     corner: np.ndarray, origin: np.ndarray, rotation: np.ndarray, intrinsics: np.ndarray, width: int, height: int,
-) -> np.ndarray:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """What a pinhole camera sees, one ray through each pixel centre (at +0.5).
 
     origin [3] (m) and rotation [3, 3] place the camera (OpenCV axes) in the world; ``light`` as ``Light.row``;
-    ``shadow`` and its ``corner`` as from ``cast_shadows``. Returns [height, width, 3] uint8, BGR.
+    ``shadow`` and its ``corner`` as from ``cast_shadows``. Returns the image [height, width, 3] uint8, BGR, and the depth
+    [height, width] float32: metres along the camera's z axis, infinite in the sky.
     """
     g, half = solids.geometry, solids.half()
     signs = np.array([[i, j, k] for i in (-1, 1) for j in (-1, 1) for k in (-1, 1)])
@@ -243,12 +245,12 @@ def render_camera(
     rect = np.column_stack([u.min(1) - 1, v.min(1) - 1, u.max(1) + 1, v.max(1) + 1])
     rect[behind] = (0, 0, width, height)
     near = solids.take(seen)
-    image = np.empty((height, width, 3), np.uint8)
+    image, depth = np.empty((height, width, 3), np.uint8), np.empty((height, width), np.float32)
     _render(
-        image, origin, rotation, intrinsics, near.geometry, near.shape, near.pattern, near.colour, near.thing, rect,
+        image, depth, origin, rotation, intrinsics, near.geometry, near.shape, near.pattern, near.colour, near.thing, rect,
         nearest, streets, patches, light, shadow, corner,
     )  # fmt: skip
-    return image
+    return image, depth
 
 
 def cast_shadows(solids: Solids, sun: np.ndarray, middle: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from .catalogue import BOX, CLASS_ID, CONE, CYLINDER, ELLIPSOID
+from .catalogue import BOX, CLASS_ID, CONE, CYLINDER, ELLIPSOID, Model, Part
 from .ground import kernel
 from .world import Scene
 
@@ -44,10 +45,15 @@ class Solids:
         return self.take(np.flatnonzero(distance - radius < reach))
 
 
-class Assembly:
-    """A scene's parts, ready to be put in place for any instant."""
+def nuscenes_class(model: Model, part: Part) -> int:
+    """Occ3D's class id of a part of a model."""
+    return CLASS_ID[model.class_name]
 
-    def __init__(self, scene: Scene) -> None:
+
+class Assembly:
+    """A scene's parts, ready to be put in place for any instant; ``class_of`` says what a part of a model is."""
+
+    def __init__(self, scene: Scene, class_of: Callable[[Model, Part], int] = nuscenes_class) -> None:
         parts = [(i, part) for i, thing in enumerate(scene.things) for part in thing.model.parts]
         self._things = scene.things
         self._thing = np.array([i for i, _ in parts], dtype=np.int64)
@@ -56,8 +62,7 @@ class Assembly:
         self._shape = np.array([part.shape for _, part in parts], dtype=np.int64)
         self._pattern = np.array([part.pattern for _, part in parts], dtype=np.int64)
         self._colour = np.array([part.colour for _, part in parts], dtype=np.float64)
-        classes = [CLASS_ID[thing.model.class_name] for thing in scene.things]
-        self._class = np.array(classes, dtype=np.uint8)[self._thing]
+        self._class = np.array([class_of(scene.things[i].model, part) for i, part in parts], dtype=np.uint8)
         self._height = np.array([thing.height for thing in scene.things])
 
     def at(self, seconds: float) -> Solids:

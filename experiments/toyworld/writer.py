@@ -1,13 +1,14 @@
 """Drives through toy scenes and writes what the sensors record in the layout of a nuScenes occupancy data set.
 
-Below the root, in every layout: ``nuscenes/samples/`` (JPEG images, ``LIDAR_TOP`` as float32 rows x y z intensity
+Below the root, in each of these layouts: ``nuscenes/samples/`` (JPEG images, ``LIDAR_TOP`` as float32 rows x y z intensity
 ring) and ``nuscenes/lidarseg/v1.0-trainval/`` (uint8 raw nuScenes-lidarseg ids, one a lidar point).
 
     occ3d        ``bevdetv2-nuscenes_infos_{train,val}.pkl`` (keys of BEVDet-style info files) and
                  ``gts/<scene>/<token>/labels.npz``
     surroundocc  ``nuscenes_infos_{train,val}_sweeps_occ.pkl`` and ``surroundocc/samples/<lidar file>.npy``
 
-The world, its drives and its images are the same in all of them; see ``surroundocc.py`` for what is labelled there.
+The world, its drives and its images are the same in both; see ``surroundocc.py`` for what is labelled there. The layout of
+SSCBench-KITTI-360, with another car and no pickles, is ``kitti360.py``'s; ``write`` writes them all.
 Paths in the pickles start with ``./data/``, which stands for the root. A sweep and the voxels show one instant, the key
 frame's time stamp; every camera has its own time stamp some milliseconds earlier, with the ego pose and the moving
 things of that instant.
@@ -23,22 +24,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from . import surroundocc
+from . import kitti360, surroundocc
 from .catalogue import CLASS_NAMES, FREE
+from .config import ToyWorldConfig
+from .drive import KEY_FRAME, REACH, ego_pose, write_image
 from .raycast import cast_lidar, cast_shadows, render_camera
 from .solids import Assembly, Solids
-from .voxelise import GRID, OCC3D, Lattice, mark_visible, voxelise
+from .voxelise import OCC3D, Lattice, mark_visible, voxelise
 from .world import Scene, generate
 
-KEY_FRAME = 0.5  # s between key frames: 2 Hz
 _START = 1_600_000_000_000_000  # time stamp of the first scene, microseconds
-_REACH = 90.0  # m from the car beyond which nothing is drawn
 _LIDAR_REACH = 70.0
 _BEAMS = np.radians(np.linspace(-30.67, 10.67, 32))
 _COLUMNS = 1080
@@ -60,41 +61,6 @@ _BOX_CLASSES = (
     "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian",
     "traffic_cone",
 )  # fmt: skip
-
-LAYOUTS = ("occ3d", "surroundocc")
-
-
-@dataclass(frozen=True)
-class ToyWorldConfig:
-    """What to generate: seed, number of scenes a split, key frames a scene, image width (pixels), JPEG quality, layout."""
-
-    seed: int = 0
-    train_scenes: int = 32
-    val_scenes: int = 8
-    train_frames: int = 5
-    val_frames: int = 5
-    image_width: int = 400
-    jpeg_quality: int = 90
-    layout: Literal["occ3d", "surroundocc"] = "occ3d"
-
-    def __post_init__(self) -> None:
-        for name in ("train_scenes", "val_scenes", "train_frames", "val_frames"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"toy world: {name} must be at least 1, got {getattr(self, name)}")
-        if self.image_width < 64 or self.image_width % 16:
-            raise ValueError(f"toy world: image_width must be a multiple of 16 of at least 64, got {self.image_width}")
-        if not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(f"toy world: jpeg_quality must be 1 to 100, got {self.jpeg_quality}")
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"toy world: unknown layout '{self.layout}' (known: {', '.join(LAYOUTS)})")
-
-    @property
-    def image_height(self) -> int:
-        return self.image_width * 9 // 16
-
-    def size(self, split: str) -> tuple[int, int]:
-        """Scenes and key frames a scene of a split ("train" or "val")."""
-        return (self.train_scenes, self.train_frames) if split == "train" else (self.val_scenes, self.val_frames)
 
 
 @dataclass(frozen=True)
@@ -181,12 +147,8 @@ class Recorder:
         return (timestamp - self.start) * 1e-6
 
     def ego(self, timestamp: int) -> tuple[list[float], list[float]]:
-        """Rotation (w, x, y, z) and translation (m) of the ego frame in the global frame; it pitches a little."""
-        seconds = self._seconds(timestamp)
-        x, y, yaw = self.scene.way.pose(seconds)
-        pitch, roll, rate, phase = self.scene.sway
-        swing = 2 * math.pi * rate * seconds + phase
-        turn = Rotation.from_euler("ZYX", [yaw, pitch * math.sin(swing), roll * math.cos(1.3 * swing)])
+        """Rotation (w, x, y, z) and translation (m) of the ego frame in the global frame."""
+        turn, x, y = ego_pose(self.scene, self._seconds(timestamp))
         return _quaternion(turn), [float(x + self.site[0]), float(y + self.site[1]), 0.0]
 
     def _world(self, timestamp: int) -> np.ndarray:
@@ -206,7 +168,7 @@ class Recorder:
         timestamp = self._time(frame)
         world = self._world(timestamp)
         x, y = world[0, 3], world[1, 3]
-        solids = self.assembly.at(self._seconds(timestamp)).near(x, y, _REACH)
+        solids = self.assembly.at(self._seconds(timestamp)).near(x, y, REACH)
         light = self.scene.light.row()
         shadow, corner = cast_shadows(solids, light[:3], (x, y))
 
@@ -215,12 +177,13 @@ class Recorder:
             mount = self.rig[name]
             pose = self._world(camera["timestamp"]) @ mount.matrix
             assert mount.intrinsics is not None
-            moved = self.assembly.at(self._seconds(camera["timestamp"])).near(x, y, _REACH)
-            image = render_camera(
+            moved = self.assembly.at(self._seconds(camera["timestamp"])).near(x, y, REACH)
+            image, _ = render_camera(
                 moved, self.scene.streets, self.scene.patches, light, shadow, corner, pose[:3, 3].copy(),
                 pose[:3, :3].copy(), mount.intrinsics, self.config.image_width, self.config.image_height,
             )  # fmt: skip
-            self._write_image(self.root / camera["data_path"].removeprefix("./data/"), image)
+            path = self.root / camera["data_path"].removeprefix("./data/")
+            write_image(path, image, [cv2.IMWRITE_JPEG_QUALITY, self.config.jpeg_quality])
         write_labels = self._write_occ3d if self.config.layout == "occ3d" else self._write_surroundocc
         counts = write_labels(info, solids, world)
 
@@ -234,7 +197,7 @@ class Recorder:
     def _write_occ3d(self, info: dict[str, Any], solids: Solids, world: np.ndarray) -> np.ndarray:
         """Labels and masks in the ego frame; counts over voxels that the cameras see."""
         labels = self._voxels(solids, world, OCC3D)
-        camera_mask, lidar_mask = np.zeros(GRID, np.uint8), np.zeros(GRID, np.uint8)
+        camera_mask, lidar_mask = np.zeros(OCC3D.shape, np.uint8), np.zeros(OCC3D.shape, np.uint8)
         to_ego = np.linalg.inv(world)
         for name, camera in info["cams"].items():
             mount = self.rig[name]
@@ -257,12 +220,6 @@ class Recorder:
         counts = np.bincount(rows[:, 3], minlength=len(CLASS_NAMES))
         counts[FREE] = np.prod(surroundocc.LATTICE.shape) - len(rows)
         return counts
-
-    def _write_image(self, path: Path, image: np.ndarray) -> None:
-        done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.config.jpeg_quality])
-        if not done:
-            raise OSError(f"OpenCV could not encode {path}")
-        path.write_bytes(data.tobytes())
 
     def _write_lidar(self, frame: int, path: str, solids: Solids, pose: np.ndarray) -> np.ndarray:
         """Write a sweep and its point labels; returns the object index of every point (-1 on the ground)."""
@@ -360,33 +317,50 @@ class Recorder:
         info["ann_infos"] = (annotations, labels)
 
 
-def write(config: ToyWorldConfig, root: Path, workers: int, advance: Callable[[], None]) -> dict[str, list[int]]:
-    """Write both splits below ``root``; ``advance`` is called after each key frame.
-
-    Returns the class counts over the voxels that count in evaluation, by split. The numba kernels and the JPEG and zip
-    writers run without the interpreter's lock, so frames are recorded by ``workers`` threads at once.
-    """
+def _make_folders(config: ToyWorldConfig, root: Path) -> None:
     for sensor in (*_CAMERAS, "LIDAR_TOP"):
         (root / "nuscenes/samples" / sensor).mkdir(parents=True)
     (root / "nuscenes/lidarseg/v1.0-trainval").mkdir(parents=True)
     if config.layout == "surroundocc":
         (root / surroundocc.LABELS).mkdir(parents=True)
+
+
+def _write_infos(root: Path, split: str, infos: list[dict[str, Any]]) -> None:
+    with (root / f"bevdetv2-nuscenes_infos_{split}.pkl").open("wb") as file:
+        pickle.dump({"infos": infos, "metadata": {"version": "v1.0-trainval"}}, file, protocol=4)
+
+
+def class_names(layout: str) -> tuple[str, ...]:
+    """The classes of a layout's labels in the order of their ids, the one of empty voxels included."""
+    return kitti360.CLASSES if layout == "kitti360" else CLASS_NAMES
+
+
+def write(config: ToyWorldConfig, root: Path, workers: int, advance: Callable[[], None]) -> dict[str, list[int]]:
+    """Write all splits below ``root``; ``advance`` is called after each key frame.
+
+    Returns the class counts over the voxels that count in evaluation, by split. The numba kernels and the image and zip
+    writers run without the interpreter's lock, so frames are recorded by ``workers`` threads at once.
+    """
+    recorder_of: Callable[..., Recorder | kitti360.Recorder] = Recorder
+    finish: Callable[[Path, str, list[Any]], None] = _write_infos
+    if config.layout == "kitti360":
+        recorder_of, finish = kitti360.Recorder, kitti360.write_poses
+    else:
+        _make_folders(config, root)
+        if config.layout == "surroundocc":
+            finish = surroundocc.write_infos
     counts = {}
     with ThreadPoolExecutor(workers) as pool:
-        for split in ("train", "val"):
-            infos, total = [], np.zeros(len(CLASS_NAMES), np.int64)
+        for split in config.splits:
+            infos, total = [], np.zeros(len(class_names(config.layout)), np.int64)
             scenes, frames = config.size(split)
-            recorders = pool.map(lambda n, split=split: Recorder(config, root, split, n), range(scenes))
+            recorders = pool.map(lambda n, split=split: recorder_of(config, root, split, n), range(scenes))
             jobs = [pool.submit(recorder.record, frame) for recorder in recorders for frame in range(frames)]
             for job in jobs:
                 info, count = job.result()
                 infos.append(info)
                 total += count
                 advance()
-            if config.layout == "surroundocc":
-                surroundocc.write_infos(root, split, infos)
-            else:
-                with (root / f"bevdetv2-nuscenes_infos_{split}.pkl").open("wb") as file:
-                    pickle.dump({"infos": infos, "metadata": {"version": "v1.0-trainval"}}, file, protocol=4)
+            finish(root, split, infos)
             counts[split] = [int(n) for n in total]
     return counts

@@ -19,7 +19,7 @@ from experiments.toyworld import ToyWorldConfig, ensure, ensure_at, fingerprint,
 from experiments.toyworld.catalogue import BOX, CLASS_ID, CONE, CYLINDER, ELLIPSOID, FREE, WHEEL
 from experiments.toyworld.ground import BRICK, GRASS, PAINT, PAVING, ground_at, street_along, street_lateral
 from experiments.toyworld.solids import FAR, intersect
-from experiments.toyworld.voxelise import GRID, mark_visible
+from experiments.toyworld.voxelise import OCC3D, mark_visible
 from experiments.toyworld.world import Street, advance
 
 TINY = ToyWorldConfig(seed=3, train_scenes=1, val_scenes=1, train_frames=2, val_frames=2, image_width=208)
@@ -131,7 +131,7 @@ def test_lidar_points_lie_in_voxels_of_their_class(root: Path) -> None:
     deeper = points[:, :3] * (1 + 0.1 / np.linalg.norm(points[:, :3], axis=1, keepdims=True))
     ego = deeper @ to_ego[:3, :3].T + to_ego[:3, 3]
     index = np.floor((ego - [-40, -40, -1]) / 0.4).astype(int)
-    inside = ((index >= 0) & (index < GRID)).all(axis=1)
+    inside = ((index >= 0) & (index < OCC3D.shape)).all(axis=1)
     found = labels(root, info)["semantics"][tuple(index[inside].T)]
     expected = np.array([TO_OCC3D[int(value)] for value in raw[inside]])
     # edges, range noise and voxels shared by two things leave a few points out
@@ -180,7 +180,7 @@ def test_voxels_project_onto_what_the_camera_shows(root: Path) -> None:
 
 
 def test_camera_mask_ends_at_the_first_occupied_voxel() -> None:
-    grid, mask = np.full(GRID, FREE, np.uint8), np.zeros(GRID, np.uint8)
+    grid, mask = np.full(OCC3D.shape, FREE, np.uint8), np.zeros(OCC3D.shape, np.uint8)
     grid[110, 100, 3] = 4
     start = np.array([0.2, 0.2, 0.4])  # the middle of voxel 100, 100, 3
     mark_visible(mask, grid, start, np.eye(3), np.array([[1.0, 0.0, 0.0]]))
