@@ -6,7 +6,7 @@ from experiments.spec import Column, Row, StepSchedule, TableSpec
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 _IMAGE_SIZE = (1408, 376)
-_TOY, _MINI, _PAPER = (OCC3D.presets[name] for name in ("toy", "mini", "paper"))
+_TOY, _MINI, _PAPER = OCC3D.presets["toy"], OCC3D.presets["mini"], OCC3D.presets["paper"]
 
 # hustvl/Symphonies configs/schedules/adamw_lr2e-4_30e.yaml, there on four GPUs; GaussRender published no other for it.
 _SYMPHONIES = StepSchedule(
