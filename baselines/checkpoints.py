@@ -41,6 +41,17 @@ class CheckpointError(ValueError):
     """A checkpoint file that is absent, unreadable, unsafe or of another model."""
 
 
+class CheckpointMismatch(CheckpointError):
+    """A checkpoint of another model. The message counts what does not fit and names the first ones, ``names`` has them all.
+
+    names  what is wrong ("missing in the file", ...) -> parameter names, in the order of the model or the file
+    """
+
+    def __init__(self, message: str, names: Mapping[str, list[str]]) -> None:
+        super().__init__(message)
+        self.names = names
+
+
 def _history_method(owner: object, name: str) -> Any:
     """What ``getattr`` may do in a checkpoint: name one of the four statistics of mmengine's loss history."""
     if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
@@ -106,7 +117,8 @@ def load_released(model: nn.Module, path: str | Path, allow_missing_renderer: bo
     wzzheng/TPVFormer load too, which prefix ``tpv_``). ``allow_missing_renderer`` accepts a checkpoint trained without
     rendering for a model that has it; its decoder keeps its initial weights.
 
-    Returns the names left at their initial values. Raises CheckpointError with every name that does not fit.
+    Returns the names left at their initial values. Raises CheckpointMismatch with every name that does not fit, and
+    CheckpointError for a file that cannot be read.
     """
     state = read_state_dict(path)
     own = model.state_dict()
@@ -126,13 +138,13 @@ def load_released(model: nn.Module, path: str | Path, allow_missing_renderer: bo
             n for n, v in state.items() if ".ref_" in n and not torch.allclose(v, own[n].cpu(), atol=1e-5)
         ]
     if any(problems.values()):
-        raise CheckpointError(_report(Path(path), problems))
+        raise _mismatch(Path(path), problems)
     model.load_state_dict(state | {n: own[n] for n in excused}, strict=True)
     _mark_initialised(model)
     return excused
 
 
-def _report(path: Path, problems: Mapping[str, list[str]]) -> str:
+def _mismatch(path: Path, problems: Mapping[str, list[str]]) -> CheckpointMismatch:
     parts = [f"checkpoint '{path}' does not fit the model."]
     for what, names in problems.items():
         if names:
@@ -140,10 +152,10 @@ def _report(path: Path, problems: Mapping[str, list[str]]) -> str:
             parts.append(f"{len(names)} {what}: {', '.join(names[:12])}{more}.")
     lost = problems["missing in the file"]
     if lost and all(n.startswith(RENDERING_KEYS) for n in lost):
-        parts.append("It was trained without rendering: allow that, or build the model without it.")
+        parts.append("It was trained without rendering: take the model (the row) without GaussRender.")
     elif any(n.startswith(RENDERING_KEYS) for n in problems["unknown to the model"]):
-        parts.append("It was trained with rendering: build the model with it.")
-    return " ".join(parts)
+        parts.append("It was trained with rendering: take the model (the row) with GaussRender.")
+    return CheckpointMismatch(" ".join(parts), {what: names for what, names in problems.items() if names})
 
 
 def load_fcos3d_pretrain(model: nn.Module, path: str | Path) -> list[str]:
@@ -183,7 +195,7 @@ def _load_pretrain(model: nn.Module, path: str | Path, state: Mapping[str, Tenso
     counters = "num_batches_tracked"  # absent from files of old PyTorch versions, and unused
     lost = [n for n in own if n.startswith(whole) and not n.endswith(counters) and n not in loaded]
     if lost:
-        raise CheckpointError(_report(Path(path), {"missing in the file": lost, "unknown to the model": []}))
+        raise _mismatch(Path(path), {"missing in the file": lost, "unknown to the model": []})
     model.load_state_dict(loaded, strict=False)
     _mark_initialised(model)
     return list(loaded)

@@ -16,7 +16,7 @@ from mmengine.dist import broadcast_object_list, get_dist_info, init_dist
 from mmengine.logging import MMLogger
 from rich.markup import escape
 
-from baselines.checkpoints import CheckpointError
+from baselines.checkpoints import CheckpointError, CheckpointMismatch
 from experiments import records
 from experiments.cells import CellFolder, Progress, now
 from experiments.datasets.unpickle import DataError
@@ -161,7 +161,15 @@ def _tags(cell: Cell) -> dict[str, str]:
 
 
 def _explained(error: BaseException, cell: Cell, folder: CellFolder) -> BaseException:
-    """User's mistakes as they are; anything else as CellFailed, with the traceback in the work folder."""
+    """User's mistakes as they are; anything else as CellFailed, with the traceback in the work folder.
+
+    All names of a checkpoint that does not fit go to a file, where the message names the first ones.
+    """
+    if isinstance(error, CheckpointMismatch):
+        file = folder.work_dir / "checkpoint_mismatch.txt"
+        lines = [f"{what}: {name}\n" for what, names in error.names.items() for name in names]
+        file.write_text("".join(lines), encoding="utf-8")
+        return CheckpointError(f"{error} All {len(lines)}, one a line: {file}")
     if not isinstance(error, Exception) or isinstance(error, (DataError, CheckpointError, PlanError, records.RecordError)):
         return error
     file = folder.work_dir / "error.txt"

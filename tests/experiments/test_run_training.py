@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -162,6 +163,13 @@ def test_a_foreign_checkpoint_is_refused_by_name(
     code, _, err = run("--row", "small", "--eval-only", "--checkpoint", str(path))
     assert code == 2
     assert err.count("\n") == 1 and "foreign.pth" in err
+    if content == "other model":
+        [report] = (finished / "results").rglob("checkpoint_mismatch.txt")
+        assert str(report) in err
+        lines = report.read_text().splitlines()
+        assert "unknown to the model: layer.weight" in lines
+        assert "missing in the file: head.level_embeds" in lines
+        assert len(lines) == int(re.search(r"All (\d+), one a line", err)[1])  # type: ignore[index]
 
 
 def test_a_nan_loss_stops_its_cell_names_it_and_leaves_the_others(
