@@ -17,8 +17,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from typer.exceptions import TyperException
 
+from experiments.command import Interrupted, complain, guarded
 from experiments.datasets.inventory import Part, inventory
 from experiments.datasets.layouts import LAYOUTS, layout_of
 from experiments.datasets.unpickle import DataError
@@ -84,8 +84,7 @@ def prepare(name: _Name, data_root: _Root = None) -> int:
             else:
                 _say(console, f"{dataset}: nothing to prepare, its labels are read as they are published")
     except KeyboardInterrupt:
-        _error("interrupted; labels written so far are complete, the same command goes on from there")
-        return 130
+        raise Interrupted("interrupted; labels written so far are complete, the same command goes on from there") from None
     return 1 if failed else 0
 
 
@@ -147,10 +146,9 @@ def verify(
             for split in layout_of(dataset).splits:
                 problems += _verify_split(dataset, root, split, None if all_ else frames, seed, console)
     except KeyboardInterrupt:
-        _error("interrupted; frames that were read are noted, the same command goes on from there")
-        return 130
+        raise Interrupted("interrupted; frames that were read are noted, the same command goes on from there") from None
     if problems:
-        _error(f"{problems} problem(s) found in {root}; once they are mended, the same command reads only what changed")
+        complain(f"{problems} problem(s) found in {root}; once they are mended, the same command reads only what changed")
     return 1 if problems else 0
 
 
@@ -238,21 +236,10 @@ def _say(console: Console, line: str) -> None:
     console.print(escape(line), soft_wrap=True)
 
 
-def _error(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    try:
-        arguments = list(sys.argv[1:] if argv is None else argv)
-        return int(app(args=arguments, prog_name="python -m experiments.data", standalone_mode=False) or 0)
-    except TyperException as error:  # an option or argument that the command line does not have
-        _error(f"{error.format_message() if hasattr(error, 'format_message') else error} (see --help)")
-        return 2
-    except (DataError, OSError) as error:
-        _error(str(error))
-        return 2
+    words = sys.argv[1:] if argv is None else argv
+    return guarded(app, words, "python -m experiments.data", "interrupted; nothing was changed", (OSError,))
 
 
 if __name__ == "__main__":

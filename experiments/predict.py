@@ -18,9 +18,10 @@ from rich.markup import escape
 
 from experiments import plan as planning
 from experiments.cells import WEIGHTS, CellFolder, results_root
+from experiments.command import guarded
 from experiments.datasets.layouts import layout_of
 from experiments.plan import Plan, PlanError, Request, toyworld_config
-from experiments.run import guarded, spread_lists
+from experiments.run import spread_lists
 from experiments.spec import Cell, TableSpec, load_table
 
 if TYPE_CHECKING:

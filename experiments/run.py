@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import tempfile
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -18,13 +16,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.console import Console
 from rich.markup import escape
-from typer.exceptions import TyperException
 
 from experiments import plan as planning
-from experiments.cells import CellFolder, ResultsError, results_root, unwritable
+from experiments.cells import CellFolder, results_root, unwritable
+from experiments.command import Interrupted, complain, guarded, rank
 from experiments.plan import Launcher, Plan, PlanError, toyworld_config
-from experiments.records import Record, RecordError
-from experiments.spec import Cell, SpecError, TableSpec, ViewSpec, load_spec, spec_names
+from experiments.records import Record
+from experiments.spec import Cell, TableSpec, ViewSpec, load_spec, spec_names
 from experiments.summary import print_cells, print_results, print_rows
 
 if TYPE_CHECKING:
@@ -69,7 +67,7 @@ def command(
         short=short,
         iterations=iterations,
     )
-    console = Console(highlight=False, quiet=_rank() != 0)
+    console = Console(highlight=False, quiet=rank() != 0)
     plans = tuple(planning.make(request, _cuda) for request in requests)
     for line in dict.fromkeys(line for plan in plans for line in plan.said):
         console.print(escape(line), soft_wrap=True)
@@ -120,18 +118,17 @@ def _run(
             try:
                 done[cell.key] = run_cell(cell, job)
             except KeyboardInterrupt:
-                _interrupted(cell, root)
-                return 130
+                raise _interrupted(cell, root) from None
             except CellFailed as error:
                 failures.append(str(error))
-                _error(str(error))
+                complain(str(error))
                 if launcher != "none":
                     return 1  # the other processes wait inside this cell; the launcher ends them
     if done:
         print_results(console, spec, plans, done, root)
     if failures:
         count = sum(len(plan.cells) for plan in plans)
-        _error(f"{len(failures)} of {count} cells failed; the same command runs only these again")
+        complain(f"{len(failures)} of {count} cells failed; the same command runs only these again")
     return 1 if failures else 0
 
 
@@ -183,26 +180,16 @@ def _check_writable(root: Path) -> None:
         raise unwritable(root, error) from error
 
 
-def _interrupted(cell: Cell, root: Path) -> None:
+def _interrupted(cell: Cell, root: Path) -> Interrupted:
     checkpoints = CellFolder(cell, root).checkpoints()
     where = f"from iteration {checkpoints[0].stem.removeprefix('iter_')}" if checkpoints else "from its start"
-    _error(f"interrupted; finished cells are kept, the same command continues {cell.name} {where}")
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    return Interrupted(f"interrupted; finished cells are kept, the same command continues {cell.name} {where}")
 
 
 def _cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _error(message: str) -> None:
-    # Every process speaks: the first to fail may be the only one that knows why, and the launcher ends the others.
-    who = f" (process {_rank()})" if _rank() else ""
-    print(f"error{who}: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 def spread_lists(argv: Sequence[str], lists: Sequence[str] = _LISTS) -> list[str]:
@@ -235,45 +222,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     _argv = list(sys.argv[1:] if argv is None else argv)
     interrupted = "interrupted before a cell was at work; nothing is lost"
     return guarded(app, spread_lists(_argv), "python -m experiments.run", interrupted)
-
-
-def guarded(
-    application: typer.Typer, argv: Sequence[str], name: str, interrupted: str, mistakes: tuple[type[Exception], ...] = ()
-) -> int:
-    """Run a command line so that every mistake is one line on stderr; returns the exit code.
-
-    name         of the program, for its help
-    interrupted  what is said after Ctrl-C
-    mistakes     further errors whose message was written for the user
-    """
-    try:
-        return int(application(args=list(argv), prog_name=name, standalone_mode=False) or 0)
-    except KeyboardInterrupt:
-        _error(interrupted)
-        return 130
-    except TyperException as error:  # an option or argument that the command line does not have
-        _error(f"{error.format_message() if hasattr(error, 'format_message') else error} (see --help)")
-        return 2
-    except Exception as error:  # noqa: BLE001 - what is not the user's mistake is a fault of ours
-        if isinstance(error, (*mistakes, *_user_errors())):
-            _error(str(error))
-            return 2
-        handle, file = tempfile.mkstemp(prefix="occupancy-run-", suffix=".log")
-        with os.fdopen(handle, "w", encoding="utf-8") as log:
-            log.write(traceback.format_exc())
-        print(f"error: {type(error).__name__}: {error} (a fault of this program; traceback: {file})", file=sys.stderr)
-        return 1
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
-    """Errors whose message was written for the user, by whoever found the mistake."""
-    from baselines.checkpoints import CheckpointError
-    from experiments.datasets.unpickle import DataError
-    from experiments.predictions import PredictionFileError
-    from renderers.registry import RendererUnavailable, UnknownRenderer
-
-    configuration = PlanError, SpecError, RendererUnavailable, UnknownRenderer
-    return *configuration, RecordError, ResultsError, DataError, CheckpointError, PredictionFileError
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
+from experiments.command import guarded
 from experiments.figures import palette
 from experiments.predictions import PredictionFileError, SavedPrediction, load
-from experiments.run import guarded
 from reports import voxel_view
 from reports.summary import ReportError
 from reports.voxel_view import Viewpoint

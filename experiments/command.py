@@ -1,0 +1,78 @@
+"""What the project's command lines share: one line on stderr for every mistake, and the exit code that belongs to it. Light."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+INTERRUPTED = 130
+
+
+class Interrupted(Exception):
+    """Ctrl-C; the message says what is kept and how to go on."""
+
+
+def guarded(
+    application: typer.Typer, argv: Sequence[str], name: str, interrupted: str, mistakes: tuple[type[Exception], ...] = ()
+) -> int:
+    """Run a command line so that every mistake is one line on stderr; returns the exit code.
+
+    name         of the program, for its help
+    interrupted  what is said after Ctrl-C, where the command raises no ``Interrupted`` of its own
+    mistakes     further errors whose message was written for the user
+    """
+    try:
+        code = int(application(args=list(argv), prog_name=name, standalone_mode=False) or 0)
+    except Interrupted as error:
+        complain(str(error))
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except TyperException as error:  # an option or argument that the command line does not have
+        complain(f"{error.format_message() if hasattr(error, 'format_message') else error} (see --help)")
+        return 2
+    except Exception as error:  # noqa: BLE001 - what is not the user's mistake is a fault of ours
+        if isinstance(error, (*mistakes, *_user_errors())):
+            complain(str(error))
+            return 2
+        handle, file = tempfile.mkstemp(prefix="occupancy-run-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+        print(f"error: {type(error).__name__}: {error} (a fault of this program; traceback: {file})", file=sys.stderr)
+        return 1
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
+        complain(interrupted)
+    return code
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    # Every process speaks: the first to fail may be the only one that knows why, and the launcher ends the others.
+    who = f" (process {rank()})" if rank() else ""
+    print(f"error{who}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def rank() -> int:
+    """Number of this process among those that a launcher started, 0 without one."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """Errors whose message was written for the user, by whoever found the mistake."""
+    from baselines.checkpoints import CheckpointError
+    from experiments.cells import ResultsError
+    from experiments.datasets.unpickle import DataError
+    from experiments.plan import PlanError
+    from experiments.predictions import PredictionFileError
+    from experiments.records import RecordError
+    from experiments.spec import SpecError
+    from renderers.registry import RendererUnavailable, UnknownRenderer
+
+    configuration = PlanError, SpecError, RendererUnavailable, UnknownRenderer
+    return *configuration, RecordError, ResultsError, DataError, CheckpointError, PredictionFileError

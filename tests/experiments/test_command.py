@@ -1,0 +1,66 @@
+"""What all command lines share: exit codes and one line on stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from experiments.command import Interrupted, guarded
+from experiments.plan import PlanError
+
+
+def outcome(raised: BaseException | None, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and stderr of a command that raises this."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command()
+    def command() -> int:
+        if raised is not None:
+            raise raised
+        return 0
+
+    code = guarded(app, [], "program", "interrupted; all is kept", (OSError,))
+    return code, capsys.readouterr().err
+
+
+def test_success_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(None, capsys) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [(KeyboardInterrupt(), "interrupted; all is kept"), (Interrupted("stopped at frame 3"), "stopped at frame 3")],
+)
+def test_an_interruption_is_said_once(raised: BaseException, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(raised, capsys) == (130, f"error: {said}\n")
+
+
+@pytest.mark.parametrize("mistake", [PlanError("no such\nrow"), OSError("no such\nrow")])
+def test_a_mistake_is_one_line(mistake: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(mistake, capsys) == (2, "error: no such row\n")
+
+
+def test_an_unknown_option_points_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer(add_completion=False)
+    app.command()(lambda: None)
+    assert guarded(app, ["--colour"], "program", "") == 2
+    assert "--colour" in (said := capsys.readouterr().err) and "see --help" in said and said.count("\n") == 1
+
+
+def test_a_fault_of_ours_leaves_its_traceback_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, said = outcome(ZeroDivisionError("oops"), capsys)
+    [log] = tmp_path.glob("occupancy-run-*.log")
+    assert code == 1 and said.count("\n") == 1 and str(log) in said and "fault of this program" in said
+    assert "ZeroDivisionError" in log.read_text()
+
+
+def test_the_process_is_named_where_there_are_several(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "2")
+    assert outcome(PlanError("no row"), capsys) == (2, "error (process 2): no row\n")
