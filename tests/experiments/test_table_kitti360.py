@@ -48,7 +48,8 @@ def test_sizes_are_the_published_ones() -> None:
 
 def test_other_rows_train_as_on_the_other_data_sets() -> None:
     occ3d = load_table("table_occ3d")
-    assert all(TABLE.preset(name).schedule == occ3d.preset(name).schedule for name in ("toy", "mini", "paper"))
+    assert all(TABLE.preset(name).schedule == occ3d.preset(name).schedule for name in ("mini", "paper"))
+    assert TABLE.preset("toy").schedule == replace(occ3d.preset("toy").schedule, iterations=400)
     assert cell("tpvformer", "paper").schedule == occ3d.preset("paper").schedule
 
 
