@@ -100,10 +100,10 @@ def input_views(images: NDArray[np.uint8], names: Sequence[str], title: str) -> 
 def occupancy_from_above(
     predicted: NDArray[Any], true: NDArray[Any], visible: NDArray[np.bool_], grid: OccupancyGrid, title: str
 ) -> Figure:
-    """Predicted, true, and true where the cameras see it ([X, Y, Z] each), with a legend of the classes that occur."""
+    """Predicted, true, and true where it is scored ([X, Y, Z] each), with a legend of the classes that occur."""
     seen = np.where(visible, true, grid.empty)
-    panels = {"predicted": predicted, "true": true, "true, seen by a camera": seen}
-    figure = Figure(figsize=(13, 5), layout="constrained")
+    panels = {"predicted": predicted, "true": true, "true, where it counts": seen}
+    figure = Figure(figsize=(13, 5.6), layout="constrained")
     axes = figure.subplots(1, len(panels))
     if grid.frame == "lidar":
         extent, across, along = (grid.lower[0], grid.upper[0], grid.lower[1], grid.upper[1]), "x, right (m)", "y, forward (m)"
@@ -204,7 +204,8 @@ def _legend(figure: Figure, shown: Sequence[NDArray[Any]], grid: OccupancyGrid) 
         Patch(facecolor=COLOURS.get(grid.class_names[c], _UNKNOWN), edgecolor="grey", label=grid.class_names[c]) for c in classes
     ]
     if patches:
-        figure.legend(handles=patches, loc="outside lower center", ncols=min(9, len(patches)), fontsize=8, frameon=False)
+        columns = min(len(patches), int(0.7 * figure.get_figwidth()))  # about 1.4 inches a name
+        figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -332,7 +332,7 @@ def _draw(
         seen = {name: value.cpu().numpy() for name, value in views(logits, sample).items()}
         images = figures.normalised_to_rgb(sample.images[0].numpy(), val.image.mean, val.image.std)
         labels, visible = sample.labels[0].numpy(), sample.camera_mask[0].numpy()
-        heading = f"{title} - {sample.meta[0]['scene']}, frame {sample.meta[0]['token']}"
+        heading = f"{title}\n{sample.meta[0]['scene']}, frame {sample.meta[0]['token']}"
         drawn = {
             "input": figures.input_views(images, val.camera_names, heading),
             "occupancy": figures.occupancy_from_above(logits.argmax(0).cpu().numpy(), labels, visible, val.grid, heading),
