@@ -147,11 +147,13 @@ def remarks(summary: Summary, columns: Sequence[Column]) -> list[str]:
     published = [n for n in summary.numbers.values() if n.group.origin != "ours" and n.row in shown and n.metric in titles]
     whole = [n for n in published if n.class_name == WHOLE]
     classes = {(n.row, n.metric): n.source for n in published if n.class_name != WHOLE and n.group == QUOTED}
-    lines = [
-        f"- {shown[n.row]}, {titles[n.metric]} {n.mean:g} ({summary.heading(n.group)}): {n.note}."
-        for n in whole
-        if n.note and n.note != _UNITS.get(units[n.metric])
-    ]
+    noted: dict[tuple[str, str, str], list[str]] = {}  # numbers of a row that share a note
+    for n in whole:
+        unit = _UNITS.get(units[n.metric], "")
+        note = n.note.removeprefix(unit).removeprefix("; ") if unit else n.note
+        if note:
+            noted.setdefault((n.row, summary.heading(n.group), note), []).append(f"{titles[n.metric]} {n.mean:g}")
+    lines = [f"- {shown[row]}, {', '.join(numbers)} ({heading}): {note}." for (row, heading, note), numbers in noted.items()]
     for a, b in summary.conflicts:
         if a.row in shown and a.metric in titles:
             note = f" ({b.note})" if b.note else ""
