@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from experiments.datasets.unpickle import DataError
 from experiments.records import ROOT
 from experiments.spec import Cell, PresetName, Row, TableSpec, ViewSpec
 
@@ -74,6 +75,22 @@ def requests(spec: TableSpec | ViewSpec, rows: tuple[str, ...], **options: Any) 
     chosen = spec.select(list(rows))
     able = [(table, named) for table, named in chosen if any(row.runs for row in named)]
     return tuple(Request(table=table, rows=tuple(row.name for row in named), **options) for table, named in able or chosen)
+
+
+def make_all(requests: Sequence[Request], cuda: Callable[[], bool]) -> tuple[Plan, ...]:
+    """A plan a request. Of several tables of a view, those that cannot be planned, say for want of their data, are left out
+    with a line that says so; if none can, the error of the first is raised."""
+    plans: list[Plan] = []
+    errors: list[tuple[str, Exception]] = []
+    for request in requests:
+        try:
+            plans.append(make(request, cuda))
+        except (PlanError, DataError) as error:
+            errors.append((request.table.name, error))
+    if not plans:
+        raise errors[0][1]
+    left_out = tuple(f"{name} is left out: {error}" for name, error in errors)
+    return (replace(plans[0], said=plans[0].said + left_out), *plans[1:])
 
 
 def make(request: Request, cuda: Callable[[], bool]) -> Plan:

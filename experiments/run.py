@@ -68,7 +68,7 @@ def command(
         iterations=iterations,
     )
     console = Console(highlight=False, quiet=rank() != 0)
-    plans = tuple(planning.make(request, _cuda) for request in requests)
+    plans = planning.make_all(requests, _cuda)
     for line in dict.fromkeys(line for plan in plans for line in plan.said):
         console.print(escape(line), soft_wrap=True)
     root = results_root(results)

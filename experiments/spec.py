@@ -49,6 +49,7 @@ class Row:
     gaussrender_options  fields of GaussRenderConfig that differ from the preset's; of training only, the evaluation renders
                every row of a preset alike
     cell_of    (table, row) whose cell this row shows, see ``same_cell``
+    distort    train with the preset's photometric distortion, if it has one
     """
 
     name: str
@@ -63,6 +64,7 @@ class Row:
     cell_of: tuple[str, str] | None = None
     schedules: dict[PresetName, Schedule] = field(default_factory=dict)
     pretrained_model: str | None = None
+    distort: bool = True
 
     @property
     def runs(self) -> bool:
@@ -268,9 +270,10 @@ def table_names() -> list[str]:
     return [name for name in spec_names() if isinstance(_load(name), TableSpec)]
 
 
-def view_names() -> list[str]:
-    """Names of all views."""
-    return [name for name in spec_names() if isinstance(_load(name), ViewSpec)]
+def views_of(spec: TableSpec | ViewSpec) -> list[ViewSpec]:
+    """The views that show a table's cells; none for a view."""
+    views = [view for name in spec_names() if isinstance(view := _load(name), ViewSpec)]
+    return [view for view in views if spec.name in view.parts]
 
 
 def load_spec(name: str) -> TableSpec | ViewSpec:
@@ -320,6 +323,11 @@ class Cell:
         return self.table.preset(self.preset_name)
 
     @property
+    def data(self) -> DataPreset:
+        """What the cell reads: the preset's, without distortion for a row that is trained without it."""
+        return replace(self.preset.data, distort=self.preset.data.distort and self.row.distort)
+
+    @property
     def schedule(self) -> Schedule:
         """The row's own for this preset, else the preset's."""
         return self.row.schedules.get(self.preset_name, self.preset.schedule)
@@ -355,8 +363,8 @@ class Cell:
         content = {
             "table": self.table.name,
             "dataset": self.table.dataset,
-            "row": _content(asdict(self.row), (*_SHOWN, "schedules")),
-            "preset": _content(asdict(self.preset)),
+            "row": _content(asdict(self.row), (*_SHOWN, "schedules", "distort")),
+            "preset": _content(asdict(replace(self.preset, data=self.data))),
             "renderer": self.renderer,
             "seed": self.seed,
             "overrides": self.overrides,

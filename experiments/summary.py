@@ -14,7 +14,7 @@ from experiments import records
 from experiments.cells import CellFolder
 from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
-from experiments.spec import Column, Row, TableSpec, ViewSpec
+from experiments.spec import Column, Row, TableSpec, ViewSpec, views_of
 from experiments.tracking import tracking_uri
 
 
@@ -47,9 +47,11 @@ def print_cells(console: Console, plan: Plan, root: Path, force: bool) -> None:
 def print_results(
     console: Console, spec: TableSpec | ViewSpec, plans: Sequence[Plan], done: Mapping[str, Record], root: Path
 ) -> None:
-    """The table of a finished run, for a view one a table that it shows; ``done`` by the cells' keys."""
+    """The table of a finished run, and what views show of it; for a view one a table. ``done`` by the cells' keys."""
     for plan in plans:
-        _print_numbers(console, plan, spec.columns, done)
+        _print_numbers(console, plan, spec, done)
+        for view in views_of(spec):
+            _print_numbers(console, plan, view, done)
     if any(plan.preset == "toy" for plan in plans):
         console.print("toy numbers show that the pipeline works; they do not compare with published ones", soft_wrap=True)
     folders = dict.fromkeys(str(root / cell.table.name / plan.preset) for plan in plans for cell in plan.cells)
@@ -61,11 +63,13 @@ def print_results(
         console.print(escape(line), soft_wrap=True)
 
 
-def _print_numbers(console: Console, plan: Plan, columns: Sequence[Column], done: Mapping[str, Record]) -> None:
+def _print_numbers(console: Console, plan: Plan, spec: TableSpec | ViewSpec, done: Mapping[str, Record]) -> None:
     """The rows of a plan: a column group a renderer, quoted numbers last and only where there are some."""
+    columns = spec.columns
     quoted = records.load_published(plan.table.name)
     seeds = sorted({cell.seed for cell in plan.cells})
-    title = f"{escape(plan.table.title)} - preset {plan.preset}, seed{'s' * (len(seeds) > 1)} {_list(seeds)}"
+    heading = plan.table.title if isinstance(spec, TableSpec) else f"{plan.table.title.partition(':')[0]}, {spec.title.lower()}"
+    title = f"{escape(heading)} - preset {plan.preset}, seed{'s' * (len(seeds) > 1)} {_list(seeds)}"
     table = Table(title=title, title_justify="left")
     table.add_column("row")
     for renderer in plan.renderers:

@@ -181,7 +181,7 @@ _HOOKS: dict[str, Any] = {"logger": None, "sampler_seed": None, "timer": None}
 
 def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
     depth = models.takes_depth(cell)
-    return build_dataset(cell.table.dataset, job.data_root, split, cell.preset.data, cell.seed, depth)
+    return build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, depth)
 
 
 def _iterations(cell: Cell, samples: int) -> int:
@@ -236,7 +236,7 @@ def _training(
             train,
             batch_size=schedule.batch_size,
             sampler=EndlessSampler(TrainSampler(len(train), cell.seed, rank, world), done * schedule.batch_size),
-            num_workers=cell.preset.data.workers,
+            num_workers=cell.data.workers,
             collate_fn=collate,
             generator=torch.Generator().manual_seed(cell.seed),
             pin_memory=torch.cuda.is_available(),
@@ -283,7 +283,7 @@ def _test_loader(cell: Cell, dataset: Dataset[OccupancyBatch]) -> DataLoader[Any
         dataset,
         batch_size=1,
         sampler=DefaultSampler(dataset, shuffle=False),  # type: ignore[arg-type]
-        num_workers=cell.preset.data.workers,
+        num_workers=cell.data.workers,
         collate_fn=collate,
         generator=torch.Generator().manual_seed(cell.seed),
     )

@@ -3,7 +3,7 @@
 data_2d_raw/<drive>/image_00/data_rect/<frame>.png     images of the left perspective camera
 data_2d_raw/<drive>/voxels/<frame>.bin                 one a frame that is labelled; their names list the frames
 data_2d_raw/<drive>/voxels/<frame>.{label,invalid}     raw labels: uint16 and uint8, one value a voxel, in the order x, y, z
-preprocess/labels/<drive>/<frame>_1_1.npy              class ids [256, 256, 32], made of the raw labels
+preprocess/labels/<drive>/<frame>_1_1.npy              class ids [256, 256, 32], SSCBench's or made of the raw labels
 depth/<drive>/<frame>.npy                              depth [376, 1408] in metres, which only some models take
 
 A drive is called 2013_05_28_drive_0009_sync, a frame 000125 (every fifth frame of the recording is labelled).
@@ -33,16 +33,24 @@ FRAMES = {"train": 8487, "val": 1812, "test": 2566}
 CAMERA = "image_00"
 IMAGE_SIZE = (1408, 376)
 
-PUBLISHED = "SSCBench publishes KITTI-360's voxels (github.com/ai4ce/SSCBench, dataset/KITTI-360/README.md)"
-PREPARE = "python -m experiments.data prepare kitti360 makes the labels of SSCBench's voxel files"
+PUBLISHED = (
+    "SSCBench publishes KITTI-360's voxels, labels and images as one download (huggingface.co/datasets/ai4ce/SSCBench, folder "
+    "sscbench-kitti: cat its ten sscbench-kitti-part_* files into one, then unsquashfs; described in github.com/ai4ce/SSCBench, "
+    "dataset/KITTI-360/README.md)"
+)
+PREPARE = (
+    "the labels are part of SSCBench's download; python -m experiments.data prepare kitti360 makes any that are missing from the "
+    "raw voxels"
+)
 GET_IMAGES = (
-    "KITTI-360's perspective images (www.cvlibs.net/datasets/kitti-360, Download, under its terms), or SSCBench's copy of them; "
-    "unpack them so that data_2d_raw/<drive>/image_00/data_rect holds the .png files"
+    "the images are those of SSCBench's download, which numbers frames otherwise than KITTI-360 itself; unpack it so that "
+    "data_2d_raw/<drive>/image_00/data_rect holds the .png files"
 )
 DEPTH_FOLDER = "depth"
 GET_DEPTH = (
-    "estimate it with MobileStereoNet as Symphonies' instructions say (github.com/hustvl/Symphonies, docs/dataset.md), and put "
-    "it into depth/<drive>/<frame>.npy"
+    "estimate it with MobileStereoNet from image_00 and image_01, both in SSCBench's download, as Symphonies' README says "
+    "(github.com/hustvl/Symphonies, Generate Depth Predications: VoxFormer's steps, with the disparity adapted as in "
+    "github.com/ai4ce/SSCBench/issues/8), and put it into depth/<drive>/<frame>.npy, in metres"
 )
 
 CLASSES = (

@@ -17,7 +17,7 @@ from experiments.datasets.unpickle import DataError, load_infos
 
 PUBLISHED = "GaussianFormer publishes it (github.com/huang-yh/GaussianFormer, its README links the pickles)"
 GET_LABELS = (
-    "unpack SurroundOcc's labels (github.com/weiyithu/SurroundOcc, docs/prepare_data.md) below the data root, so that "
+    "unpack SurroundOcc's labels (github.com/weiyithu/SurroundOcc, docs/data.md) below the data root, so that "
     "surroundocc/samples holds the .npy files"
 )
 

@@ -25,8 +25,9 @@ _SYMPHONIES_ROW = Row(
     "Symphonies",
     model="symphonies",
     note="reads estimated depth",
-    schedules={"paper": _SYMPHONIES},
+    schedules={"mini": replace(_SYMPHONIES, epochs=1, drop_epoch=1), "paper": _SYMPHONIES},
     pretrained_model="maskdino_r50_50e_300q_panoptic_pq53.0.pth",
+    distort=False,  # ssc_pl/data/datasets/kitti_360.py has none
 )
 
 TABLE = TableSpec(

@@ -9,9 +9,10 @@ import pytest
 from run_tiny import TABLES
 
 import experiments.tables
-from experiments import plan
+from experiments import plan, toyworld
 from experiments.run import main, spread_lists
 from experiments.spec import load_table
+from experiments.toyworld import ToyWorldConfig
 from renderers import registry
 from renderers.interface import Availability
 
@@ -105,6 +106,19 @@ def test_a_folder_without_the_data_names_the_file_that_is_missing(command: Comma
     code, _, err = command("table_tiny", "--data-root", str(tmp_path))
     assert code == 2
     assert "bevdetv2-nuscenes_infos_train.pkl" in err
+
+
+def test_a_view_leaves_out_the_tables_whose_data_is_not_there(command: Command, tmp_path: Path) -> None:
+    world = ToyWorldConfig(train_scenes=1, val_scenes=1, train_frames=1, val_frames=1, image_width=64)
+    root = toyworld.ensure_at(world, tmp_path / "data")
+    arguments = ("--preset", "toy", "--data-root", str(root), "--dry-run")
+    code, out, err = command("table_tiny_2d", *arguments)
+    assert code == 0 and "error" not in err
+    assert "small--cpu--seed0--data=data" in out
+    assert "table_tiny_surroundocc is left out: no data set pickle" in out and "surroundocc+gaussrender--cpu" not in out
+    (tmp_path / "empty").mkdir()
+    code, _, err = command("table_tiny_2d", "--data-root", str(tmp_path / "empty"))
+    assert code == 2 and "bevdetv2-nuscenes_infos_train.pkl" in err, "nothing is left"
 
 
 def test_missing_first_weights_are_found_before_anything_runs(

@@ -83,7 +83,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_printed_table_holds_every_row_and_says_where_things_are(finished: Path) -> None:
     text = (finished / "stdout").read_text()
-    for part in ("Prior", "Small + GaussRender", "mIoU", "records:", "mlflow ui --backend-store-uri", "preset toy"):
+    for part in (
+        "Prior",
+        "Small + GaussRender",
+        "mIoU",
+        "rendered views",
+        "image mIoU",
+        "records:",
+        "mlflow ui --backend-store-uri",
+        "preset toy",
+    ):
         assert part in text
     assert "train 6/6" in text and "s left" in text and "render_image" in text, "progress in lines, with live losses"
 

@@ -80,6 +80,20 @@ def test_symphonies_has_its_own_schedule() -> None:
     assert cell("tpvformer", "paper").pretrained == TABLE.preset("paper").pretrained
 
 
+def test_symphonies_trains_without_distortion_as_its_authors_do() -> None:
+    for preset in ("mini", "paper"):
+        assert cell("tpvformer", preset).data.distort and not cell("symphonies", preset).data.distort
+        with_it = cell("symphonies", preset, distort=True)
+        assert with_it.fingerprint("x") != cell("symphonies", preset).fingerprint("x")
+    assert cell("symphonies", "toy", distort=True).fingerprint("x") == cell("symphonies", "toy").fingerprint("x")
+
+
+def test_symphonies_rate_does_not_fall_in_a_single_epoch() -> None:
+    mini = cell("symphonies", "mini").schedule
+    assert isinstance(mini, StepSchedule) and mini.epochs == 1
+    assert training._rates(mini, 1000)["milestones"] == [1000]
+
+
 def test_a_rows_own_schedule_is_in_the_fingerprint_of_its_preset_alone() -> None:
     for preset, counts in (("toy", False), ("paper", True)):
         plain, own = cell("symphonies", preset, schedules={}), cell("symphonies", preset)
