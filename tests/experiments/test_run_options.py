@@ -27,7 +27,7 @@ def schedule(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     table = load_table("table_tiny")
     toy = table.presets["toy"]
     changed = replace(toy, schedule=replace(toy.schedule, **changes), check_shuffled_images=False)
-    monkeypatch.setattr("experiments.run.load_table", lambda _: replace(table, presets={**table.presets, "toy": changed}))
+    monkeypatch.setattr("experiments.run.load_spec", lambda _: replace(table, presets={**table.presets, "toy": changed}))
 
 
 @pytest.fixture
