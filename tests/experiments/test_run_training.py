@@ -247,7 +247,7 @@ def test_a_change_of_the_spec_makes_a_record_outdated_and_its_checkpoints_are_no
     table = load_table("table_tiny")
     toy = table.presets["toy"]
     changed = replace(toy, schedule=replace(toy.schedule, lr=2e-3))
-    monkeypatch.setattr("experiments.run.load_table", lambda _: replace(table, presets={**table.presets, "toy": changed}))
+    monkeypatch.setattr("experiments.run.load_spec", lambda _: replace(table, presets={**table.presets, "toy": changed}))
     code, out, _ = run("--list", "--row", "small")
     assert code == 0 and "outdated" in out
 
