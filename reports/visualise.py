@@ -32,7 +32,6 @@ WIDTH = 1800  # pixels of a still
 ANIMATION_WIDTH = 1100
 _GAP = 6
 _MARGIN = 26
-_FRAME_MS = 700
 # From the left to the right of the car, then behind it from the right to the left.
 _ORDER = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
 
@@ -45,6 +44,7 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder for the pictures, made if need be.")],
     animate: Annotated[bool, typer.Option("--animate", help="Also a GIF a scene, in the order of the frames.")] = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Also a recording for the interactive viewer rerun.")] = False,
+    fps: Annotated[float, typer.Option(min=0.1, max=50, help="Frames a second of an animation.")] = 2.0,
     width: Annotated[int, typer.Option(min=600, max=6000, help="Width of a still in pixels.")] = WIDTH,
 ) -> int:
     """Draw predicted and true occupancy, per camera, from behind and from above, with the input images."""
@@ -60,7 +60,7 @@ def command(
         written.append(_written(out / f"{path.stem}.png", _still(frame, width)))
     for scene, members in _by_scene(frames).items():
         if animate:
-            written.append(_written(out / f"{_file_name(scene)}.gif", _animation(members)))
+            written.append(_written(out / f"{_file_name(scene)}.gif", _animation(members, fps)))
         if viewer is not None:
             recording = _written(out / f"{_file_name(scene)}.rrd", lambda to, of=members: record(viewer, of, to))  # type: ignore[misc]
             console.print(escape(f"look around in it: rerun {recording}"), soft_wrap=True)
@@ -231,7 +231,7 @@ def _still(frame: SavedPrediction, width: int) -> Callable[[Path], None]:
     return lambda path: compose(frame, width).save(path, optimize=True)
 
 
-def _animation(frames: Sequence[SavedPrediction]) -> Callable[[Path], None]:
+def _animation(frames: Sequence[SavedPrediction], fps: float) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         pictures = [compose(frame, ANIMATION_WIDTH) for frame in frames]
         size = (ANIMATION_WIDTH, max(picture.height for picture in pictures))  # legends differ in length
@@ -240,7 +240,7 @@ def _animation(frames: Sequence[SavedPrediction]) -> Callable[[Path], None]:
             canvas = Image.new("RGB", size, "white")
             canvas.paste(picture)
             padded.append(canvas.quantize(256, dither=Image.Dither.NONE))
-        padded[0].save(path, save_all=True, append_images=padded[1:], duration=_FRAME_MS, loop=0)
+        padded[0].save(path, save_all=True, append_images=padded[1:], duration=round(1000 / fps), loop=0)
 
     return write
 

@@ -113,7 +113,7 @@ def test_stills_and_an_animation_are_written(tmp_path: Path, capsys: pytest.Capt
         save(frame(index, images=there), tmp_path / "in" / f"val_{index}.npz")
     save(frame(7, scene="scene/2"), tmp_path / "in" / "val_7.npz")
     out = tmp_path / "out"
-    code = visualise.main([str(tmp_path / "in"), "--out", str(out), "--animate", "--width", "600"])
+    code = visualise.main([str(tmp_path / "in"), "--out", str(out), "--animate", "--fps", "4", "--width", "600"])
     said, err = capsys.readouterr()
     assert code == 0, err
     assert "4 input images are not where they were" in said
@@ -125,6 +125,7 @@ def test_stills_and_an_animation_are_written(tmp_path: Path, capsys: pytest.Capt
     road = palette(GRID)[GRID.class_names.index("driveable_surface")]
     assert (np.abs(picture.astype(int) - road) < 30).all(axis=-1).sum() > 1000, "and the road"
     [first, second] = sorted(out.glob("*.gif"))
+    assert Image.open(first).info["duration"] == 250
     assert Image.open(first).n_frames == 2 and not getattr(Image.open(second), "is_animated", False)
     assert "/" not in second.name.replace(str(out), "")
 
