@@ -19,11 +19,14 @@ table_renderers_gpu: setup
 	@$(BIN)/python -m renderers.compare --device cuda --save
 	@$(BIN)/python -m renderers.triton.precisions occ3d-camera kitti360-camera gaussianocc
 
+# Tests of a file stay in one process. Torch's own threads are off: they would only fight with the other processes.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: setup
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-fast: setup
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 lint: setup
 	@$(BIN)/ruff check .
