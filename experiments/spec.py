@@ -49,7 +49,7 @@ class Row:
     gaussrender_options  fields of GaussRenderConfig that differ from the preset's; of training only, the evaluation renders
                every row of a preset alike
     cell_of    (table, row) whose cell this row shows, see ``same_cell``
-    distort    train with the preset's photometric distortion, if it has one
+    augmentation  of training frames, in presets that have one: photometric distortion, or half of the frames mirrored
     """
 
     name: str
@@ -64,7 +64,7 @@ class Row:
     cell_of: tuple[str, str] | None = None
     schedules: dict[PresetName, Schedule] = field(default_factory=dict)
     pretrained_model: str | None = None
-    distort: bool = True
+    augmentation: Literal["distort", "mirror"] = "distort"
 
     @property
     def runs(self) -> bool:
@@ -86,6 +86,7 @@ class DataPreset:
     label_camera_width   width the label cameras are scaled to for rendering, None = the original images
     mini                 only the published 20 % of the samples
     distort              the published photometric distortion in training
+    mirror               half of the training frames mirrored, as Symphonies does
     toyworld             fields of ToyWorldConfig
     """
 
@@ -97,6 +98,7 @@ class DataPreset:
     distort: bool = True
     workers: int = 0
     toyworld: dict[str, Any] = field(default_factory=dict)
+    mirror: bool = False
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,7 @@ def load_table(name: str) -> TableSpec:
 
 
 # Fields that specs got later: while they have these values, fingerprints are what they were without them.
-_LATER: dict[str, Any] = {"gaussrender_options": {}, "short_evaluation": False, "pretrained_model": None}
+_LATER: dict[str, Any] = {"gaussrender_options": {}, "short_evaluation": False, "pretrained_model": None, "mirror": False}
 # Fields of a row that change nothing in its cell.
 _SHOWN = ("title", "note", "base", "presets", "cell_of")
 
@@ -324,8 +326,9 @@ class Cell:
 
     @property
     def data(self) -> DataPreset:
-        """What the cell reads: the preset's, without distortion for a row that is trained without it."""
-        return replace(self.preset.data, distort=self.preset.data.distort and self.row.distort)
+        """What the cell reads: the preset's data; where that augments, with the row's augmentation."""
+        data, chosen = self.preset.data, self.row.augmentation
+        return replace(data, distort=data.distort and chosen == "distort", mirror=data.distort and chosen == "mirror")
 
     @property
     def schedule(self) -> Schedule:
@@ -363,8 +366,8 @@ class Cell:
         content = {
             "table": self.table.name,
             "dataset": self.table.dataset,
-            "row": _content(asdict(self.row), (*_SHOWN, "schedules", "distort")),
-            "preset": _content(asdict(replace(self.preset, data=self.data))),
+            "row": _content(asdict(self.row), (*_SHOWN, "schedules", "augmentation")),
+            "preset": {**_content(asdict(self.preset)), "data": _content(asdict(self.data))},
             "renderer": self.renderer,
             "seed": self.seed,
             "overrides": self.overrides,

@@ -46,9 +46,8 @@ class Symphonies(OccupancyModel):
     after the backbone runs in float32, also under autocast. In training every layer predicts, all at the same scale.
 
     Rendering is of the map before the last 1 x 1 convolution, at the grid's resolution, in training only. (GaussRender's
-    authors describe it as inserted before the final head; their code for it is not released.) Published training mirrors
-    image, depth and labels half of the time but not the camera, so that pixels and voxels disagree wherever the camera is
-    not symmetric; that is left out. Parameters have the published names. Raises ValueError for sizes that do not fit.
+    authors describe it as inserted before the final head; their code for it is not released.) Parameters have the
+    published names. Raises ValueError for sizes that do not fit.
     """
 
     def __init__(

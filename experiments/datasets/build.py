@@ -25,7 +25,7 @@ def build_dataset(
 ) -> OccupancyFrames[Any]:
     """A split of the data set ``name`` at the preset's sizes; small generated data sets stay in memory.
 
-    ``seed`` is that of the photometric distortion, which the training split alone has. ``depth``: with depth images, for
+    ``seed`` is that of the augmentation, which the training split alone has. ``depth``: with depth images, for
     models that take them. Raises DataError for a name that is not in ``DATASETS`` and for whatever is missing on disk.
     """
     if name not in DATASETS:
@@ -39,6 +39,7 @@ def build_dataset(
         mini=data.mini,
         label_camera_width=data.label_camera_width,
         augment=split == "train",
+        mirror=data.mirror,
         seed=seed,
         cache=data.source == "toyworld",
         depth=depth,

@@ -78,6 +78,10 @@ def _full(intrinsics: NDArray[np.float64]) -> NDArray[np.float64]:
     return matrix
 
 
+def _mirrored(array: NDArray[Any], axis: int) -> NDArray[Any]:
+    return np.ascontiguousarray(np.flip(array, axis))
+
+
 @dataclass(frozen=True)
 class _Pixels:
     """What is decoded once a frame: images [V, h, w, 3] uint8, the size of the files' images, and depth [V, h, w] in metres."""
@@ -97,17 +101,20 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     coarsen             labels and grid with voxels that many times as large
     mini                the 20 % of the frames that upstream's ``is_mini`` takes
     label_camera_width  width in pixels to which the label cameras are scaled, or None for the images' own size
-    augment             photometric distortion (training); drawn from (seed, draw, index)
-    seed                seed of the distortion
+    augment             photometric distortion, or mirroring (training); drawn from (seed, draw, index)
+    mirror              half of the augmented frames are mirrored left to right: image, depth and labels, but not the
+                        cameras, as Symphonies does (hustvl/Symphonies ssc_pl/data/datasets/kitti_360.py); that is exact
+                        only for a camera in the middle, looking straight ahead (KITTI-360's principal point is 22 pixels off)
+    seed                seed of the augmentation
     cache               keep decoded images and labels in memory; for small data sets only
     depth               fill the batch's ``depth``, at the size of the network's input
 
     Items are addressed by an index or by a pair (index, draw), where ``draw`` (say, the epoch; see ``TrainSampler``)
-    picks the distortion; an index alone means draw 0. ``meta`` holds at least: token, scene, index, image_paths.
+    picks the augmentation; an index alone means draw 0. ``meta`` holds at least: token, scene, index, image_paths.
 
     A subclass lists its frames and reads one: ``_list``, ``_image_paths``, ``_calibration``, ``_read_labels``, ``_meta``,
     and ``_depth_paths`` where there is depth. Raises DataError, naming the file, for whatever is missing or damaged, and
-    where depth is asked of a data set that has none.
+    where depth is asked of a data set that has none, or mirroring of one with several cameras.
     """
 
     camera_names: tuple[str, ...] = CAMERAS
@@ -129,12 +136,15 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         mini: bool = False,
         label_camera_width: int | None = None,
         augment: bool = False,
+        mirror: bool = False,
         seed: int = 0,
         cache: bool = False,
         depth: bool = False,
     ) -> None:
         if depth and not self.get_depth:
             raise DataError(f"{type(self).__name__} has no depth: take another data set, or a model that does not need depth")
+        if mirror and len(self.camera_names) > 1:
+            raise DataError(f"{type(self).__name__} has {len(self.camera_names)} cameras: only frames of one can be mirrored")
         self.data_root = Path(data_root)
         self.split = split
         self.image = image or ImageTransform()
@@ -143,6 +153,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self.grid = self.official_grid if coarsen == 1 else self.official_grid.coarsened(coarsen)
         self.label_camera_width = label_camera_width
         self.augment = augment
+        self.mirror = mirror
         self.seed = seed
         self.with_depth = depth
         self._all_frames = self._list()
@@ -186,6 +197,11 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         frame = self._frame(index)
         pixels = self._read_pixels(index)
         labels, counted = self.labels(index)
+        generator = np.random.default_rng((self.seed, draw, index))
+        images, depth = self._network_input(pixels.images, generator), pixels.depth
+        if self.augment and self.mirror and generator.integers(2):
+            images, depth = _mirrored(images, axis=-1), None if depth is None else _mirrored(depth, axis=-1)
+            labels, counted = _mirrored(labels, axis=1), _mirrored(counted, axis=1)
         cameras = self._calibration(frame)
         to_input = np.eye(4)
         to_input[:3, :3] = self.image.matrix(pixels.native_width, pixels.native_height)
@@ -203,13 +219,13 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             "reference_to_lidar": cameras.reference_to_lidar,
         }
         return OccupancyBatch(
-            images=torch.from_numpy(self._network_input(pixels.images, index, draw))[None],
+            images=torch.from_numpy(images)[None],
             **{name: torch.from_numpy(value.astype(np.float32))[None] for name, value in matrices.items()},
             camera_size=(round(pixels.native_width * scale), int(pixels.native_height * scale)),
             labels=torch.from_numpy(labels.astype(np.int64))[None],
             camera_mask=torch.from_numpy(counted)[None],
             meta=[self._meta(index, frame)],
-            depth=None if pixels.depth is None else torch.from_numpy(pixels.depth)[None],
+            depth=None if depth is None else torch.from_numpy(depth)[None],
         )
 
     def labels(self, index: int) -> Labels:
@@ -259,10 +275,9 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             self._pixels[index] = pixels
         return pixels
 
-    def _network_input(self, images: NDArray[np.uint8], index: int, draw: int) -> NDArray[np.float32]:
+    def _network_input(self, images: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.float32]:
         views, height, width, _ = images.shape
         out = np.empty((views, 3, height, width), dtype=np.float32)
-        generator = np.random.default_rng((self.seed, draw, index))
         for view, image in enumerate(images):
             if self.augment and self.image.distort:
                 out[view] = self.image.normalise(distort(image.astype(np.float32), generator))

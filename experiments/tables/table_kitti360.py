@@ -27,7 +27,7 @@ _SYMPHONIES_ROW = Row(
     note="reads estimated depth",
     schedules={"mini": replace(_SYMPHONIES, epochs=1, drop_epoch=1), "paper": _SYMPHONIES},
     pretrained_model="maskdino_r50_50e_300q_panoptic_pq53.0.pth",
-    distort=False,  # ssc_pl/data/datasets/kitti_360.py has none
+    augmentation="mirror",  # ssc_pl/data/datasets/kitti_360.py
 )
 
 TABLE = TableSpec(

@@ -39,7 +39,9 @@ def write_raw(root: Path, width: int = WIDTH, height: int = HEIGHT, depth: bool 
             image, depths = layout.image_path(root, frame), layout.depth_path(root, frame)
             for path in (image, depths, layout.voxel_path(root, frame, "bin")):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(image), np.full((height, width, 3), (10 * number, 100, 200), np.uint8))
+            pixels = np.full((height, width, 3), (10 * number, 100, 200), np.uint8)
+            pixels[:, width // 2 :, 1] = 50  # left and right differ
+            cv2.imwrite(str(image), pixels)
             raw, invalid = voxels(number)
             raw.tofile(layout.voxel_path(root, frame, "label"))
             invalid.tofile(layout.voxel_path(root, frame, "invalid"))

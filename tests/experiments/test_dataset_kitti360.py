@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,6 +145,35 @@ def test_coarse_labels_for_the_toy_grid(layout: Path) -> None:
     assert sample.labels.shape == (1, 64, 64, 8) and dataset.grid.voxel_size == 0.8
     labels = sample.labels[0].numpy()
     assert labels[12, 31, 2] == 1 and labels[5, 30, 0] == 7 and labels[30, 31, 2] == 255
+
+
+def test_half_of_the_training_frames_are_mirrored_and_their_cameras_stay(layout: Path) -> None:
+    plain = SSCBenchKITTI360(layout, "train", image=SMALL, coarsen=4, depth=True)[0]
+    assert (
+        plain.depth is not None and not plain.images.equal(plain.images.flip(-1)) and not plain.labels.equal(plain.labels.flip(2))
+    )
+    options: dict[str, Any] = dict(image=replace(SMALL, distort=False), coarsen=4, depth=True, augment=True, mirror=True)
+    dataset = SSCBenchKITTI360(layout, "train", cache=True, seed=3, **options)
+    again = SSCBenchKITTI360(layout, "train", seed=3, **options)
+    mirrored = []
+    for draw in range(40):
+        sample = dataset[0, draw]
+        assert sample.images.equal(again[0, draw].images)
+        mirrored.append(not sample.images.equal(plain.images))
+        expected = [plain.images, plain.depth, plain.labels, plain.camera_mask]
+        if mirrored[-1]:
+            expected = [t.flip(axis) for t, axis in zip(expected, (-1, -1, 2, 2), strict=True)]
+        got = [sample.images, sample.depth, sample.labels, sample.camera_mask]
+        assert all(a is not None and a.equal(b) for a, b in zip(got, expected, strict=True))
+        assert sample.projection.equal(plain.projection) and sample.reference_to_camera.equal(plain.reference_to_camera)
+    assert 12 <= sum(mirrored) <= 28
+    shown = SSCBenchKITTI360(layout, "train", **{**options, "augment": False})
+    assert all(shown[0, draw].images.equal(plain.images) for draw in range(8))
+
+
+def test_frames_of_several_cameras_are_not_mirrored(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Occ3DNuScenes has 6 cameras: only frames of one can be mirrored"):
+        Occ3DNuScenes(tmp_path, "train", mirror=True)
 
 
 def test_depth_at_the_size_of_the_input(layout: Path) -> None:

@@ -80,12 +80,15 @@ def test_symphonies_has_its_own_schedule() -> None:
     assert cell("tpvformer", "paper").pretrained == TABLE.preset("paper").pretrained
 
 
-def test_symphonies_trains_without_distortion_as_its_authors_do() -> None:
+def test_symphonies_mirrors_and_does_not_distort_as_its_authors_do() -> None:
     for preset in ("mini", "paper"):
-        assert cell("tpvformer", preset).data.distort and not cell("symphonies", preset).data.distort
-        with_it = cell("symphonies", preset, distort=True)
-        assert with_it.fingerprint("x") != cell("symphonies", preset).fingerprint("x")
-    assert cell("symphonies", "toy", distort=True).fingerprint("x") == cell("symphonies", "toy").fingerprint("x")
+        data = [cell(row, preset).data for row in ("tpvformer", "symphonies", "symphonies+gaussrender")]
+        assert [(d.distort, d.mirror) for d in data] == [(True, False), (False, True), (False, True)]
+        distorted = cell("symphonies", preset, augmentation="distort")
+        assert distorted.fingerprint("x") != cell("symphonies", preset).fingerprint("x")
+    toy = cell("symphonies", "toy")  # no augmentation at this size
+    assert (toy.data.distort, toy.data.mirror) == (False, False)
+    assert cell("symphonies", "toy", augmentation="distort").fingerprint("x") == toy.fingerprint("x")
 
 
 def test_symphonies_rate_does_not_fall_in_a_single_epoch() -> None:
