@@ -48,7 +48,7 @@ class Row:
     pretrained_model  file with the whole image network's first weights, in place of ``Preset.pretrained`` where that is set
     gaussrender_options  fields of GaussRenderConfig that differ from the preset's; of training only, the evaluation renders
                every row of a preset alike
-    cell_of    (table, row) whose cell this row shows, see ``same_cell``
+    cell_of    by preset, (table, row) whose cell this row shows, see ``same_cell``
     augmentation  of training frames, in presets that have one: photometric distortion, or half of the frames mirrored
     """
 
@@ -61,7 +61,7 @@ class Row:
     options: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     gaussrender_options: dict[str, Any] = field(default_factory=dict)
-    cell_of: tuple[str, str] | None = None
+    cell_of: dict[PresetName, tuple[str, str]] = field(default_factory=dict)
     schedules: dict[PresetName, Schedule] = field(default_factory=dict)
     pretrained_model: str | None = None
     augmentation: Literal["distort", "mirror"] = "distort"
@@ -197,17 +197,22 @@ class TableSpec:
                 return value
         raise SpecError(_unknown("preset", name, list(self.presets)))
 
+    def origin(self, row: Row, preset: PresetName) -> tuple[str, str]:
+        """(table, row) of the cell behind a row: the table's own, or what ``row.cell_of`` names."""
+        return row.cell_of.get(preset, (self.name, row.name))
+
     def cell(self, row: Row, renderer: str, preset: PresetName, seed: int, overrides: dict[str, Any] | None = None) -> Cell:
-        """The cell behind a row: the table's own, or that of the table and row that ``row.cell_of`` names.
+        """The cell behind a row, of the table itself or of its ``origin``.
 
         Raises SpecError if that table trains on other data or at other sizes, so that it would not be the same cell.
         """
-        if row.cell_of is None:
+        table, name = self.origin(row, preset)
+        if table == self.name:
             return Cell(self, row, renderer, preset, seed, overrides or {})
-        other = load_table(row.cell_of[0])
+        other = load_table(table)
         if (other.dataset, other.preset(preset)) != (self.dataset, self.preset(preset)):
             raise SpecError(f"row '{row.name}' of {self.name} cannot be a cell of {other.name}: their preset {preset} differs")
-        return other.cell(other.row(row.cell_of[1]), renderer, preset, seed, overrides)
+        return other.cell(other.row(name), renderer, preset, seed, overrides)
 
 
 def same_cell(table: TableSpec, row: str, **shown: Any) -> Row:
@@ -217,7 +222,7 @@ def same_cell(table: TableSpec, row: str, **shown: Any) -> Row:
     title, base, note, presets.
     """
     other = table.row(row)
-    return replace(other, **{"base": None, "cell_of": other.cell_of or (table.name, row), **shown})
+    return replace(other, **{"base": None, "cell_of": {p: table.origin(other, p) for p in table.presets}, **shown})
 
 
 @dataclass(frozen=True)

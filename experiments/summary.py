@@ -87,7 +87,7 @@ def _print_numbers(console: Console, plan: Plan, spec: TableSpec | ViewSpec, don
 
 
 def _ours(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str, column: Column) -> str:
-    shown = row.cell_of or (plan.table.name, row.name)
+    shown = plan.table.origin(row, plan.preset)
     values = [
         value
         for cell in plan.cells

@@ -200,10 +200,11 @@ def behind(spec: TableSpec, root: Path) -> Iterator[Found]:
     for path, record in records.load_all(root, spec.name):
         yield Found(spec.row(record.row), path, record)
     for row in spec.rows:
-        if row.cell_of is not None:
-            for path, record in records.load_all(root, row.cell_of[0]):
-                if record.row == row.cell_of[1] and record.preset in spec.presets:
-                    yield Found(row, path, record)
+        for preset, (table, name) in row.cell_of.items():
+            if table != spec.name:
+                for path, record in records.load_all(root, table):
+                    if (record.preset, record.row) == (preset, name):
+                        yield Found(row, path, record)
 
 
 def _validate(spec: TableSpec, ours: list[Record]) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from experiments.spec import TableSpec
-from experiments.tables.ablations import BASE, COLUMNS, published, variant
+from experiments.tables.ablations import BASE, COLUMNS, PRESETS, published, variant
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 _SENSOR = "sensor: where the car's cameras are"
@@ -29,7 +29,7 @@ TABLE = TableSpec(
             for name, title in _OTHERS.items()
         ),
     ),
-    presets=OCC3D.presets,
+    presets=PRESETS,
     notes=("3D: losses on voxels; 2D: on rendered views. Rows of 2D alone are compared with 2D alone from the sensor cameras.",),
     brief=True,
 )

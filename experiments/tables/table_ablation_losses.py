@@ -1,7 +1,7 @@
 """Which rendered losses help: one after the other on top of TPVFormer's own, on Occ3D-nuScenes."""
 
 from experiments.spec import TableSpec
-from experiments.tables.ablations import BASE, COLUMNS, published, variant
+from experiments.tables.ablations import BASE, COLUMNS, PRESETS, published, variant
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 TABLE = TableSpec(
@@ -16,6 +16,6 @@ TABLE = TableSpec(
         variant("camera+depth+bev", "+ BEV semantics", with_bev_depth=False),
         published("+ BEV depth"),
     ),
-    presets=OCC3D.presets,
+    presets=PRESETS,
     brief=True,
 )

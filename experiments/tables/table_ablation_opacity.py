@@ -1,7 +1,7 @@
 """Where a Gaussian's opacity comes from: TPVFormer with GaussRender on Occ3D-nuScenes."""
 
 from experiments.spec import TableSpec
-from experiments.tables.ablations import BASE, COLUMNS, published, variant
+from experiments.tables.ablations import BASE, COLUMNS, PRESETS, published, variant
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 TABLE = TableSpec(
@@ -15,6 +15,6 @@ TABLE = TableSpec(
         variant("opacity-fixed", "fixed: 0 where the predicted class is empty, else 1", overwrite_opacity=True),
         variant("opacity-transferred", "from the probability of empty space", transfer_opacity=True),
     ),
-    presets=OCC3D.presets,
+    presets=PRESETS,
     brief=True,
 )

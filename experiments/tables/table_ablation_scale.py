@@ -1,7 +1,7 @@
 """How large a voxel's Gaussian is: TPVFormer with GaussRender on Occ3D-nuScenes."""
 
 from experiments.spec import TableSpec
-from experiments.tables.ablations import BASE, COLUMNS, published, variant
+from experiments.tables.ablations import BASE, COLUMNS, PRESETS, published, variant
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 _PUBLISHED = 0.27  # metres, for voxels of 0.4 m (baselines.gaussrender.config.PUBLISHED_SCALE, which would load torch)
@@ -22,7 +22,7 @@ TABLE = TableSpec(
         published(_title(1)),
         *(variant(f"scale-{factor:g}", _title(factor), scale_factor=factor) for factor in (1.5, 2.0)),
     ),
-    presets=OCC3D.presets,
+    presets=PRESETS,
     notes=("The size is that of prediction and labels in training; on a coarser grid it keeps its ratio to the voxel edge.",),
     brief=True,
 )

@@ -1,7 +1,7 @@
 """How many cameras are rendered in a training step: TPVFormer with GaussRender on Occ3D-nuScenes."""
 
 from experiments.spec import TableSpec
-from experiments.tables.ablations import BASE, COLUMNS, published, variant
+from experiments.tables.ablations import BASE, COLUMNS, PRESETS, published, variant
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 TABLE = TableSpec(
@@ -16,7 +16,7 @@ TABLE = TableSpec(
         variant("views-3", "3 drawn cameras", num_cameras=3),
         variant("views-6", "all 6 cameras", camera_indices=(0, 1, 2, 3, 4, 5)),
     ),
-    presets=OCC3D.presets,
+    presets=PRESETS,
     notes=("Cameras are drawn with the published weights, with replacement; losses are means over the cameras.",),
     brief=True,
 )

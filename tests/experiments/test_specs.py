@@ -73,17 +73,22 @@ def test_every_brief_table_runs_in_all_presets_with_valid_options(name: str) -> 
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_trains_only_what_differs_from_the_main_table(name: str) -> None:
-    table = load_table(name)
-    shared = [row for row in table.rows if row.cell_of is not None]
-    assert [row.cell_of for row in shared] == [("table_occ3d", "tpvformer"), ("table_occ3d", "tpvformer+gaussrender")]
+    table, losses = load_table(name), load_table("table_ablation_losses")
+    shared = [row for row in table.rows if row.cell_of]
+    assert [row.name for row in shared] == ["tpvformer", "tpvformer+gaussrender"]
     known = {f.name for f in fields(GaussRenderConfig)}
     for row in table.rows:
-        if row.cell_of is None:
+        if not row.cell_of:
             assert row.gaussrender and row.gaussrender_options.keys() <= known
             assert any(getattr(PAPER, field) != value for field, value in row.gaussrender_options.items())
             assert table.cell(row, "cpu", "toy", 0).table is table
-        else:
-            assert table.cell(row, "cpu", "toy", 0) == OCC3D.cell(OCC3D.row(row.cell_of[1]), "cpu", "toy", 0)
+            continue
+        for preset in ("mini", "paper"):
+            assert table.cell(row, "cpu", preset, 0) == OCC3D.cell(OCC3D.row(row.name), "cpu", preset, 0)
+        # The toy schedule is the ablations' own: one of them trains these two rows, the others show them.
+        toy = table.cell(row, "cpu", "toy", 0)
+        assert toy == losses.cell(losses.row(row.name), "cpu", "toy", 0)
+        assert toy.table.name == "table_ablation_losses" and toy.schedule.iterations == 300
 
 
 def test_losses_are_added_one_after_the_other() -> None:
@@ -98,9 +103,11 @@ def test_losses_are_added_one_after_the_other() -> None:
 def test_another_tables_cell_is_refused_where_it_would_not_be_the_same() -> None:
     ablation = load_table("table_ablation_losses")
     row = ablation.row("tpvformer")
-    other = replace(ablation, presets={"toy": replace(ablation.presets["toy"], check_shuffled_images=False)})
-    with pytest.raises(SpecError, match="'tpvformer' of table_ablation_losses cannot be a cell of table_occ3d: their preset toy"):
-        other.cell(row, "cpu", "toy", 0)
+    other = replace(ablation, presets={"mini": replace(ablation.presets["mini"], model_size="toy")})
+    with pytest.raises(
+        SpecError, match="'tpvformer' of table_ablation_losses cannot be a cell of table_occ3d: their preset mini"
+    ):
+        other.cell(row, "cpu", "mini", 0)
 
 
 class TestViews:
@@ -138,6 +145,6 @@ class TestViews:
 def test_a_row_of_a_row_is_the_same_cell() -> None:
     ablation = load_table("table_ablation_losses")
     twice = same_cell(ablation, "tpvformer", name="again")
-    assert twice.cell_of == ("table_occ3d", "tpvformer")
-    table = replace(ablation, rows=(twice,))
-    assert table.cell(twice, "cpu", "toy", 0).key == "table_occ3d/toy/tpvformer--cpu--seed0"
+    table = replace(ablation, name="table_other", rows=(twice,))
+    assert table.cell(twice, "cpu", "paper", 0).key == "table_occ3d/paper/tpvformer--cpu--seed0"
+    assert table.cell(twice, "cpu", "toy", 0).key == "table_ablation_losses/toy/tpvformer--cpu--seed0"

@@ -139,11 +139,13 @@ def test_a_view_publishes_the_tables_that_it_shows(folders, cli, make_record) ->
 
 def test_an_ablation_publishes_the_cells_that_it_shares(folders, cli, make_record) -> None:
     local, committed = folders
-    make_record(local, "tpvformer", 0, 10.0)
-    make_record(local, "surroundocc", 0, 10.0)
+    make_record(local, "tpvformer", 0, 10.0, table="table_ablation_losses")
+    make_record(local, "camera", 0, 10.0, table="table_ablation_losses")
+    make_record(local, "tpvformer", 0, 10.0)  # the main table's, of another schedule
     make_record(local, "views-2", 0, 10.0, table="table_ablation_views")
     result = cli("table_ablation_views")
     assert result.exit_code == 0
     assert "wrote    toy/views-2--cpu--seed0" in result.output
-    assert "wrote    table_occ3d/toy/tpvformer--cpu--seed0" in result.output
-    assert stems(committed) == ["table_ablation_views/toy/views-2--cpu--seed0", "table_occ3d/toy/tpvformer--cpu--seed0"]
+    assert "wrote    table_ablation_losses/toy/tpvformer--cpu--seed0" in result.output
+    expected = ["table_ablation_losses/toy/tpvformer--cpu--seed0", "table_ablation_views/toy/views-2--cpu--seed0"]
+    assert stems(committed) == expected

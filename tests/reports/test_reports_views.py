@@ -63,25 +63,38 @@ def test_an_ablation_is_one_line_until_a_row_of_its_own_was_run(pair: Path) -> N
     assert pair / "reports/tables/table_ablation_losses.csv" not in build.build(pair).texts
 
 
-def test_an_ablation_stands_beside_the_main_tables_cells(pair: Path, make_record) -> None:
+def test_an_ablation_stands_beside_the_cells_that_it_shares(pair: Path, make_record) -> None:
+    root = pair / "results/records"
+    command = "python -m experiments.run table_ablation_losses"
     for seed in (0, 1):
-        make_record(pair / "results/records", "camera", seed, 10.5 + seed, table="table_ablation_losses")
-    text = section(pair, "table_ablation_losses")
-    assert text.strip().startswith("<details><summary>Ablation: rendered losses")
+        make_record(root, "tpvformer", seed, 9.0 + seed, table="table_ablation_losses", command=command)
+        make_record(root, "tpvformer+gaussrender", seed, 10.0 + 2 * seed, table="table_ablation_losses")
+        make_record(root, "views-2", seed, 9.5 + seed, table="table_ablation_views")
+    text = section(pair, "table_ablation_views")
+    assert text.strip().startswith("<details><summary>Ablation: cameras rendered in a step")
     assert "Ours, toy, cpu, 2 seeds" in text and "Not comparable with any published number" in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
-    assert "10.50 ± 0.71" in lines["TPVFormer"] and "<br>" not in lines["TPVFormer"]
-    assert "11.00 ± 0.71<br>+0.50 ± 0.00" in lines["camera semantics"]
-    assert "12.00 ± 1.41<br>+1.50 ± 0.71" in lines["+ BEV depth, as published"]
-    assert "+ camera depth" not in lines, "rows that were not run are left out"
-    assert "experiments.run table_occ3d" in text, "the conditions of all its records are told"
-    summary = summarise(load_table("table_ablation_losses"), pair / "results/records", pair / "results/quoted")
+    assert "9.50 ± 0.71" in lines["TPVFormer"] and "<br>" not in lines["TPVFormer"], "not the main table's, of another schedule"
+    assert "10.00 ± 0.71<br>+0.50 ± 0.00" in lines["2 drawn cameras"]
+    assert "11.00 ± 1.41<br>+1.50 ± 0.71" in lines["1 drawn camera, as published"]
+    assert "3 drawn cameras" not in lines, "rows that were not run are left out"
+    assert command in text, "the conditions of all its records are told"
+    summary = summarise(load_table("table_ablation_views"), root, pair / "results/quoted")
     assert not summary.notes, "no record counts as one of an earlier spec"
-    assert summary.gain(TOY, "camera", "mIoU").difference.values == (0.5, 0.5)
+    assert summary.gain(TOY, "views-2", "mIoU").difference.values == (0.5, 0.5)
     outputs = build.build(pair)
-    assert pair / "reports/tables/table_ablation_losses.csv" in outputs.texts
+    assert pair / "reports/tables/table_ablation_views.csv" in outputs.texts
     assert not any("ablation" in path.name for path in outputs.figures)
-    assert "camera semantics" not in section(pair, "table_occ3d")
+    assert "2 drawn cameras" not in section(pair, "table_occ3d")
+
+
+def test_at_full_size_an_ablation_shows_the_main_tables_cells(project: Path, make_record) -> None:
+    root = project / "results/records"
+    for table, row, miou in (("table_occ3d", "tpvformer", 30.0), ("table_ablation_scale", "scale-2", 31.0)):
+        make_record(root, row, 0, miou, table=table, preset="paper")
+    lines = section(project, "table_ablation_scale").splitlines()
+    assert any(line.startswith("| TPVFormer") and "30.00" in line for line in lines)
+    assert any("31.00<br>+1.00" in line for line in lines)
 
 
 def test_cost_is_compared_by_ratio(project: Path, make_record) -> None:
