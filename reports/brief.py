@@ -20,7 +20,7 @@ def render(summary: Summary) -> str:
         text.append("\n".join(markdown.remarks(summary, spec.columns)))
     presets = [p for p in PRESETS if any(g.preset == p for g in groups)]
     text += [markdown.NOT_COMPARABLE[p] for p in presets if p in markdown.NOT_COMPARABLE]
-    text.append("\n".join(f"- {note}" for note in (_LEGEND, *spec.notes, markdown.csv_link(summary))))
+    text.append("\n".join(f"- {note}" for note in (_legend(summary, groups), *spec.notes, markdown.csv_link(summary))))
     text.append(markdown.conditions([r for r in summary.records if r.preset in presets]))
     text += [f"> {note}" for note in summary.notes]
     return markdown.details(f"{spec.title} (<code>{spec.name}</code>)", *text)
@@ -33,7 +33,10 @@ def shown(summary: Summary) -> list[Group]:
     return published + [g for g in summary.ours() if (g.preset, g.renderer) in own]
 
 
-_LEGEND = "In the second line of a cell, the difference to the row's base; mean ± sample standard deviation over seeds."
+def _legend(summary: Summary, groups: list[Group]) -> str:
+    several = any(summary.seed_count(group) > 1 for group in groups)
+    spread = "mean ± sample standard deviation over seeds" if several else "one seed, so nothing here tells a gain from chance"
+    return f"In the second line of a cell, the difference to the row's base; {spread}."
 
 
 def _numbers(summary: Summary, group: Group) -> str:

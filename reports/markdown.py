@@ -72,7 +72,7 @@ def _odd_count(number: Number, expected: int) -> str:
 
 
 def label(column: Column) -> str:
-    unit = "" if column.unit == "%" else f" [{column.unit}]"
+    unit = "" if column.unit in ("%", "") else f" [{column.unit}]"
     return f"{column.title}{unit}{'' if column.higher_is_better else ' (lower is better)'}"
 
 

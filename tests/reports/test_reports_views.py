@@ -74,6 +74,7 @@ def test_an_ablation_stands_beside_the_cells_that_it_shares(pair: Path, make_rec
     assert text.strip().startswith("<details><summary>Ablation: cameras rendered in a step")
     assert "Ours, toy, cpu, 2 seeds" in text and "Not comparable with any published number" in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert "base; mean ± sample standard deviation over seeds" in text and "one seed" not in text
     assert "9.50 ± 0.71" in lines["TPVFormer"] and "<br>" not in lines["TPVFormer"], "not the main table's, of another schedule"
     assert "10.00 ± 0.71<br>+0.50 ± 0.00" in lines["2 drawn cameras"]
     assert "11.00 ± 1.41<br>+1.50 ± 0.71" in lines["1 drawn camera, as published"]
@@ -95,6 +96,7 @@ def test_at_full_size_an_ablation_shows_the_main_tables_cells(project: Path, mak
     lines = section(project, "table_ablation_scale").splitlines()
     assert any(line.startswith("| TPVFormer") and "30.00" in line for line in lines)
     assert any("31.00<br>+1.00" in line for line in lines)
+    assert any("one seed, so nothing here tells a gain from chance" in line for line in lines)
 
 
 def test_cost_is_compared_by_ratio(project: Path, make_record) -> None:
@@ -117,6 +119,7 @@ def test_cost_is_compared_by_ratio(project: Path, make_record) -> None:
     assert "0.525 ± 0.035<br>+17.5 ± 10.6 %" in line, "+10 % and +25 %, seed by seed"
     assert "1100 ± 0<br>+10.0 ± 0.0 %" in line and "203 ± 0<br>+1.5 ± 0.0 %" in line
     assert "median of all iterations but the first five" in text
+    assert "trained parameters (lower is better)" in text, "a count has no unit"
 
 
 def test_a_record_without_the_later_fields_has_no_cost(project: Path, make_record) -> None:
