@@ -38,17 +38,27 @@ def guarded(
         complain(f"{error.format_message() if hasattr(error, 'format_message') else error} (see --help)")
         return 2
     except Exception as error:  # noqa: BLE001 - what is not the user's mistake is a fault of ours
-        if isinstance(error, (*mistakes, *_user_errors())):
+        if was_interrupted(error):
+            code = INTERRUPTED
+        elif isinstance(error, (*mistakes, *_user_errors())):
             complain(str(error))
             return 2
-        handle, file = tempfile.mkstemp(prefix="occupancy-run-", suffix=".log")
-        with os.fdopen(handle, "w", encoding="utf-8") as log:
-            log.write(traceback.format_exc())
-        print(f"error: {type(error).__name__}: {error} (a fault of this program; traceback: {file})", file=sys.stderr)
-        return 1
+        else:
+            handle, file = tempfile.mkstemp(prefix="occupancy-run-", suffix=".log")
+            with os.fdopen(handle, "w", encoding="utf-8") as log:
+                log.write(traceback.format_exc())
+            print(f"error: {type(error).__name__}: {error} (a fault of this program; traceback: {file})", file=sys.stderr)
+            return 1
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
         complain(interrupted)
     return code
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: compiled code (numba's, for one) turns it into an error of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def complain(message: str) -> None:

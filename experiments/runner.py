@@ -19,6 +19,7 @@ from rich.markup import escape
 from baselines.checkpoints import CheckpointError, CheckpointMismatch
 from experiments import records
 from experiments.cells import CellFolder, Progress, now
+from experiments.command import was_interrupted
 from experiments.datasets.unpickle import DataError
 from experiments.engine import allow_checkpoint_types, keep_quiet, readable
 from experiments.plan import Launcher, PlanError
@@ -116,10 +117,10 @@ def run_cell(cell: Cell, job: Job) -> Record:
         folder.remember(progress)
         try:
             record = work(cell, job, folder, progress, start, tracker)
-        except KeyboardInterrupt:
-            tracker.finish("KILLED")
-            raise
         except BaseException as error:
+            if was_interrupted(error):
+                tracker.finish("KILLED")
+                raise KeyboardInterrupt from error
             tracker.finish("FAILED")
             raise _explained(error, cell, folder) from error
         records.save(record, folder.record_path)

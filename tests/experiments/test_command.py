@@ -37,6 +37,13 @@ def test_an_interruption_is_said_once(raised: BaseException, said: str, capsys: 
     assert outcome(raised, capsys) == (130, f"error: {said}\n")
 
 
+def test_an_interruption_that_compiled_code_turned_into_an_error_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (SystemError("returned a result with an exception set"), OSError("half written")):
+        error.__cause__ = ValueError()
+        error.__cause__.__context__ = KeyboardInterrupt()
+        assert outcome(error, capsys) == (130, "error: interrupted; all is kept\n")
+
+
 @pytest.mark.parametrize("mistake", [PlanError("no such\nrow"), OSError("no such\nrow")])
 def test_a_mistake_is_one_line(mistake: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(mistake, capsys) == (2, "error: no such row\n")

@@ -93,6 +93,19 @@ def test_averaged_weights_are_evaluated_kept_and_resumed(run: Command, tmp_path:
         torch.testing.assert_close(resumed[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
+def test_ctrl_c_within_compiled_code_stops_the_command(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba, asked to stop while it loads a function, raises an error of its own."""
+
+    def work(*_: Any) -> None:
+        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+
+    monkeypatch.setattr("experiments.runner.work", work)
+    code, _, err = run("--row", "small")
+    assert code == 130, err
+    assert "interrupted" in err and "Traceback" not in err
+    assert not list(tmp_path.rglob("error.txt")), "it is no fault of the cell's"
+
+
 def test_mixed_precision_trains(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole cell under autocast. mmengine's wrapper wants a GPU; on the CPU its autocast is bfloat16, unscaled."""
     from mmengine.optim.optimizer import amp_optimizer_wrapper
