@@ -44,6 +44,12 @@ def test_an_interruption_that_compiled_code_turned_into_an_error_is_one(capsys: 
         assert outcome(error, capsys) == (130, "error: interrupted; all is kept\n")
 
 
+def test_a_mistake_raised_from_itself_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    mistake = PlanError("no such row")
+    mistake.__cause__ = mistake
+    assert outcome(mistake, capsys) == (2, "error: no such row\n")
+
+
 @pytest.mark.parametrize("mistake", [PlanError("no such\nrow"), OSError("no such\nrow")])
 def test_a_mistake_is_one_line(mistake: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(mistake, capsys) == (2, "error: no such row\n")
