@@ -6,7 +6,8 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 from typer.exceptions import TyperException
@@ -52,6 +53,17 @@ def guarded(
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
         complain(interrupted)
     return code
+
+
+@contextmanager
+def told_on_interruption(message: str) -> Iterator[None]:
+    """Ctrl-C within, however it shows, becomes ``Interrupted`` with this message."""
+    try:
+        yield
+    except BaseException as error:
+        if was_interrupted(error):
+            raise Interrupted(message) from None
+        raise
 
 
 def was_interrupted(error: BaseException | None) -> bool:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.command import Interrupted, complain, guarded
+from experiments.command import complain, guarded, told_on_interruption
 from experiments.datasets.inventory import Part, inventory
 from experiments.datasets.layouts import LAYOUTS, layout_of
 from experiments.datasets.unpickle import DataError
@@ -77,14 +77,12 @@ def prepare(name: _Name, data_root: _Root = None) -> int:
     root = _root(data_root)
     console = Console(highlight=False)
     failed = 0
-    try:
+    with told_on_interruption("interrupted; labels written so far are complete, the same command goes on from there"):
         for dataset in _datasets(name):
             if dataset == "kitti360":
                 failed += _prepare_kitti360(root, console)
             else:
                 _say(console, f"{dataset}: nothing to prepare, its labels are read as they are published")
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; labels written so far are complete, the same command goes on from there") from None
     return 1 if failed else 0
 
 
@@ -141,12 +139,10 @@ def verify(
     root = _root(data_root)
     console = Console(highlight=False)
     problems = 0
-    try:
+    with told_on_interruption("interrupted; frames that were read are noted, the same command goes on from there"):
         for dataset in _datasets(name):
             for split in layout_of(dataset).splits:
                 problems += _verify_split(dataset, root, split, None if all_ else frames, seed, console)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; frames that were read are noted, the same command goes on from there") from None
     if problems:
         complain(f"{problems} problem(s) found in {root}; once they are mended, the same command reads only what changed")
     return 1 if problems else 0

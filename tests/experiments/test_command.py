@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from experiments.command import Interrupted, guarded
+from experiments.command import Interrupted, guarded, told_on_interruption
 from experiments.plan import PlanError
 
 
@@ -42,6 +42,16 @@ def test_an_interruption_that_compiled_code_turned_into_an_error_is_one(capsys: 
         error.__cause__ = ValueError()
         error.__cause__.__context__ = KeyboardInterrupt()
         assert outcome(error, capsys) == (130, "error: interrupted; all is kept\n")
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_an_interruption_within_a_step_is_told_with_the_steps_words(converted: bool) -> None:
+    with pytest.raises(Interrupted, match="^stopped at frame 3$"), told_on_interruption("stopped at frame 3"):
+        if converted:
+            raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+        raise KeyboardInterrupt
+    with pytest.raises(OSError, match="disk full"), told_on_interruption("stopped at frame 3"):
+        raise OSError("disk full")
 
 
 def test_a_mistake_raised_from_itself_is_told(capsys: pytest.CaptureFixture[str]) -> None:
