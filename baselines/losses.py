@@ -72,11 +72,7 @@ class OccupancyLoss(nn.Module):
 
         In float32, under autocast too. Raises ValueError for shapes that do not fit.
         """
-        labels = labels.long()
-        if self.use_camera_mask:
-            if camera_mask is None:
-                raise ValueError("use_camera_mask=True needs a camera_mask")
-            labels = labels.masked_fill(~camera_mask.bool(), self.grid.ignore)
+        labels = self.taught(labels, camera_mask)
         losses = {}
         for scale, prediction in enumerate(reversed(logits)):  # 0 is the finest
             target = self._labels_for(prediction, labels)
@@ -89,6 +85,15 @@ class OccupancyLoss(nn.Module):
             losses[f"loss_ce{suffix}"] = weight * CE_WEIGHT * ce
             losses[f"loss_lovasz{suffix}"] = weight * LOVASZ_WEIGHT * jaccard
         return losses
+
+    def taught(self, labels: Tensor, camera_mask: Tensor | None) -> Tensor:
+        """int64 labels [B, X, Y, Z] with ``grid.ignore`` wherever nothing is to be learnt; ValueError for want of a mask."""
+        labels = labels.long()
+        if not self.use_camera_mask:
+            return labels
+        if camera_mask is None:
+            raise ValueError("use_camera_mask=True needs a camera_mask")
+        return labels.masked_fill(~camera_mask.bool(), self.grid.ignore)
 
     def _labels_for(self, logits: Tensor, labels: Tensor) -> Tensor:
         if logits.dim() != 5 or logits.shape[1] != self.grid.num_classes or logits.shape[0] != labels.shape[0]:

@@ -36,6 +36,7 @@ class OccupancyModel(BaseModel):
                     leaves training mode at its first validation and never returns to it, so that dropout acts in the
                     first epoch; 1 reproduces that. (There the first epoch after a resume has dropout once more; here
                     a resumed training continues as if it had not been interrupted.)
+    loss            arguments of OccupancyLoss that differ from the published ones, None for none
     camera_seed     seed of the draws of rendered cameras. Each draw depends on the seed, the process rank and the
                     iteration only, so that a resumed training draws what an uninterrupted one would have.
 
@@ -43,7 +44,13 @@ class OccupancyModel(BaseModel):
     nothing but ``renderer_prep`` and ``renderer``.
     """
 
-    def __init__(self, grid: OccupancyGrid, dropout_epochs: int | None = None, camera_seed: int = 0) -> None:
+    def __init__(
+        self,
+        grid: OccupancyGrid,
+        dropout_epochs: int | None = None,
+        camera_seed: int = 0,
+        loss: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(data_preprocessor=BatchToDevice())
         self.grid = grid
         self.dropout_epochs = dropout_epochs
@@ -51,7 +58,7 @@ class OccupancyModel(BaseModel):
         self.iteration = 0
         self.epoch = 0
         # Tuples keep these modules out of the module tree, hence out of the published state dict.
-        self._occupancy_loss = (OccupancyLoss(grid),)
+        self._occupancy_loss = (OccupancyLoss(grid, **(loss or {})),)
         self._gaussrender: tuple[GaussRender, ...] = ()
 
     @abstractmethod
@@ -107,12 +114,12 @@ class OccupancyModel(BaseModel):
 
     def occupancy_losses(self, prediction: OccupancyPrediction, batch: OccupancyBatch) -> dict[str, Tensor]:
         """The weighted losses on voxels by name: OccupancyLoss at every scale, unless a model has its own."""
-        return self._occupancy_loss[0](prediction.logits, batch.labels)
+        return self.occupancy_loss(prediction.logits, batch.labels, batch.camera_mask)
 
     @property
-    def class_weights(self) -> Tensor:
-        """[C] weights of the cross entropy."""
-        return self._occupancy_loss[0].class_weights
+    def occupancy_loss(self) -> OccupancyLoss:
+        """The loss on voxels, with its class weights and its choice of voxels."""
+        return self._occupancy_loss[0]
 
     @torch.no_grad()
     def predict(self, batch: OccupancyBatch) -> OccupancyPrediction:

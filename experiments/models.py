@@ -50,8 +50,11 @@ def takes_depth(cell: Cell) -> bool:
     return cell.row.model in _WITH_DEPTH
 
 
-def build(cell: Cell, grid: OccupancyGrid) -> OccupancyModel:
-    """The cell's model with initial weights (drawn from PyTorch's generator); ValueError for an unknown builder key."""
+def build(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, ...] | None = None) -> OccupancyModel:
+    """The cell's model with initial weights (drawn from PyTorch's generator); ValueError for an unknown builder key.
+
+    class_weights  of the cross entropy, in place of the data set's published ones
+    """
     key, preset = cell.row.model, cell.preset
     if key == "prior":
         return PriorModel(grid)
@@ -74,6 +77,7 @@ def build(cell: Cell, grid: OccupancyGrid) -> OccupancyModel:
         gaussrender=cell.gaussrender,
         renderer=cell.renderer,
         camera_seed=cell.seed,
+        loss={"class_weights": class_weights, "use_camera_mask": preset.loss_in_sight},
     )
     return cast(OccupancyModel, MODELS.build(config | copy.deepcopy(cell.row.options)))
 

@@ -34,12 +34,30 @@ AnyRecord = TypeVar("AnyRecord", bound=Strict)
 
 
 class Hardware(Strict):
-    """The machine a cell ran on."""
+    """The machine a cell ran on.
+
+    threads           that PyTorch computed with
+    instruction_sets  library -> the vector instructions that it was held to or chose, e.g. {"torch": "AVX2"}; part of what
+                      decides a number's last bits. Empty in older records
+    """
 
     cpu: str
     cores: int
     memory_gb: float
     gpu: str | None = None
+    threads: int | None = None
+    instruction_sets: dict[str, str] = Field(default_factory=dict)
+
+
+class Confirmation(Strict):
+    """That a record's numbers came out again, to the last bit, with other code: ``experiments.run --confirm``."""
+
+    when: str
+    git_commit: str
+    git_dirty: bool
+    code: str
+    versions: dict[str, str]
+    hardware: Hardware
 
 
 class Record(Strict):
@@ -55,6 +73,11 @@ class Record(Strict):
     peak_memory_mb, train_peak_memory_mb  of the whole cell, and up to the end of training (None: not trained, or an older
                record): the allocator's on a GPU, else resident memory of the process, in MiB
     renderer_settings  what the backend really rendered with, where it differs from the paper's settings
+    absent     metric -> classes that the ground truth does not hold and that count 100 % in its mean, by the published rule
+    processes, batch_size  of the training: processes, and samples of an optimizer step over all of them (None: an older record)
+    code       digest of the sources that make the numbers, and ``sources``: file -> digest of its own ("" in older records)
+    first_losses  named losses of the first iterations from the start, which ``--confirm`` replays
+    confirmed  later code with which the numbers came out again
     """
 
     schema_version: Literal[1] = 1
@@ -85,6 +108,13 @@ class Record(Strict):
     mlflow_run_id: str | None = None
     seconds_per_iteration: float | None = None
     train_peak_memory_mb: float | None = None
+    absent: dict[str, list[str]] = Field(default_factory=dict)
+    processes: int | None = None
+    batch_size: int | None = None
+    code: str = ""
+    sources: dict[str, str] = Field(default_factory=dict)
+    first_losses: list[dict[str, float]] = Field(default_factory=list)
+    confirmed: list[Confirmation] = Field(default_factory=list)
 
     def number(self, name: str) -> float | None:
         """The metric, or the measured field of the record itself (``MEASURED``), called ``name``; None if there is none."""

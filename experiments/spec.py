@@ -145,6 +145,9 @@ class Preset:
     check_shuffled_images  evaluate once more with the validation images swapped between scenes: what a model scores
                            that does not look at its images
     short_evaluation       evaluate the first samples only, for tables whose numbers are of training
+    class_weights          of the cross entropy: the data set's published ones, or "counted" from the training labels
+                           (``experiments.metrics.shares``), for a generated world whose classes have other shares
+    loss_in_sight          losses on voxels leave out those that no camera sees (``OccupancyBatch.camera_mask``)
     """
 
     data: DataPreset
@@ -154,6 +157,8 @@ class Preset:
     pretrained: str | None = None
     check_shuffled_images: bool = False
     short_evaluation: bool = False
+    class_weights: Literal["published", "counted"] = "published"
+    loss_in_sight: bool = False
 
 
 @dataclass(frozen=True)
@@ -301,7 +306,14 @@ def load_table(name: str) -> TableSpec:
 
 
 # Fields that specs got later: while they have these values, fingerprints are what they were without them.
-_LATER: dict[str, Any] = {"gaussrender_options": {}, "short_evaluation": False, "pretrained_model": None, "mirror": False}
+_LATER: dict[str, Any] = {
+    "gaussrender_options": {},
+    "short_evaluation": False,
+    "pretrained_model": None,
+    "mirror": False,
+    "class_weights": "published",
+    "loss_in_sight": False,
+}
 # Fields of a row that change nothing in its cell.
 _SHOWN = ("title", "note", "base", "presets", "cell_of")
 

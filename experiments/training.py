@@ -42,6 +42,7 @@ from experiments.engine import (
 from experiments.evaluation import SHORT, RenderingEvaluator, ShuffledImages, ViewRenderer
 from experiments.metrics.evaluator import OccupancyMetric
 from experiments.metrics.prior import fit_prior
+from experiments.metrics.shares import class_weights
 from experiments.plan import Launcher, pretrained_path
 from experiments.progress import ProgressHook
 from experiments.records import Record
@@ -86,7 +87,9 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     set_random_seed(cell.seed)
     val = _dataset(cell, job, layout_of(cell.table.dataset).evaluated)
     train = _dataset(cell, job, "train") if job.checkpoint is None else None
-    model = models.build(cell, val.grid)
+    counted = trains and train is not None and cell.preset.class_weights == "counted"
+    weights = class_weights(train, cell.preset.loss_in_sight) if counted and train is not None else None
+    model = models.build(cell, val.grid, weights)
     if trains and cell.pretrained is not None:
         models.load_pretrained(cell, model, pretrained_path(cell.pretrained))
     iterations = _iterations(cell, len(train)) if trains and train is not None else 0

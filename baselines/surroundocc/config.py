@@ -50,11 +50,13 @@ def surroundocc_config(
     gaussrender: dict[str, Any] | None = None,
     renderer: str = "cpu",
     camera_seed: int = 0,
+    loss: dict[str, Any] | None = None,
     num_cameras: int = 6,
 ) -> dict[str, Any]:
     """A config for ``mmdet3d.registry.MODELS.build`` (after ``import baselines.surroundocc``), plain data throughout.
 
     gaussrender  fields of GaussRenderConfig for the row with rendering, None for the row without
+    loss         arguments of OccupancyLoss that differ from the published ones
 
     Raises ValueError for an unknown size.
     """
@@ -66,6 +68,7 @@ def surroundocc_config(
         gaussrender=gaussrender,
         renderer=renderer,
         camera_seed=camera_seed,
+        loss=loss,
         num_cameras=num_cameras,
         **SIZES[size],
     )

@@ -34,7 +34,7 @@ class SurroundOcc(OccupancyModel):
     gaussrender    fields of GaussRenderConfig to train with rendered losses of the finest scale, None for none
     renderer       name of the renderer backend for that
 
-    ``dropout_epochs`` and ``camera_seed`` are those of OccupancyModel. Everything after the neck runs in float32, also
+    ``dropout_epochs``, ``camera_seed`` and ``loss`` are those of OccupancyModel. Everything after the neck runs in float32, also
     under autocast. Losses are GaussRender's at every scale (``OccupancyLoss``: half the weight for each coarser one), not
     those of the SurroundOcc paper; GridMask is not applied. Parameters have the published names below ``img_backbone``,
     ``img_neck`` and ``head`` (GaussRender's name; ``pts_bbox_head`` in SurroundOcc's own weights, which is translated on
@@ -59,9 +59,10 @@ class SurroundOcc(OccupancyModel):
         gaussrender: dict[str, Any] | None = None,
         renderer: str = "cpu",
         camera_seed: int = 0,
+        loss: dict[str, Any] | None = None,
     ) -> None:
         grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
-        super().__init__(grid, dropout_epochs=dropout_epochs, camera_seed=camera_seed)
+        super().__init__(grid, dropout_epochs=dropout_epochs, camera_seed=camera_seed, loss=loss)
         _check_sizes(grid, neck, dims, layers, points, feedforward, widths, heads, groups)
         self.num_cameras = num_cameras
         self.img_backbone, self.img_neck = build_image_network(backbone, neck)

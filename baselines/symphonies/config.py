@@ -70,10 +70,12 @@ def symphonies_config(
     gaussrender: dict[str, Any] | None = None,
     renderer: str = "cpu",
     camera_seed: int = 0,
+    loss: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A config for ``mmdet3d.registry.MODELS.build`` (after ``import baselines.symphonies``), plain data throughout.
 
     gaussrender  fields of GaussRenderConfig for the row with rendering, None for the row without
+    loss         arguments of OccupancyLoss that differ from the published ones
 
     Raises ValueError for an unknown size.
     """
@@ -85,5 +87,6 @@ def symphonies_config(
         gaussrender=gaussrender,
         renderer=renderer,
         camera_seed=camera_seed,
+        loss=loss,
         **SIZES[size],
     )

@@ -42,8 +42,9 @@ class Symphonies(OccupancyModel):
     gaussrender       fields of GaussRenderConfig to train with rendered losses, None for none
     renderer          name of the renderer backend for that
 
-    ``camera_seed`` is that of OccupancyModel. One camera, with ``batch.depth``; any batch size (published: one). Everything
-    after the backbone runs in float32, also under autocast. In training every layer predicts, all at the same scale.
+    ``camera_seed`` and ``loss`` are those of OccupancyModel. One camera, with ``batch.depth``; any batch size (published:
+    one). Everything after the backbone runs in float32, also under autocast. In training every layer predicts, all at the
+    same scale.
 
     Rendering is of the map before the last 1 x 1 convolution, at the grid's resolution, in training only. (GaussRender's
     authors describe it as inserted before the final head; their code for it is not released.) Parameters have the
@@ -74,9 +75,10 @@ class Symphonies(OccupancyModel):
         gaussrender: dict[str, Any] | None = None,
         renderer: str = "cpu",
         camera_seed: int = 0,
+        loss: dict[str, Any] | None = None,
     ) -> None:
         grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
-        super().__init__(grid, camera_seed=camera_seed)
+        super().__init__(grid, camera_seed=camera_seed, loss=loss)
         if volume_scale not in (1, 2) or downsample_z not in (1, 2):
             raise ValueError(f"volume_scale and downsample_z must be 1 or 2, got {volume_scale} and {downsample_z}")
         self.scene = grid.coarsened(volume_scale)
@@ -150,10 +152,10 @@ class Symphonies(OccupancyModel):
             last = number == len(prediction.logits)
             terms = voxel_losses(
                 logits,
-                batch.labels.long(),
+                self.occupancy_loss.taught(batch.labels, batch.camera_mask),
                 parts,
                 self.frustum_size**2,
-                self.class_weights,
+                self.occupancy_loss.class_weights,
                 self.grid.empty,
                 self.grid.ignore,
             )

@@ -37,7 +37,7 @@ class TPVFormer(OccupancyModel):
     gaussrender    fields of GaussRenderConfig to train with rendered losses, None for none
     renderer       name of the renderer backend for that
 
-    ``dropout_epochs`` and ``camera_seed`` are those of OccupancyModel. Everything after the neck runs in float32, also
+    ``dropout_epochs``, ``camera_seed`` and ``loss`` are those of OccupancyModel. Everything after the neck runs in float32, also
     under autocast. GridMask is not applied: the released configuration asks for it, and the code never does
     (bev_segmentor.py:12-22). Raises ValueError for a grid that ``upsampling`` does not divide.
     """
@@ -63,9 +63,10 @@ class TPVFormer(OccupancyModel):
         gaussrender: dict[str, Any] | None = None,
         renderer: str = "cpu",
         camera_seed: int = 0,
+        loss: dict[str, Any] | None = None,
     ) -> None:
         grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
-        super().__init__(grid, dropout_epochs=dropout_epochs, camera_seed=camera_seed)
+        super().__init__(grid, dropout_epochs=dropout_epochs, camera_seed=camera_seed, loss=loss)
         if any(n % upsampling for n in grid.shape):
             raise ValueError(f"grid {grid.shape} is not a multiple of the up-sampling {upsampling}")
         if dim % heads or dim % 2:

@@ -208,7 +208,7 @@ def test_training_predicts_at_every_layer_with_the_published_weights(batch: Occu
     losses = model.occupancy_losses(prediction, batch)
     parts = frustums(SMALL, batch.projection[:, 0], (176, 48), 8)
     for logits, weight, suffix in zip(prediction.logits, (0.5, 0.5, 1.0), ("_layer1", "_layer2", ""), strict=True):
-        terms = voxel_losses(logits, batch.labels, parts, 64, model.class_weights, 0, 255)
+        terms = voxel_losses(logits, batch.labels, parts, 64, model.occupancy_loss.class_weights, 0, 255)
         for name, value in terms.items():
             torch.testing.assert_close(losses.pop(f"loss_{name}{suffix}"), weight * value)
     assert not losses
