@@ -73,6 +73,8 @@ class OccupancyBatch:
     meta                one dict a sample (token, scene, frame index, ...)
     depth               [B, V, H, W] float32 metres along the camera's z axis at the pixels of ``images``, 0 where unknown; for
                         models that take it (Symphonies), None for the others
+    sight               [B, X, Y, Z] bool, voxels that the label cameras see, for losses that treat the others differently;
+                        None where no loss does
     """
 
     images: Tensor
@@ -85,6 +87,7 @@ class OccupancyBatch:
     reference_to_lidar: Tensor
     meta: list[dict[str, Any]] = field(default_factory=list)
     depth: Tensor | None = None
+    sight: Tensor | None = None
 
     @property
     def batch_size(self) -> int:

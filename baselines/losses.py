@@ -45,13 +45,14 @@ class OccupancyLoss(nn.Module):
     """10 x cross entropy + Lovasz-softmax, at every scale a network predicts.
 
     class_weights    one weight a class for the cross entropy; None: the data set's published ones
-    use_camera_mask  train only on voxels that the cameras see. Published is False: unseen voxels labelled empty are
-                     supervised, although Occ3D's evaluation leaves them out
+    in_sight         share of the cross entropy that is the mean over the voxels in sight (``OccupancyBatch.sight``); the rest
+                     is the mean over all. Above 0 Lovasz-softmax takes those in sight alone. Published is 0: what no camera
+                     sees is supervised like the rest, although Occ3D's evaluation leaves it out
     """
 
     class_weights: Tensor
 
-    def __init__(self, grid: OccupancyGrid, class_weights: Sequence[float] | None = None, use_camera_mask: bool = False) -> None:
+    def __init__(self, grid: OccupancyGrid, class_weights: Sequence[float] | None = None, in_sight: float = 0.0) -> None:
         super().__init__()
         if class_weights is None:
             if grid.dataset not in CLASS_WEIGHTS:
@@ -59,41 +60,50 @@ class OccupancyLoss(nn.Module):
             class_weights = CLASS_WEIGHTS[grid.dataset]
         if len(class_weights) != grid.num_classes:
             raise ValueError(f"class_weights must be {grid.num_classes} numbers, one a class, got {len(class_weights)}")
+        if not 0.0 <= in_sight <= 1.0:
+            raise ValueError(f"in_sight must be within 0..1, got {in_sight}")
         self.grid = grid
-        self.use_camera_mask = use_camera_mask
+        self.in_sight = in_sight
         self.register_buffer("class_weights", torch.tensor(class_weights, dtype=torch.float32), persistent=False)
 
-    def forward(self, logits: Sequence[Tensor], labels: Tensor, camera_mask: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, logits: Sequence[Tensor], labels: Tensor, sight: Tensor | None = None) -> dict[str, Tensor]:
         """The weighted terms by name: ``loss_ce`` and ``loss_lovasz``, with ``_scale1``, ``_scale2``, ... for coarser scales.
 
         logits       one [B, C, X/f, Y/f, Z/f] a scale, coarse to fine, f a whole number
         labels       [B, X, Y, Z] integer class ids; ``grid.ignore`` counts nowhere
-        camera_mask  [B, X, Y, Z] bool, read (and required) only with ``use_camera_mask``
+        sight        [B, X, Y, Z] bool, voxels that a camera sees; read (and required) only where ``in_sight`` is above 0
 
         In float32, under autocast too. Raises ValueError for shapes that do not fit.
         """
-        labels = self.taught(labels, camera_mask)
+        labels, seen = labels.long(), self.seen(labels, sight)
         losses = {}
         for scale, prediction in enumerate(reversed(logits)):  # 0 is the finest
-            target = self._labels_for(prediction, labels)
+            target = self._labels_for(prediction, seen)
             suffix = f"_scale{scale}" if scale else ""
             weight = SCALE_DECAY**scale
             with torch.autocast(prediction.device.type, enabled=False):
                 scores = prediction.float()
-                ce = cross_entropy(scores, target, self.class_weights, self.grid.ignore)
+                ce = self.cross_entropy(scores, target, self._labels_for(prediction, labels))
                 jaccard = lovasz_softmax(scores.softmax(dim=1), target, self.grid.ignore)
             losses[f"loss_ce{suffix}"] = weight * CE_WEIGHT * ce
             losses[f"loss_lovasz{suffix}"] = weight * LOVASZ_WEIGHT * jaccard
         return losses
 
-    def taught(self, labels: Tensor, camera_mask: Tensor | None) -> Tensor:
-        """int64 labels [B, X, Y, Z] with ``grid.ignore`` wherever nothing is to be learnt; ValueError for want of a mask."""
-        labels = labels.long()
-        if not self.use_camera_mask:
-            return labels
-        if camera_mask is None:
-            raise ValueError("use_camera_mask=True needs a camera_mask")
-        return labels.masked_fill(~camera_mask.bool(), self.grid.ignore)
+    def seen(self, labels: Tensor, sight: Tensor | None) -> Tensor:
+        """int64 labels [B, X, Y, Z], with ``grid.ignore`` out of sight if ``in_sight`` is above 0; else as they are."""
+        if not self.in_sight:
+            return labels.long()
+        if sight is None:
+            raise ValueError(
+                f"in_sight={self.in_sight} needs 'sight', the voxels that a camera sees: load data with sight=True"
+            )
+        return labels.long().masked_fill(~sight, self.grid.ignore)
+
+    def cross_entropy(self, logits: Tensor, seen: Tensor, labels: Tensor) -> Tensor:
+        """The unweighted cross entropy of one scale: over the labels in sight, over all of them, or both by ``in_sight``."""
+        parts = {0.0: (labels,), 1.0: (seen,)}.get(self.in_sight, (seen, labels))
+        values = [cross_entropy(logits, target, self.class_weights, self.grid.ignore) for target in parts]
+        return values[0] if len(values) == 1 else torch.lerp(values[1], values[0], self.in_sight)
 
     def _labels_for(self, logits: Tensor, labels: Tensor) -> Tensor:
         if logits.dim() != 5 or logits.shape[1] != self.grid.num_classes or logits.shape[0] != labels.shape[0]:

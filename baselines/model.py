@@ -114,7 +114,7 @@ class OccupancyModel(BaseModel):
 
     def occupancy_losses(self, prediction: OccupancyPrediction, batch: OccupancyBatch) -> dict[str, Tensor]:
         """The weighted losses on voxels by name: OccupancyLoss at every scale, unless a model has its own."""
-        return self.occupancy_loss(prediction.logits, batch.labels, batch.camera_mask)
+        return self.occupancy_loss(prediction.logits, batch.labels, batch.sight)
 
     @property
     def occupancy_loss(self) -> OccupancyLoss:

@@ -147,7 +147,7 @@ class Preset:
     short_evaluation       evaluate the first samples only, for tables whose numbers are of training
     class_weights          of the cross entropy: the data set's published ones, or "counted" from the training labels
                            (``experiments.metrics.shares``), for a generated world whose classes have other shares
-    loss_in_sight          losses on voxels leave out those that no camera sees (``OccupancyBatch.camera_mask``)
+    loss_in_sight          share of the cross entropy over the voxels in sight alone (``OccupancyLoss.in_sight``); published is 0
     """
 
     data: DataPreset
@@ -158,7 +158,7 @@ class Preset:
     check_shuffled_images: bool = False
     short_evaluation: bool = False
     class_weights: Literal["published", "counted"] = "published"
-    loss_in_sight: bool = False
+    loss_in_sight: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -312,7 +312,7 @@ _LATER: dict[str, Any] = {
     "pretrained_model": None,
     "mirror": False,
     "class_weights": "published",
-    "loss_in_sight": False,
+    "loss_in_sight": 0.0,
 }
 # Fields of a row that change nothing in its cell.
 _SHOWN = ("title", "note", "base", "presets", "cell_of")

@@ -88,7 +88,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     val = _dataset(cell, job, layout_of(cell.table.dataset).evaluated)
     train = _dataset(cell, job, "train") if job.checkpoint is None else None
     counted = trains and train is not None and cell.preset.class_weights == "counted"
-    weights = class_weights(train, cell.preset.loss_in_sight) if counted and train is not None else None
+    weights = class_weights(train) if counted and train is not None else None
     model = models.build(cell, val.grid, weights)
     if trains and cell.pretrained is not None:
         models.load_pretrained(cell, model, pretrained_path(cell.pretrained))
@@ -183,8 +183,8 @@ _HOOKS: dict[str, Any] = {"logger": None, "sampler_seed": None, "timer": None}
 
 
 def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
-    depth = models.takes_depth(cell)
-    return build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, depth)
+    depth, sight = models.takes_depth(cell), split == "train" and cell.preset.loss_in_sight > 0
+    return build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, depth, sight)
 
 
 def _iterations(cell: Cell, samples: int) -> int:

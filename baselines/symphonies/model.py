@@ -147,18 +147,22 @@ class Symphonies(OccupancyModel):
         """``loss_ce``, ``_sem_scal``, ``_geo_scal``, ``_frustum`` of the answer; half of each for the layers before, with
         ``_layer1``, ``_layer2``, ... behind the name."""
         parts = frustums(self.grid, batch.projection[:, 0].float(), self.image_size, self.frustum_size)
+        labels = batch.labels.long()
+        seen = self.occupancy_loss.seen(labels, batch.sight)
         losses = {}
         for number, logits in enumerate(prediction.logits, start=1):
             last = number == len(prediction.logits)
             terms = voxel_losses(
                 logits,
-                self.occupancy_loss.taught(batch.labels, batch.camera_mask),
+                seen,
                 parts,
                 self.frustum_size**2,
                 self.occupancy_loss.class_weights,
                 self.grid.empty,
                 self.grid.ignore,
             )
+            if self.occupancy_loss.in_sight:
+                terms["ce"] = self.occupancy_loss.cross_entropy(logits.float(), seen, labels)
             for name, value in terms.items():
                 losses[f"loss_{name}" if last else f"loss_{name}_layer{number}"] = value * (1.0 if last else EARLIER_WEIGHT)
         return losses

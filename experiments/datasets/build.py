@@ -21,12 +21,13 @@ DATASETS: dict[str, type[OccupancyFrames[Any]]] = {
 
 
 def build_dataset(
-    name: str, data_root: Path, split: str, data: DataPreset, seed: int, depth: bool = False
+    name: str, data_root: Path, split: str, data: DataPreset, seed: int, depth: bool = False, sight: bool = False
 ) -> OccupancyFrames[Any]:
     """A split of the data set ``name`` at the preset's sizes; small generated data sets stay in memory.
 
-    ``seed`` is that of the augmentation, which the training split alone has. ``depth``: with depth images, for
-    models that take them. Raises DataError for a name that is not in ``DATASETS`` and for whatever is missing on disk.
+    ``seed`` is that of the augmentation, which the training split alone has. ``depth``: with depth images, for models that
+    take them; ``sight``: with the voxels in sight, for losses that ask. Raises DataError for a name that is not in
+    ``DATASETS`` and for whatever is missing on disk.
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set '{name}' (known: {', '.join(DATASETS)})")
@@ -43,4 +44,5 @@ def build_dataset(
         seed=seed,
         cache=data.source == "toyworld",
         depth=depth,
+        sight=sight,
     )

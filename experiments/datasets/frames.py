@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from experiments.datasets.layout import CAMERAS
+from experiments.datasets.sight import in_sight
 from experiments.datasets.transforms import ImageTransform, coarsen_labels, distort, read_depth, read_image
 from experiments.datasets.unpickle import DataError
 
@@ -108,6 +109,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     seed                seed of the augmentation
     cache               keep decoded images and labels in memory; for small data sets only
     depth               fill the batch's ``depth``, at the size of the network's input
+    sight               fill the batch's ``sight``: the labels' own mask where they have one of the cameras, else cast
 
     Items are addressed by an index or by a pair (index, draw), where ``draw`` (say, the epoch; see ``TrainSampler``)
     picks the augmentation; an index alone means draw 0. ``meta`` holds at least: token, scene, index, image_paths.
@@ -122,6 +124,9 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
 
     get_depth = ""
     """What brings the depth; empty for a data set without."""
+
+    has_camera_mask = False
+    """Whether the mask of the voxels that count says which ones the cameras see."""
 
     has_ray_origins = False
     """Whether ``meta`` holds "ray_origins", from which RayIoU casts its rays."""
@@ -140,6 +145,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         seed: int = 0,
         cache: bool = False,
         depth: bool = False,
+        sight: bool = False,
     ) -> None:
         if depth and not self.get_depth:
             raise DataError(f"{type(self).__name__} has no depth: take another data set, or a model that does not need depth")
@@ -156,10 +162,12 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self.mirror = mirror
         self.seed = seed
         self.with_depth = depth
+        self.with_sight = sight
         self._all_frames = self._list()
         self._chosen = mini_indices(len(self._all_frames)) if mini else list(range(len(self._all_frames)))
         self._pixels: dict[int, _Pixels] | None = {} if cache else None
         self._labels: dict[int, Labels] | None = {} if cache else None
+        self._sight: dict[int, NDArray[np.bool_]] | None = {} if cache else None
 
     @abstractmethod
     def _official_grid(self) -> OccupancyGrid:
@@ -197,11 +205,6 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         frame = self._frame(index)
         pixels = self._read_pixels(index)
         labels, counted = self.labels(index)
-        generator = np.random.default_rng((self.seed, draw, index))
-        images, depth = self._network_input(pixels.images, generator), pixels.depth
-        if self.augment and self.mirror and generator.integers(2):
-            images, depth = _mirrored(images, axis=-1), None if depth is None else _mirrored(depth, axis=-1)
-            labels, counted = _mirrored(labels, axis=1), _mirrored(counted, axis=1)
         cameras = self._calibration(frame)
         to_input = np.eye(4)
         to_input[:3, :3] = self.image.matrix(pixels.native_width, pixels.native_height)
@@ -212,6 +215,14 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             raise DataError(f"image {self._image_paths(frame)[0]}: {error}") from None
         intrinsics = pinholes.copy()
         intrinsics[:, :2] *= scale
+        size = (round(pixels.native_width * scale), int(pixels.native_height * scale))
+        sight = self._in_sight(index, intrinsics, cameras.labels, size) if self.with_sight else None
+        generator = np.random.default_rng((self.seed, draw, index))
+        images, depth = self._network_input(pixels.images, generator), pixels.depth
+        if self.augment and self.mirror and generator.integers(2):
+            images, depth = _mirrored(images, axis=-1), None if depth is None else _mirrored(depth, axis=-1)
+            labels, counted = _mirrored(labels, axis=1), _mirrored(counted, axis=1)
+            sight = None if sight is None else _mirrored(sight, axis=1)
         matrices = {
             "projection": np.stack([to_input @ _full(k) @ m for k, m in zip(pinholes, cameras.features, strict=True)]),
             "intrinsics": intrinsics,
@@ -221,11 +232,12 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         return OccupancyBatch(
             images=torch.from_numpy(images)[None],
             **{name: torch.from_numpy(value.astype(np.float32))[None] for name, value in matrices.items()},
-            camera_size=(round(pixels.native_width * scale), int(pixels.native_height * scale)),
+            camera_size=size,
             labels=torch.from_numpy(labels.astype(np.int64))[None],
             camera_mask=torch.from_numpy(counted)[None],
             meta=[self._meta(index, frame)],
             depth=None if depth is None else torch.from_numpy(depth)[None],
+            sight=None if sight is None else torch.from_numpy(sight)[None],
         )
 
     def labels(self, index: int) -> Labels:
@@ -240,6 +252,20 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         if self._labels is not None:
             self._labels[index] = labels, counted
         return labels, counted
+
+    def _in_sight(
+        self, index: int, intrinsics: NDArray[np.float64], to_camera: NDArray[np.float64], size: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        labels, counted = self.labels(index)
+        if self.has_camera_mask:
+            return counted
+        if self._sight is not None and index in self._sight:
+            return self._sight[index]
+        occupied = (labels != self.grid.empty) & (labels != self.grid.ignore)
+        sight = in_sight(occupied, intrinsics, to_camera, size, self.grid.lower, self.grid.voxel_size)
+        if self._sight is not None:
+            self._sight[index] = sight
+        return sight
 
     def depth(self, index: int) -> NDArray[np.float32]:
         """Depth [V, h, w] in metres of a frame at the size of the network's input, 0 where unknown."""

@@ -53,6 +53,7 @@ class Occ3DNuScenes(OccupancyFrames[dict[str, Any]]):
     ray_origins ([n, 3] float64, ego frame, for RayIoU).
     """
 
+    has_camera_mask = True
     has_ray_origins = True
 
     def __init__(self, data_root: str | Path, split: str, *, static_projection: bool = True, **options: Any) -> None:

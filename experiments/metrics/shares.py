@@ -10,19 +10,18 @@ TYPICAL_SHARE = 0.005  # a class of half a per cent of the voxels has weight 1
 LIGHTEST, HEAVIEST = 0.3, 6.0
 
 
-def class_weights(frames: LabelledFrames, in_sight: bool) -> tuple[float, ...]:
+def class_weights(frames: LabelledFrames) -> tuple[float, ...]:
     """Weights [C] of the cross entropy: sqrt(0.5 % / share of the training voxels), within 0.3 to 6.
 
-    in_sight  count only the voxels that a camera sees (the mask of ``frames.labels``)
-
-    Classes that do not occur have the heaviest weight. Raises ValueError without frames.
+    Voxels count that count in evaluation (the mask of ``frames.labels``). Classes that do not occur have the heaviest
+    weight. Raises ValueError without frames.
     """
     if len(frames) == 0:
         raise ValueError("class weights need at least one labelled frame")
     counts = np.zeros(256, np.int64)
     for index in range(len(frames)):
         labels, seen = frames.labels(index)
-        counts += np.bincount((labels[seen] if in_sight else labels).ravel(), minlength=256)
+        counts += np.bincount(labels[seen], minlength=256)
     known = counts[: frames.grid.num_classes]
     shares = known / max(int(known.sum()), 1)
     weights = np.sqrt(TYPICAL_SHARE / np.maximum(shares, TYPICAL_SHARE / HEAVIEST**2))

@@ -117,15 +117,20 @@ def test_everything_ignored() -> None:
     assert float(total.detach()) == 0 and logits.grad.eq(0).all()
 
 
-def test_camera_mask_switch() -> None:
+def test_voxels_in_sight() -> None:
     logits, labels = make_sample()
-    mask = torch.rand(labels.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+    sight = torch.rand(labels.shape, generator=torch.Generator().manual_seed(2)) < 0.5
     published = OccupancyLoss(GRID, WEIGHTS)
-    assert published([logits], labels, mask)["loss_ce"] == published([logits], labels)["loss_ce"]
-    masked = OccupancyLoss(GRID, WEIGHTS, use_camera_mask=True)
-    assert masked([logits], labels, mask)["loss_ce"] == published([logits], labels.masked_fill(~mask, 255))["loss_ce"]
-    with pytest.raises(ValueError, match="needs a camera_mask"):
-        masked([logits], labels)
+    every, seen = published([logits], labels), published([logits], labels.masked_fill(~sight, 255))
+    assert published([logits], labels, sight) == every
+    assert OccupancyLoss(GRID, WEIGHTS, in_sight=1.0)([logits], labels, sight) == seen
+    mixed = OccupancyLoss(GRID, WEIGHTS, in_sight=0.75)([logits], labels, sight)
+    assert mixed["loss_lovasz"] == seen["loss_lovasz"] != every["loss_lovasz"]
+    torch.testing.assert_close(mixed["loss_ce"], 0.75 * seen["loss_ce"] + 0.25 * every["loss_ce"])
+    with pytest.raises(ValueError, match="needs 'sight'"):
+        OccupancyLoss(GRID, WEIGHTS, in_sight=0.5)([logits], labels)
+    with pytest.raises(ValueError, match="in_sight must be within 0..1"):
+        OccupancyLoss(GRID, WEIGHTS, in_sight=1.5)
 
 
 def test_coarse_labels() -> None:
