@@ -94,9 +94,7 @@ class OccupancyLoss(nn.Module):
         if not self.in_sight:
             return labels.long()
         if sight is None:
-            raise ValueError(
-                f"in_sight={self.in_sight} needs 'sight', the voxels that a camera sees: load data with sight=True"
-            )
+            raise ValueError(f"in_sight={self.in_sight} needs 'sight', the voxels that a camera sees: load data with sight=True")
         return labels.long().masked_fill(~sight, self.grid.ignore)
 
     def cross_entropy(self, logits: Tensor, seen: Tensor, labels: Tensor) -> Tensor:
