@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -35,9 +36,54 @@ def versions() -> dict[str, str]:
 
 def hardware(gpu: bool = True) -> Hardware:
     """This machine; ``gpu`` False leaves a graphics card out that the cell did not run on."""
+    torch = sys.modules.get("torch")
     return Hardware(
-        cpu=_cpu_name(), cores=len(os.sched_getaffinity(0)), memory_gb=round(_memory_gb(), 1), gpu=_gpu_name() if gpu else None
+        cpu=_cpu_name(),
+        cores=len(os.sched_getaffinity(0)),
+        memory_gb=round(_memory_gb(), 1),
+        gpu=_gpu_name() if gpu else None,
+        threads=None if torch is None else torch.get_num_threads(),
+        instruction_sets=instruction_sets(),
     )
+
+
+def instruction_sets() -> dict[str, str]:
+    """Library -> the instructions it computes with, of those that are loaded: what it says itself, where it can be asked.
+
+    oneDNN and OpenBLAS cannot; theirs is what the environment told them. "native": the widest of the processor.
+    """
+    found: dict[str, str] = {}
+    if (torch := sys.modules.get("torch")) is not None:
+        found["torch"] = str(torch.backends.cpu.get_cpu_capability())
+        found["onednn"] = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "native"
+        found["mkl"] = _mkl_branch(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
+    if (numpy := sys.modules.get("numpy.core._multiarray_umath")) is not None:
+        has = numpy.__cpu_features__
+        found["numpy"] = next(
+            (n for n in ("AVX512_ICL", "AVX512_SKX", "AVX512F", "AVX2", "SVE", "ASIMD") if has.get(n)), "baseline"
+        )
+        found["openblas"] = os.environ.get("OPENBLAS_CORETYPE") or "native"
+    if (numba := sys.modules.get("numba")) is not None:
+        found["numba"] = numba.config.CPU_NAME or "native"
+        if numba.config.CPU_FEATURES:
+            found["numba"] += f" {numba.config.CPU_FEATURES}"
+    if (cv2 := sys.modules.get("cv2")) is not None:
+        # "SSE SSE2 *SSE4.1 *AVX2 *AVX512-SKX?": a star is chosen at run time, a question mark is not there or turned off.
+        words = [word.lstrip("*") for word in cv2.getCPUFeaturesLine().split()]
+        found["opencv"] = next((word for word in reversed(words) if not word.endswith("?")), "baseline")
+    if (native := sys.modules.get("renderers.cpu.native")) is not None:
+        found["renderers.cpu"] = native.default_target()
+    return found
+
+
+def _mkl_branch(library: Path) -> str:
+    """The branch that MKL keeps to for reproducible results ("MKL_CBWR"), as MKL says; "none" where there is no MKL."""
+    try:
+        branch = ctypes.CDLL(str(library)).mkl_serv_cbwr_get(1)
+    except (OSError, AttributeError):
+        return "none"
+    names = {1: "native", 2: "AUTO", 3: "COMPATIBLE", 4: "SSE2", 8: "SSE4_2", 9: "AVX", 10: "AVX2", 12: "AVX512"}
+    return names.get(branch, f"branch {branch}")
 
 
 def _cpu_name() -> str:

@@ -6,6 +6,10 @@ Exit codes as of ``experiments.run``: 0 done; 2 the command asks for something i
 
 from __future__ import annotations
 
+from experiments import instructions
+
+instructions.hold()  # before anything below loads numpy or torch
+
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -102,6 +106,8 @@ def _predict(
     from experiments.metrics.prior import fit_prior
     from experiments.predictions import save
 
+    if instructions.fixes_threads(cell.preset_name, torch.cuda.is_available()):
+        instructions.fix_threads()
     data_root = plan.data_root or toyworld.ensure(toyworld_config(spec, plan.preset))
     data = replace(cell.preset.data, distort=False)  # the training split too is shown as it is
     frames = build_dataset(spec.dataset, data_root, split, data, cell.seed, models.takes_depth(cell))

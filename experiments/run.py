@@ -6,6 +6,10 @@ Exit codes: 0 all cells finished; 1 a cell failed while running; 2 the command a
 
 from __future__ import annotations
 
+from experiments import instructions
+
+instructions.hold()  # before anything below loads numpy or torch
+
 import os
 import shlex
 import sys

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from experiments import records
 from experiments.cells import CellFolder
+from experiments.instructions import machine_bound
 from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
 from experiments.spec import Column, Row, TableSpec, ViewSpec, views_of
@@ -54,6 +55,11 @@ def print_results(
             _print_numbers(console, plan, view, done)
     if any(plan.preset == "toy" for plan in plans):
         console.print("toy numbers show that the pipeline works; they do not compare with published ones", soft_wrap=True)
+    bound = {cell.name: why for plan in plans for cell in plan.cells if (why := _machine_bound(done.get(cell.key)))}
+    if bound:
+        reasons = "; ".join(dict.fromkeys(bound.values()))
+        which = "these numbers" if len(bound) == len(done) else f"the numbers of {', '.join(bound)}"
+        console.print(escape(f"{which} need not come out to the last bit on another machine: {reasons}"), soft_wrap=True)
     folders = dict.fromkeys(str(root / cell.table.name / plan.preset) for plan in plans for cell in plan.cells)
     for line in (
         f"records: {', '.join(folders)}",
@@ -61,6 +67,10 @@ def print_results(
         f"next: python -m experiments.run {spec.name} --list; python -m reports.publish {spec.name}; python -m reports.build",
     ):
         console.print(escape(line), soft_wrap=True)
+
+
+def _machine_bound(record: Record | None) -> str:
+    return "" if record is None else machine_bound(record.hardware)
 
 
 def _print_numbers(console: Console, plan: Plan, spec: TableSpec | ViewSpec, done: Mapping[str, Record]) -> None:

@@ -22,7 +22,7 @@ from baselines.checkpoints import load_released
 from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
-from experiments import environment, figures, models
+from experiments import environment, figures, instructions, models
 from experiments.cells import WEIGHTS, CellFolder, Progress
 from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames, collate
@@ -82,6 +82,8 @@ class Clock:
 def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Path | None, tracker: Tracker) -> Record:
     """Train (from checkpoint ``start`` on, if there is one), evaluate, draw and describe a cell."""
     trains = cell.row.trained and job.checkpoint is None
+    if instructions.fixes_threads(cell.preset_name, torch.cuda.is_available()):
+        instructions.fix_threads()
     memory = environment.PeakMemory(torch.cuda.is_available())
     clock = Clock(progress.train_seconds)
     set_random_seed(cell.seed)

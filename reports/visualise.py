@@ -7,6 +7,10 @@ GIF, ``--rerun`` writes a recording for the rerun viewer. CPU only, no display.
 
 from __future__ import annotations
 
+from experiments import instructions
+
+instructions.hold()  # before anything below loads numpy or torch
+
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

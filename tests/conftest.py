@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from experiments import instructions
+
+instructions.hold()  # as the commands do; processes that tests start inherit it
+
 import os
 from pathlib import Path
 

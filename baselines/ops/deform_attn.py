@@ -135,8 +135,11 @@ class _Numba(torch.autograd.Function):
 
 def _with_torch_threads(kernel: Callable[..., None], *tensors: Tensor) -> None:
     """Run a numba kernel on as many threads as PyTorch may use."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
+    threads = torch.get_num_threads()
+    before = numba.get_num_threads()  # the first time this starts numba's threads, as many as cores, and OpenMP's with them
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))
     try:
         kernel(*(t.detach().numpy() for t in tensors))
     finally:

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .config import ToyWorldConfig
-from .writer import write
 
 __all__ = ["ToyWorldConfig", "ensure", "ensure_at", "fingerprint", "summary"]
 
@@ -94,6 +93,8 @@ def _drop_stale_kernels() -> None:
 def _build(config: ToyWorldConfig, root: Path) -> None:
     from rich.console import Console
     from rich.progress import Progress
+
+    from .writer import write  # not above: the command holds the process to its instructions before numpy is loaded
 
     _drop_stale_kernels()
     splits = {split: config.size(split) for split in config.splits}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from experiments import instructions
+
+instructions.hold()  # before anything below loads numpy or torch
+
 from pathlib import Path
 from typing import Annotated
 

@@ -37,7 +37,7 @@ class StageTimes:
 class CpuRenderer(Renderer):
     """Multi-threaded, vectorised C++ op with its own backward pass; float32 on the CPU.
 
-    target  instruction set, one of ``build.targets()``; None: the widest that the processor has
+    target  instruction set, one of ``build.targets()``; None: that of OCC_CPU_TARGET, else the widest that the processor has
     times   collects seconds by stage, if given
 
     Uses ``torch.get_num_threads()`` threads; results and gradients are the same bits for any number of them.
@@ -46,7 +46,7 @@ class CpuRenderer(Renderer):
     name = "cpu"
 
     def __init__(self, target: str | None = None, times: StageTimes | None = None) -> None:
-        self.target = target or native.best_target()
+        self.target = target or native.default_target()
         self.times = times
         native.library(self.target)
 
@@ -56,7 +56,7 @@ class CpuRenderer(Renderer):
         from renderers.cpu.build import BuildError
 
         try:
-            native.library(native.best_target())
+            native.library(native.default_target())
         except BuildError as error:
             return Availability(False, error.reason, error.remedy)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -69,6 +70,22 @@ def best_target() -> str:
     from renderers.cpu.build import targets
 
     return targets()[library("portable").occ_level()]
+
+
+def default_target() -> str:
+    """The instruction set to take where none is named: ``OCC_CPU_TARGET``, else the widest; each has bits of its own.
+
+    Raises BuildError if the variable names none that this processor has.
+    """
+    from renderers.cpu.build import BuildError, targets
+
+    named = os.environ.get("OCC_CPU_TARGET")
+    if not named:
+        return best_target()
+    usable = targets()[: targets().index(best_target()) + 1]
+    if named not in usable:
+        raise BuildError(f"OCC_CPU_TARGET is '{named}'", f"This processor can take {', '.join(usable)}; or unset the variable")
+    return named
 
 
 def forward(target: str, call: Call) -> None:
