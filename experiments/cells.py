@@ -16,8 +16,9 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -40,12 +41,19 @@ class Progress:
     started        ISO time of the first start
     train_seconds  wall clock spent in training up to the newest checkpoint
     mlflow_run_id  run that a resumed cell continues
+    git_commit, git_dirty  of the checkout that it was started with
+    sources        file -> digest of the code that it was started with (``experiments.sources``)
+    first_losses   of the first iterations, one dict of named losses each
     """
 
     fingerprint: str
     started: str
     train_seconds: float = 0.0
     mlflow_run_id: str | None = None
+    git_commit: str = "unknown"
+    git_dirty: bool = True
+    sources: dict[str, str] = field(default_factory=dict)
+    first_losses: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -122,11 +130,11 @@ class CellFolder:
         temporary.write_text(json.dumps(asdict(progress), indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, self._state_path)
 
-    def add_train_seconds(self, seconds: float) -> None:
-        """Set the training time of the state file."""
+    def update(self, **changes: Any) -> None:
+        """Set fields of the state file."""
         progress = self.progress()
         if progress is not None:
-            self.remember(replace(progress, train_seconds=seconds))
+            self.remember(replace(progress, **changes))
 
     @contextmanager
     def lock(self, say: Callable[[str], None]) -> Iterator[None]:

@@ -10,7 +10,7 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,26 @@ class FiniteLossHook(Hook):
                     f"{name} became {losses[name]} at iteration {runner.iter + 1}; "
                     "lower the learning rate or check the data, then run the cell again"
                 )
+
+
+class FirstLossesHook(Hook):
+    """Keeps the named losses of a training's first ``count`` iterations, and hands all there are to ``save`` at each of them.
+
+    Exact numbers, of this process's own samples. ``before`` are those of earlier, stopped runs of the same training, which
+    continues at iteration ``start``; if one of them is missing, none is kept, for they would not be the first.
+    """
+
+    def __init__(
+        self, count: int, start: int, before: Sequence[dict[str, float]], save: Callable[[list[dict[str, float]]], None]
+    ) -> None:
+        self._count = count if len(before) >= min(start, count) else 0
+        self._save = save
+        self.losses = list(before[: min(start, self._count)])
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if runner.iter < self._count:
+            self.losses.append(scalars(outputs))
+            self._save(self.losses)
 
 
 class CurvesHook(Hook):

@@ -17,7 +17,7 @@ from mmengine.logging import MMLogger
 from rich.markup import escape
 
 from baselines.checkpoints import CheckpointError, CheckpointMismatch
-from experiments import records
+from experiments import environment, records, sources
 from experiments.cells import CellFolder, Progress, now
 from experiments.command import was_interrupted
 from experiments.datasets.unpickle import DataError
@@ -111,6 +111,9 @@ def run_cell(cell: Cell, job: Job) -> Record:
         _say_start(cell, job, folder, start)
         _share(start)
         progress = progress or Progress(fingerprint, started=now())
+        if start is None:  # what was trained without a checkpoint is lost, so the training starts with the code of today
+            commit, dirty = environment.git_state()
+            progress = replace(progress, git_commit=commit, git_dirty=dirty, sources=sources.of_cell(cell))
         tracker = Tracker(lambda line: job.console.print(f"warning: {escape(line)}", soft_wrap=True))
         run_id = tracker.start(cell.table.name, cell.name, progress.mlflow_run_id, _tags(cell))
         progress = replace(progress, mlflow_run_id=run_id)

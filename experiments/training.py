@@ -22,7 +22,7 @@ from baselines.checkpoints import load_released
 from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
-from experiments import environment, figures, instructions, models
+from experiments import environment, figures, instructions, models, sources
 from experiments.cells import WEIGHTS, CellFolder, Progress
 from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames, collate
@@ -34,6 +34,7 @@ from experiments.engine import (
     CurvesHook,
     EndlessSampler,
     FiniteLossHook,
+    FirstLossesHook,
     IterationTimesHook,
     SeedIterationHook,
     TrainClockHook,
@@ -50,6 +51,7 @@ from experiments.spec import Cell, Schedule, StepSchedule
 from experiments.tracking import Tracker
 
 CURVE_INTERVAL = 10  # iterations between two points of a logged curve
+FIRST = 3  # iterations whose losses a record keeps
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,11 @@ class Job:
 
 
 @dataclass
-class Clock:
-    """Seconds spent in training, those of earlier, stopped runs included."""
+class Course:
+    """What is kept of a training, earlier, stopped runs included: seconds spent, and losses of the first iterations."""
 
     train_seconds: float
+    first_losses: list[dict[str, float]]
 
 
 def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Path | None, tracker: Tracker) -> Record:
@@ -85,7 +88,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     if instructions.fixes_threads(cell.preset_name, torch.cuda.is_available()):
         instructions.fix_threads()
     memory = environment.PeakMemory(torch.cuda.is_available())
-    clock = Clock(progress.train_seconds)
+    course = Course(progress.train_seconds, progress.first_losses)
     set_random_seed(cell.seed)
     val = _dataset(cell, job, layout_of(cell.table.dataset).evaluated)
     train = _dataset(cell, job, "train") if job.checkpoint is None else None
@@ -119,7 +122,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         # A scope outlives the Runner and would hide mmdet's and mmdet3d's registries from the next cell's model.
         default_scope=None,
         **(
-            _training(cell, folder, train, iterations, start, clock, tracker, [shown, times])
+            _training(cell, folder, train, iterations, start, course, tracker, [shown, times])
             if trains and train is not None
             else {"default_hooks": _HOOKS | {"param_scheduler": None, "checkpoint": None}, "custom_hooks": [shown]}
         ),
@@ -145,7 +148,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
             _draw(_bare(runner), views, val, folder.work_dir / "figures", tracker, cell.name)
     finally:
         shown.close()
-    commit, dirty = environment.git_state()
+    processes = get_dist_info()[1] if trains else None
     record = Record(
         table=cell.table.name,
         preset=cell.preset_name,
@@ -159,14 +162,14 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         renderer_settings={name: used for name, (_, used) in views.renderer.departures(views.config.raster).items()},
         fingerprint=cell.fingerprint(job.data_fingerprint),
         data_fingerprint=job.data_fingerprint,
-        git_commit=commit,
-        git_dirty=dirty,
+        git_commit=progress.git_commit,
+        git_dirty=progress.git_dirty,
         command=job.command,
         versions=environment.versions(),
         hardware=environment.hardware(gpu=torch.cuda.is_available()),
         started=progress.started,
         iterations=iterations,
-        train_seconds=clock.train_seconds,
+        train_seconds=course.train_seconds,
         eval_seconds=eval_seconds,
         peak_memory_mb=memory.megabytes(),
         parameters=models.trainable_parameters(model),
@@ -174,6 +177,11 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         mlflow_run_id=tracker.run_id,
         seconds_per_iteration=times.median,
         train_peak_memory_mb=train_memory,
+        processes=processes,
+        batch_size=processes and processes * cell.schedule.batch_size,
+        code=sources.code(progress.sources) if progress.sources else "",
+        sources=progress.sources,
+        first_losses=course.first_losses,
     )
     tracker.metrics(metrics | {f"check/{name}": value for name, value in checks.items()}, step=iterations)
     tracker.metrics({f"{metric}/{name}": v for metric, values in per_class.items() for name, v in values.items()}, iterations)
@@ -207,7 +215,7 @@ def _training(
     train: OccupancyFrames[Any],
     iterations: int,
     start: Path | None,
-    clock: Clock,
+    course: Course,
     tracker: Tracker,
     watching: list[Hook],
 ) -> dict[str, Any]:
@@ -220,18 +228,24 @@ def _training(
         optimizer["eps"] = schedule.eps
     done = int(start.stem.removeprefix("iter_")) if start else 0
 
-    def keep_time(seconds: float) -> None:
-        clock.train_seconds = seconds
+    def remember(**changes: Any) -> None:
         if get_dist_info()[0] == 0:
-            folder.add_train_seconds(seconds)
+            folder.update(**changes)
 
+    def keep_time(seconds: float) -> None:
+        course.train_seconds = seconds
+        remember(train_seconds=seconds)
+
+    first = FirstLossesHook(FIRST, done, course.first_losses, lambda losses: remember(first_losses=losses))
+    course.first_losses = first.losses
     hooks: list[Hook] = [
         *watching,
         SeedIterationHook(cell.seed),
         TrainingProgress(),
         FiniteLossHook(),
         CurvesHook(lambda values, step: tracker.metrics(values | environment.load(), step), CURVE_INTERVAL),
-        TrainClockHook(keep_time, interval, clock.train_seconds),
+        first,
+        TrainClockHook(keep_time, interval, course.train_seconds),
     ]
     if schedule.ema is not None:
         hooks.append(AveragedWeightsHook(momentum=schedule.ema))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from experiments.datasets.sampling import TrainSampler
-from experiments.engine import EndlessSampler, WarmupCosineLR, scalars
+from experiments.engine import EndlessSampler, FirstLossesHook, WarmupCosineLR, scalars
 
 
 def rates(iterations: int, upto: int) -> list[tuple[float, float]]:
@@ -48,3 +49,24 @@ def test_log_values_become_numbers_without_their_graph() -> None:
     loss = torch.ones(1, requires_grad=True) * 2
     assert scalars({"loss": loss, "count": 3}) == {"loss": 2.0, "count": 3.0}
     assert scalars(None) == {}
+
+
+def losses_of(hook: FirstLossesHook, start: int, stop: int) -> list[dict[str, float]]:
+    for iteration in range(start, stop):
+        hook.after_train_iter(SimpleNamespace(iter=iteration), iteration, outputs={"loss": torch.tensor(0.1 * iteration)})  # type: ignore[arg-type]
+    return hook.losses
+
+
+@pytest.mark.parametrize("stopped, checkpoint", [(2, 2), (2, 0), (3, 2), (9, 8), (0, 0)])
+def test_the_first_losses_are_those_of_the_very_start_whatever_stopped_in_between(stopped: int, checkpoint: int) -> None:
+    saved: list[list[dict[str, float]]] = []
+    whole = losses_of(FirstLossesHook(3, 0, [], lambda losses: saved.append(list(losses))), 0, 10)
+    assert whole == [{"loss": 0.0}, {"loss": float(torch.tensor(0.1))}, {"loss": float(torch.tensor(0.2))}]
+    assert saved == [whole[:1], whole[:2], whole]
+    resumed = FirstLossesHook(3, checkpoint, whole[:stopped], lambda losses: None)
+    assert losses_of(resumed, checkpoint, 10) == whole
+
+
+def test_losses_that_would_not_be_the_first_are_not_kept() -> None:
+    assert losses_of(FirstLossesHook(3, 2, [], lambda losses: None), 2, 10) == []
+    assert losses_of(FirstLossesHook(3, 8, [{"loss": 0.0}], lambda losses: None), 8, 10) == []

@@ -18,7 +18,7 @@ import torch
 from run_tiny import TABLES
 
 import experiments.tables
-from experiments import records
+from experiments import records, sources
 from experiments.records import ROOT, Record
 from experiments.run import main
 
@@ -110,6 +110,12 @@ def test_a_record_says_everything_its_number_depends_on(finished: Path, row: str
     assert record.eval_seconds > 0 and record.peak_memory_mb > 100
     assert record.versions["torch"] == torch.__version__
     assert record.mlflow_run_id
+    assert (record.processes, record.batch_size) == ((None, None) if row == "prior" else (1, 1))
+    assert record.code == sources.code(record.sources) and sources.changed_since(record) == []
+    assert ("baselines/tpvformer/model.py" in record.sources) == (row != "prior")
+    assert len(record.first_losses) == (0 if row == "prior" else 3)
+    for losses in record.first_losses:
+        assert losses["loss"] > 0 and "loss_ce" in losses and ("loss_render_image" in losses) == (row == ROW)
 
 
 def test_work_folders_keep_weights_log_and_figures_but_no_optimizer(finished: Path) -> None:

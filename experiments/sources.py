@@ -1,0 +1,256 @@
+"""Which source files make a cell's numbers, and digests of them: what a record remembers of the code. Light: no torch.
+
+Imports are followed statically from what runs inside a cell; lazy imports within functions and registry targets ("module:Class")
+count too. Where the code chooses by name (the row's model, the renderer, the data set), only what the cell chose is followed, so
+that a change of one baseline's folder leaves the cells of the others alone. Whatever is not named here as acting on nothing
+counts.
+
+A Python file's digest is that of its syntax tree, written in a form of our own (``ast.dump`` differs between versions of Python):
+comments, docstrings and formatting change nothing. Compiled sources, and Python that does not parse, count byte by byte.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.records import ROOT, Record
+from experiments.spec import Cell, SpecError, load_table
+
+PACKAGES = ("baselines", "renderers", "experiments")
+BEFORE_DIGESTS = "made before digests were kept"
+
+_COMPILED = (".c", ".cpp", ".cu", ".cuh", ".h", ".hpp")
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_QUOTED_TARGET = re.compile(rb"[\"'][\w.]+:\w+[\"']")
+_ENTRIES = ("experiments.training", "experiments.evaluation")
+_GENERATOR = "experiments.toyworld"
+# Shows, logs, plans, commands, or lies in the fingerprint: not followed. Tables are specs.
+_ACTS_ON_NOTHING = frozenset(
+    f"experiments.{name}"
+    for name in (
+        "cells", "command", "environment", "figures", "plan", "predictions", "progress", "records", "run", "runner", "sources",
+        "summary", "tables", "tracking",
+    )
+)  # fmt: skip
+
+
+class _Choice(NamedTuple):
+    """What a cell chose where the code chooses by name."""
+
+    model: str
+    renderer: str
+    dataset: str
+
+
+class _Import(NamedTuple):
+    """A module that another one may import.
+
+    key   under which a registry has it, None for an import statement
+    lazy  within a function
+    """
+
+    module: str
+    key: str | None = None
+    lazy: bool = False
+
+
+def of_cell(cell: Cell) -> dict[str, str]:
+    """Source file, relative to the project -> digest, of everything that makes the cell's numbers; in order of the names.
+
+    As the files were when the process first asked.
+    """
+    generated = cell.data.source == "toyworld" and "data" not in cell.overrides
+    return dict(_closure(_Choice(cell.row.model or "", cell.renderer, cell.table.dataset), generated))
+
+
+def of_record(record: Record) -> dict[str, str]:
+    """``of_cell`` for the cell of a record; of a row that is gone, the digests of the files that the record names."""
+    preset: Any = record.preset
+    try:
+        table = load_table(record.table)
+        return of_cell(table.cell(table.row(record.row), record.renderer, preset, record.seed, record.overrides))
+    except SpecError:
+        return {name: _digest(ROOT / name) for name in record.sources if (ROOT / name).is_file()}
+
+
+def code(sources: Mapping[str, str]) -> str:
+    """One digest of a cell's sources."""
+    return _hash("".join(f"{name} {digest}\n" for name, digest in sorted(sources.items())).encode())
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Files that differ; one that came or went is said to be new or gone."""
+    differ = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return [name if name in before and name in now else f"{name} ({'gone' if name in before else 'new'})" for name in differ]
+
+
+def changed_since(record: Record) -> list[str]:
+    """Files that make the record's numbers and have changed since it was made; empty if it stands for the code of today,
+    by itself or because it was confirmed with it. A record without digests gives ``BEFORE_DIGESTS``."""
+    if not record.code:
+        return [BEFORE_DIGESTS]
+    now = of_record(record)
+    if code(now) in {record.code, *(confirmation.code for confirmation in record.confirmed)}:
+        return []
+    return changed(record.sources, now)
+
+
+@cache
+def _closure(choice: _Choice, generated: bool) -> tuple[tuple[str, str], ...]:
+    """All (file, digest) reached from what runs inside a cell."""
+    pending = [*_ENTRIES, f"baselines.{choice.model}", *([_GENERATOR] if generated else [])]
+    seen: set[str] = set()
+    files: set[Path] = set()
+    while pending:
+        module = pending.pop()
+        file = _file(module)
+        if file is None or module in seen:
+            continue
+        seen.add(module)
+        files |= {file, *_compiled(file.parent), *_parents(module)}
+        pending += [found.module for found in _read(file)[1] if _followed(module, found, choice)]
+    return tuple((file.relative_to(ROOT).as_posix(), _digest(file)) for file in sorted(files))
+
+
+def _followed(importer: str, found: _Import, choice: _Choice) -> bool:
+    """Whether an import belongs to the cell: it acts, and where it is one of several choices, it is the cell's."""
+    module = found.module
+    if any(module == name or module.startswith(f"{name}.") for name in _ACTS_ON_NOTHING):
+        return False
+    if found.key is not None:
+        return found.key in choice
+    if importer == "experiments.models" and found.lazy and _is_package(module):
+        return module == f"baselines.{choice.model}"
+    if importer == "experiments.datasets.build" and module.rpartition(".")[2] in _datasets():
+        return module.rpartition(".")[2] == choice.dataset
+    return True
+
+
+@cache
+def _datasets() -> frozenset[str]:
+    from experiments.datasets.layouts import LAYOUTS
+
+    return frozenset(LAYOUTS)
+
+
+@cache
+def _file(module: str) -> Path | None:
+    """The file of a module of the project; None for others."""
+    if module.partition(".")[0] not in PACKAGES:
+        return None
+    base = ROOT.joinpath(*module.split("."))
+    return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
+
+
+def _is_package(module: str) -> bool:
+    file = _file(module)
+    return file is not None and file.name == "__init__.py"
+
+
+def _parents(module: str) -> Iterator[Path]:
+    """Files of the packages around a module: they run, but what they import for others is none of the module's."""
+    package = module.rpartition(".")[0]
+    while package:
+        file = _file(package)
+        if file is not None:
+            yield file
+        package = package.rpartition(".")[0]
+
+
+@cache
+def _compiled(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in folder.iterdir() if path.suffix in _COMPILED))
+
+
+@cache
+def _read(file: Path) -> tuple[str, tuple[_Import, ...]]:
+    """The digest of a Python file, and the modules of the project that it imports or names as a registry's target."""
+    text = file.read_bytes()
+    try:
+        tree = ast.parse(text, filename=str(file))
+    except SyntaxError:
+        return _hash(text), ()
+    parts: list[str] = []
+    _write(tree, parts)
+    found = [*_statements(tree, ".".join(file.relative_to(ROOT).parent.parts))]
+    if _QUOTED_TARGET.search(text):  # to look at every expression takes time, and few files have one
+        found += _targets(tree)
+    return _hash("".join(parts).encode()), tuple(entry for entry in found if _file(entry.module) is not None)
+
+
+def _statements(node: ast.AST, package: str, lazy: bool = False) -> Iterator[_Import]:
+    """What import statements below a node name: modules, and names that may be modules."""
+    if isinstance(node, ast.Import):
+        yield from (_Import(alias.name, lazy=lazy) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        base = ".".join([*above, *([node.module] if node.module else [])])
+        yield _Import(base, lazy=lazy)
+        yield from (_Import(f"{base}.{alias.name}", lazy=lazy) for alias in node.names)
+    elif not isinstance(node, ast.expr) and not _for_types_only(node):
+        inner = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for child in ast.iter_child_nodes(node):
+            yield from _statements(child, package, inner)
+
+
+def _for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _targets(node: ast.AST, key: str | None = None) -> Iterator[_Import]:
+    """What strings of the form "module:Class" name, with the key that a dictionary has them under."""
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, str) and _TARGET.fullmatch(node.value):
+            yield _Import(node.value.partition(":")[0], key)
+    elif isinstance(node, ast.Dict):
+        for name, value in zip(node.keys, node.values, strict=True):
+            named = name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else key
+            yield from _targets(value, named)
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _targets(child, key)
+
+
+def _digest(file: Path) -> str:
+    return _read(file)[0] if file.suffix == ".py" else _hash(file.read_bytes())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _write(node: ast.AST, parts: list[str]) -> None:
+    """The tree as text: no places, no empty fields (versions of Python differ in which there are), no lone strings."""
+    if isinstance(node, ast.Constant):
+        parts.append(f"({node.value!r})")
+        return
+    parts.append(f"({type(node).__name__}")
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if value is None or name == "ctx" or value == []:
+            continue
+        parts.append(f" {name}=")
+        if isinstance(value, list):
+            parts.append("[")
+            for item in value:
+                if isinstance(item, ast.AST):
+                    if not _is_docstring(item):
+                        _write(item, parts)
+                else:
+                    parts.append(f"{item!r},")
+            parts.append("]")
+        elif isinstance(value, ast.AST):
+            _write(value, parts)
+        else:
+            parts.append(repr(value))
+    parts.append(")")
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
