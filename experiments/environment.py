@@ -56,7 +56,7 @@ def instruction_sets() -> dict[str, str]:
     if (torch := sys.modules.get("torch")) is not None:
         found["torch"] = str(torch.backends.cpu.get_cpu_capability())
         found["onednn"] = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "native"
-        found["mkl"] = _mkl_branch(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
+        found["mkl"] = _mkl_branch(Path(str(torch.__file__)).parent / "lib" / "libtorch_cpu.so")
     if (numpy := sys.modules.get("numpy.core._multiarray_umath")) is not None:
         has = numpy.__cpu_features__
         found["numpy"] = next(

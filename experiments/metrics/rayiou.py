@@ -41,8 +41,8 @@ def ray_directions() -> Float32:
 
 
 @njit(inline="always")
-def _start(origin: float, end: float, length: float) -> Any:
-    """Voxel, step, parameter of the first border and parameter between borders along one axis."""
+def _start(origin: Any, end: Any, length: Any) -> Any:
+    """Voxel, step, parameter of the first border and parameter between borders along one axis; of doubles."""
     direction = (end - origin) / length
     voxel = int(origin)  # towards zero, as the C++ cast
     step = 1 if direction >= 0 else -1
