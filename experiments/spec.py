@@ -147,6 +147,7 @@ class Preset:
     short_evaluation       evaluate the first samples only, for tables whose numbers are of training
     class_weights          of the cross entropy: the data set's published ones, or "counted" from the training labels
                            (``experiments.metrics.shares``), for a generated world whose classes have other shares
+    coarse_labels          of coarser scales, for models that are supervised there (``baselines.losses.coarse_labels``)
     loss_in_sight          share of the cross entropy over the voxels in sight alone (``OccupancyLoss.in_sight``); published is 0
     """
 
@@ -158,6 +159,7 @@ class Preset:
     check_shuffled_images: bool = False
     short_evaluation: bool = False
     class_weights: Literal["published", "counted"] = "published"
+    coarse_labels: Literal["majority", "corner"] = "majority"
     loss_in_sight: float = 0.0
 
 
@@ -312,6 +314,7 @@ _LATER: dict[str, Any] = {
     "pretrained_model": None,
     "mirror": False,
     "class_weights": "published",
+    "coarse_labels": "majority",
     "loss_in_sight": 0.0,
 }
 # Fields of a row that change nothing in its cell.
