@@ -106,7 +106,8 @@ class Schedule:
     """Optimisation of a preset (AdamW, linear warm-up into a cosine, per iteration).
 
     Exactly one of ``iterations`` and ``epochs`` is set. ``backbone_lr`` multiplies the image backbone's rate; ``amp``
-    trains in mixed precision; ``ema`` is the momentum of averaged weights, which then are the ones evaluated.
+    trains in mixed precision; ``ema`` is the momentum of averaged weights, which then are the ones evaluated; ``betas`` are
+    AdamW's.
     """
 
     batch_size: int
@@ -121,6 +122,7 @@ class Schedule:
     grad_clip: float | None = None
     amp: bool = False
     ema: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,6 +318,7 @@ _LATER: dict[str, Any] = {
     "class_weights": "published",
     "coarse_labels": "majority",
     "loss_in_sight": 0.0,
+    "betas": (0.9, 0.999),
 }
 # Fields of a row that change nothing in its cell.
 _SHOWN = ("title", "note", "base", "presets", "cell_of")
@@ -387,13 +390,17 @@ class Cell:
             "table": self.table.name,
             "dataset": self.table.dataset,
             "row": _content(asdict(self.row), (*_SHOWN, "schedules", "augmentation")),
-            "preset": {**_content(asdict(self.preset)), "data": _content(asdict(self.data))},
+            "preset": {
+                **_content(asdict(self.preset)),
+                "data": _content(asdict(self.data)),
+                "schedule": _content(asdict(self.preset.schedule)),
+            },
             "renderer": self.renderer,
             "seed": self.seed,
             "overrides": self.overrides,
             "data": data_fingerprint,
         }
         if self.preset_name in self.row.schedules:
-            content["schedule"] = asdict(self.schedule)
+            content["schedule"] = _content(asdict(self.schedule))
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
