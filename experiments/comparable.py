@@ -68,8 +68,8 @@ class _Run:
             return self.settings[aspect] == other.settings[aspect]
         if self is other or (self.code and self.code == other.code):
             return True
-        if self.commit == other.commit and not self.dirty and not other.dirty:
-            return True
+        if not (self.code and other.code):
+            return self.commit == other.commit and not self.dirty and not other.dirty
         # Cells of different models or renderers are made by different files: what both use must be the same.
         shared = self.sources.keys() & other.sources.keys()
         return bool(shared) and all(self.sources[name] == other.sources[name] for name in shared)
@@ -80,7 +80,7 @@ def differences(records: Sequence[Record], timed: bool = False) -> list[Differen
 
     Code, iterations, effective batch, processes, versions of torch, the mm stack and the renderer's package, instruction sets
     and GPU; with ``timed``, for measured times and memory, the processor and its threads too. A record that was confirmed
-    with other code, packages or a machine stands for those as well. Records of one clean commit have one code.
+    with other code, packages or a machine stands for those as well. Without digests, records of one clean commit have one code.
     """
     runs = [list(_runs(record, timed)) for record in records]
     if not runs:
