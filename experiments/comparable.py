@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from experiments.records import Confirmation, Record
+from experiments.records import MEASURED, Confirmation, Record
 
 PACKAGES = ("torch", "mmengine", "mmcv", "mmdet", "mmdet3d")
 """Packages whose version decides numbers, besides the renderer's own."""
+
+TIMED = tuple(name for name in MEASURED if name != "parameters")
+"""Measured fields of a record that the processor decides too."""
 
 CODE = "code"
 
@@ -79,7 +82,7 @@ def differences(records: Sequence[Record], timed: bool = False) -> list[Differen
     """What decided the numbers of ``records`` and is not the same in all of them; empty where they may be averaged.
 
     Code, iterations, effective batch, processes, versions of torch, the mm stack and the renderer's package, instruction sets
-    and GPU; with ``timed``, for measured times and memory, the processor and its threads too. A record that was confirmed
+    and GPU; with ``timed``, for what is ``TIMED``, the processor and its threads too. A record that was confirmed
     with other code, packages or a machine stands for those as well. Without digests, records of one clean commit have one code.
     """
     runs = [list(_runs(record, timed)) for record in records]

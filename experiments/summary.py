@@ -15,9 +15,9 @@ from rich.table import Table
 
 from experiments import records
 from experiments.cells import CellFolder
-from experiments.comparable import Marks, mixed
+from experiments.comparable import TIMED, Marks, mixed
 from experiments.plan import Plan
-from experiments.records import MEASURED, QuotedNumber, Record
+from experiments.records import QuotedNumber, Record
 from experiments.spec import Column, Row, TableSpec, ViewSpec, views_of
 from experiments.tracking import tracking_uri
 
@@ -111,7 +111,7 @@ def _ours(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str, colum
     values = [value for record in found if (value := record.number(column.metric)) is not None]
     if not values:
         return "-"
-    mark = marks(mixed(found, timed=column.metric in MEASURED))
+    mark = marks(mixed(found, timed=column.metric in TIMED))
     mean = f"{statistics.fmean(values):.{column.digits}f}"
     return f"{mean}{mark}" if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{column.digits}f}{mark}"
 

@@ -223,7 +223,7 @@ def _refusal(record: Record) -> str:
 
 def _not_replaced(count: int) -> ReportError:
     several = (
-        f"{count} local records differ from the committed ones" if count > 1 else "a local record differs from the committed"
+        f"{count} local records differ from the committed ones" if count > 1 else "a local record differs from the committed one"
     )
     return ReportError(
         f"nothing was published: {several}; --replace puts what is local in place of what is committed, "

@@ -10,8 +10,8 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from experiments import records
-from experiments.comparable import mixed
-from experiments.records import MEASURED, QuotedNumber, Record
+from experiments.comparable import TIMED, mixed
+from experiments.records import QuotedNumber, Record
 from experiments.spec import PRESETS, Row, TableSpec
 
 ABSENT = "-"
@@ -28,8 +28,6 @@ EMPTY_CLASSES = ("free", "empty")
 
 ONE_SEED = "one seed: not told apart from noise"
 """Said at every gain of ours that is of one training."""
-
-_COUNTED = "parameters"  # of the measured fields the one that no machine changes
 
 _QUOTED_ORDER = ("readme", "paper", "third_party_quote")
 
@@ -314,7 +312,7 @@ class _Mixtures:
 
     def __call__(self, cells: Sequence[tuple[Group, str]], seeds: Sequence[int], metric: str) -> str:
         """Of the records of these (group, row) and seeds; "" for published numbers."""
-        timed = metric in MEASURED and metric != _COUNTED
+        timed = metric in TIMED
         key = (*cells, tuple(seeds), timed)
         if key not in self._known:
             self._known[key] = mixed([self._records[group, row, seed] for group, row in cells for seed in seeds], timed)
