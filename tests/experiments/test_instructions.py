@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from experiments import instructions
 from experiments.instructions import HELD, THREADS, machine_bound
@@ -149,16 +148,3 @@ def test_trained_weights_have_the_same_bits_however_many_threads_and_cores_are_o
     code = BITS.format(tables=str(Path(__file__).parent / "tables"))
     one, many = (process(code, OMP_NUM_THREADS=n, NUMBA_NUM_THREADS=m).stdout.split() for n, m in (("1", "1"), ("4", "3")))
     assert len(one) == 3 and one == many
-
-
-def test_a_mean_depends_on_the_number_of_threads_which_is_why_it_is_fixed() -> None:
-    """Should PyTorch ever add up alike for any number of threads, ``fix_threads`` may go."""
-    before, x = torch.get_num_threads(), torch.rand(720_000, generator=torch.Generator().manual_seed(0))
-    means = set()
-    try:
-        for threads in (1, 2, 3, 4):
-            torch.set_num_threads(threads)
-            means.add(float(x.mean()))
-    finally:
-        torch.set_num_threads(before)
-    assert len(means) > 1
