@@ -56,12 +56,10 @@ def instruction_sets() -> dict[str, str]:
     if (torch := sys.modules.get("torch")) is not None:
         found["torch"] = str(torch.backends.cpu.get_cpu_capability())
         found["onednn"] = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "native"
-        found["mkl"] = _mkl_branch(Path(str(torch.__file__)).parent / "lib" / "libtorch_cpu.so")
+        found["mkl"] = _mkl_branch(Path(torch.__path__[0], "lib", "libtorch_cpu.so"))
     if (numpy := sys.modules.get("numpy.core._multiarray_umath")) is not None:
-        has = numpy.__cpu_features__
-        found["numpy"] = next(
-            (n for n in ("AVX512_ICL", "AVX512_SKX", "AVX512F", "AVX2", "SVE", "ASIMD") if has.get(n)), "baseline"
-        )
+        kinds = ("AVX512_ICL", "AVX512_SKX", "AVX512F", "AVX2", "ASIMD")  # widest first
+        found["numpy"] = next((name for name in kinds if numpy.__cpu_features__.get(name)), "baseline")
         found["openblas"] = os.environ.get("OPENBLAS_CORETYPE") or "native"
     if (numba := sys.modules.get("numba")) is not None:
         found["numba"] = numba.config.CPU_NAME or "native"

@@ -21,10 +21,10 @@ pytestmark = pytest.mark.skipif(not CpuRenderer.availability(), reason=CpuRender
 FEW = ("one_gaussian", "channels_20", "tiles_12", "no_clamp_gradient", "one_pixel")
 
 
-def other_targets() -> list[str]:
-    """Instruction sets that this processor has, but that are not its best."""
+def usable_targets() -> list[str]:
+    """Instruction sets that this processor has."""
     names = cpu_build.targets()
-    return names[: names.index(native.best_target())] if CpuRenderer.availability() else []
+    return names[: names.index(native.best_target()) + 1] if CpuRenderer.availability() else []
 
 
 def outputs_and_gradients(
@@ -64,9 +64,9 @@ def test_every_setting_is_honoured() -> None:  # and the cases of the contract a
     assert not CpuRenderer().dialect.settings
 
 
-@pytest.mark.parametrize("target", other_targets())
+@pytest.mark.parametrize("target", usable_targets())
 @pytest.mark.parametrize("name", FEW)
-def test_narrower_instruction_sets(name: str, target: str) -> None:
+def test_instruction_sets(name: str, target: str) -> None:
     result = check(CpuRenderer(target), CASES[name]())
     assert result.ok, str(result)
 
@@ -190,6 +190,16 @@ def test_stage_times_add_up() -> None:
     assert 0 < times.forward["visible"] <= 200 and times.forward["pairs"] >= times.forward["visible"]
     assert times.forward["weights"] > 0 and times.backward["needed_pairs"] > 0
     assert all(times.forward[stage] >= 0 for stage in native.STAGES) and times.backward["blend"] > 0
+
+
+def test_the_variable_chooses_where_no_target_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCC_CPU_TARGET", "portable")
+    assert CpuRenderer().target == "portable" and CpuRenderer(native.best_target()).target == native.best_target()
+    monkeypatch.delenv("OCC_CPU_TARGET")
+    assert CpuRenderer().target == native.best_target()
+    monkeypatch.setenv("OCC_CPU_TARGET", "mmx")
+    state = CpuRenderer.availability()
+    assert not state and state.reason == "OCC_CPU_TARGET is 'mmx'" and "portable" in state.remedy
 
 
 def test_registered() -> None:

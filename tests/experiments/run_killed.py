@@ -1,0 +1,108 @@
+"""Kills cells at random moments, continues them, and compares their final weights with those of cells left alone.
+
+    run_killed.py FOLDER ITERATIONS KILLS SEED CELL [CELL ...]      a cell is TABLE:ROW
+
+Prints a line a cell, {"cell": ..., "kills": ..., "continued": [iterations], "tensors": how many, "different": [names]}. Every
+run is a forked process, so that the libraries are imported once; nothing computes before the fork, which threads would not
+survive. Kills are SIGKILL, after a checkpoint drawn by the generator and a drawn part of the time between two checkpoints.
+"""
+
+import json
+import os
+import random
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from run_tiny import TABLES
+
+import experiments.tables
+from experiments import run
+from experiments.cells import WEIGHTS, CellFolder
+from experiments.spec import Cell, load_table
+
+INTERVAL = 2  # iterations between two checkpoints in the tests' tables
+
+
+def start(cell: Cell, folder: Path, iterations: int) -> int:
+    """Run the cell in a process of its own; returns its id."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            words = ["--row", cell.row.name, "--renderer", "cpu", "--iterations", str(iterations), "--results", str(folder)]
+            code = run.main([cell.table.name, *words])
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return child
+
+
+def ended(child: int, wait: bool) -> bool:
+    """Whether the process has ended, waiting for it if asked to; RuntimeError if it failed."""
+    done, status = os.waitpid(child, 0 if wait else os.WNOHANG)
+    if done and os.waitstatus_to_exitcode(status) not in (0, -signal.SIGKILL):
+        raise RuntimeError("a cell failed; its log is below the folder")
+    return done != 0
+
+
+def kill_behind(child: int, reached: Callable[[], bool], part: float) -> bool:
+    """Kill the process once ``reached``, and ``part`` of the time between two checkpoints later; False if it was done before."""
+    begin = time.monotonic()
+    while not reached():
+        if ended(child, wait=False):
+            return False
+        time.sleep(0.002)
+    time.sleep(part * min(2.0, 0.1 * (time.monotonic() - begin)))
+    if ended(child, wait=False):
+        return False
+    os.kill(child, signal.SIGKILL)
+    ended(child, wait=True)
+    return True
+
+
+def chain(name: str, folder: Path, iterations: int, kills: int, draw: random.Random) -> dict[str, object]:
+    """One cell left alone, one killed ``kills`` times, compared."""
+    import torch
+
+    table, row = name.split(":")
+    cell = Cell(load_table(table), load_table(table).row(row), "cpu", "toy", 0, {"iterations": iterations})
+    states = []
+    killed = 0
+    for side in ("alone", "killed"):
+        place = folder / name.replace(":", "-") / side
+        place.mkdir(parents=True, exist_ok=True)
+        work = CellFolder(cell, place)
+        moments = sorted(draw.sample(range(INTERVAL, iterations, INTERVAL), kills)) if side == "killed" else []
+        for moment in moments:
+            child = start(cell, place, iterations)
+            file = work.work_dir / f"iter_{moment}.pth"
+            killed += kill_behind(child, file.is_file, draw.random())
+        ended(start(cell, place, iterations), wait=True)
+        states.append(torch.load(work.work_dir / WEIGHTS, weights_only=True)["state_dict"])
+    continued = re.findall(r"continues at iteration (\d+)", (folder / name.replace(":", "-") / "killed" / "log").read_text())
+    different = [key for key, value in states[0].items() if not torch.equal(value, states[1][key])]
+    return {"cell": name, "kills": killed, "continued": continued, "tensors": len(states[0]), "different": different}
+
+
+def main(folder: str, iterations: str, kills: str, seed: str, *cells: str) -> None:
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    import mmdet.models  # noqa: F401 - all that a cell imports, before the forks
+
+    from experiments import training
+
+    training._draw = lambda *_: None  # pictures have no part in this
+    experiments.tables.__path__.append(TABLES)
+    for name in cells:
+        draw = random.Random(f"{seed} {name}")
+        print(json.dumps(chain(name, Path(folder), int(iterations), int(kills), draw)), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

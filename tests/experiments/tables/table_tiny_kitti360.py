@@ -1,0 +1,23 @@
+"""Symphonies' rows at a size that trains in seconds."""
+
+from dataclasses import replace
+
+from experiments.spec import load_table
+
+_TABLE = load_table("table_kitti360")
+_TOY = _TABLE.presets["toy"]
+_WORLD = {"train_scenes": 1, "train_frames": 3, "val_scenes": 1, "val_frames": 1, "image_width": 176}
+
+TABLE = replace(
+    _TABLE,
+    name="table_tiny_kitti360",
+    rows=tuple(row for row in _TABLE.rows if row.name.startswith("symphonies")),
+    presets={
+        "toy": replace(
+            _TOY,
+            data=replace(_TOY.data, image_size=(176, 47), label_camera_width=176, toyworld=_WORLD),
+            schedule=replace(_TOY.schedule, warmup_iterations=2, iterations=6, checkpoint_interval=2),
+            check_shuffled_images=False,
+        )
+    },
+)

@@ -1,0 +1,48 @@
+"""A cell that was killed and continued ends with the weights of one that was left alone, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_run_training import environment
+
+CELLS = (
+    "table_tiny:small+gaussrender",
+    "table_tiny_surroundocc:surroundocc+gaussrender",
+    "table_tiny_kitti360:symphonies+gaussrender",
+    "table_tiny:small",
+    "table_tiny_surroundocc:surroundocc",
+    "table_tiny_kitti360:symphonies",
+)
+
+
+def chains(folder: Path, iterations: int, kills: int, seed: int, cells: tuple[str, ...]) -> None:
+    """Every cell ``kills`` times killed and continued, in one process for all of them."""
+    words = [str(folder), str(iterations), str(kills), str(seed), *cells]
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("run_killed.py")), *words],
+        env=environment(folder),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [result["cell"] for result in results] == list(cells)
+    for result in results:
+        assert result["tensors"] > 100 and result["different"] == [], result
+        assert len(result["continued"]) == result["kills"] == kills, result
+
+
+def test_a_killed_cell_ends_with_the_same_weights(tmp_path: Path) -> None:
+    chains(tmp_path, 8, 1, 0, CELLS[:1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_cells_of_all_models_end_with_the_same_weights_after_many_kills(tmp_path: Path, seed: int) -> None:
+    chains(tmp_path, 12, 3, seed, CELLS)
