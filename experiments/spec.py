@@ -150,7 +150,8 @@ class Preset:
     class_weights          of the cross entropy: the data set's published ones, or "counted" from the training labels
                            (``experiments.metrics.shares``), for a generated world whose classes have other shares
     coarse_labels          of coarser scales, for models that are supervised there (``baselines.losses.coarse_labels``)
-    loss_in_sight          share of the cross entropy over the voxels in sight alone (``OccupancyLoss.in_sight``); published is 0
+    loss_in_sight          share of the cross entropy over the voxels in sight alone (``OccupancyLoss.in_sight``), in models
+                           that train with that; published is 0
     """
 
     data: DataPreset

@@ -42,9 +42,9 @@ class Symphonies(OccupancyModel):
     gaussrender       fields of GaussRenderConfig to train with rendered losses, None for none
     renderer          name of the renderer backend for that
 
-    ``camera_seed`` and ``loss`` are those of OccupancyModel. One camera, with ``batch.depth``; any batch size (published:
-    one). Everything after the backbone runs in float32, also under autocast. In training every layer predicts, all at the
-    same scale.
+    ``camera_seed`` is that of OccupancyModel, and so is ``loss``, of which the losses here take the class weights alone. One
+    camera, with ``batch.depth``; any batch size (published: one). Everything after the backbone runs in float32, also under
+    autocast. In training every layer predicts, all at the same scale.
 
     Rendering is of the map before the last 1 x 1 convolution, at the grid's resolution, in training only. (GaussRender's
     authors describe it as inserted before the final head; their code for it is not released.) Parameters have the
@@ -147,22 +147,18 @@ class Symphonies(OccupancyModel):
         """``loss_ce``, ``_sem_scal``, ``_geo_scal``, ``_frustum`` of the answer; half of each for the layers before, with
         ``_layer1``, ``_layer2``, ... behind the name."""
         parts = frustums(self.grid, batch.projection[:, 0].float(), self.image_size, self.frustum_size)
-        labels = batch.labels.long()
-        seen = self.occupancy_loss.seen(labels, batch.sight)
         losses = {}
         for number, logits in enumerate(prediction.logits, start=1):
             last = number == len(prediction.logits)
             terms = voxel_losses(
                 logits,
-                seen,
+                batch.labels.long(),
                 parts,
                 self.frustum_size**2,
                 self.occupancy_loss.class_weights,
                 self.grid.empty,
                 self.grid.ignore,
             )
-            if self.occupancy_loss.in_sight:
-                terms["ce"] = self.occupancy_loss.cross_entropy(logits.float(), seen, labels)
             for name, value in terms.items():
                 losses[f"loss_{name}" if last else f"loss_{name}_layer{number}"] = value * (1.0 if last else EARLIER_WEIGHT)
         return losses
