@@ -40,7 +40,7 @@ TABLE = TableSpec(
             model_size="toy",
             schedule=Schedule(
                 batch_size=1,
-                lr=2e-3,
+                lr=8e-3,
                 weight_decay=1e-2,
                 warmup_iterations=50,
                 lr_min=1e-6,
@@ -49,6 +49,8 @@ TABLE = TableSpec(
             ),
             gaussrender={"bev_reduction": 2},  # 200x200 pixels for 100x100 voxels: two a voxel, as published
             check_shuffled_images=True,
+            class_weights="counted",
+            loss_in_sight=1.0,
         ),
         "mini": Preset(
             data=DataPreset(source="real", image_size=(1600, 896), workers=8, mini=True),
