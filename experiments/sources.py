@@ -107,13 +107,17 @@ def last_look(record: Record) -> Record | Confirmation:
 
 
 def notice(record: Record) -> str:
-    """``changed_since`` with commit and date as a remark for people; "" if the record stands for the code of today."""
+    """A remark for people at a number that is not plainly of the code of today: commit and date, and what changed since or in
+    the midst of its training. "" if there is nothing to say."""
     files, look = changed_since(record), last_look(record)
-    if not files:
+    said = [f"its training went on {'; '.join(record.continued)}"] if record.continued else []
+    if files:
+        said.append(BEFORE_DIGESTS if files == [BEFORE_DIGESTS] else f"its code changed since: {', '.join(files)}")
+    if not said:
         return ""
     when = look.started if isinstance(look, Record) else look.when
     commit = look.git_commit[:7] + (" and uncommitted changes" if look.git_dirty else "")
-    return f"of {commit}, {when[:10]}; {'' if files == [BEFORE_DIGESTS] else 'its code changed since: '}{', '.join(files)}"
+    return f"of {commit}, {when[:10]}; {'; '.join(said)}"
 
 
 @cache

@@ -32,9 +32,14 @@ def print_rows(console: Console, spec: TableSpec) -> None:
 
 def done_line(cell: Cell, record: Record) -> str:
     """What a run says of a cell that it leaves as it is."""
+    return f"{cell.name}: done already ({record.started}{_but(record)}); --force runs it again"
+
+
+def _but(record: Record) -> str:
     changed = sources.changed_since(record)
-    but = "" if not changed else f", {changed[0]}" if changed == [sources.BEFORE_DIGESTS] else ", but its code changed since"
-    return f"{cell.name}: done already ({record.started}{but}); --force runs it again"
+    if changed == [sources.BEFORE_DIGESTS]:
+        return f", {sources.BEFORE_DIGESTS}"
+    return ", but its code changed since" if changed else ""
 
 
 def print_cells(console: Console, plan: Plan, root: Path, force: bool, stale: Stale) -> None:
@@ -50,7 +55,7 @@ def print_cells(console: Console, plan: Plan, root: Path, force: bool, stale: St
         name = cell.name if cell.table.name == plan.table.name else f"{cell.name} (of {cell.table.name})"
         if state == "done" and (record := folder.record()) is not None:
             finished[name] = record
-            state = "done, but its code changed since" if sources.changed_since(record) else state
+            state = f"done{_but(record)}"
             action = "run it again" if folder.settled(fingerprint, force, stale) is None else "skip it"
         table.add_row(escape(name), escape(state), action if not force else "run it again")
     console.print(table)
@@ -59,10 +64,10 @@ def print_cells(console: Console, plan: Plan, root: Path, force: bool, stale: St
 
 
 def print_changes(console: Console, finished: Mapping[str, Record]) -> None:
-    """Finished cells, by name, whose code changed since: commit and date of their records, and the files. Else nothing."""
+    """Of finished cells, by name, that are not plainly of the code of today: commit and date, and what changed. Else nothing."""
     remarks = {name: remark for name, record in finished.items() if (remark := sources.notice(record))}
     if remarks:
-        console.print("the code changed since these were made, or last confirmed:")
+        console.print("finished, but not plainly with the code of today:")
         for name, remark in remarks.items():
             console.print(f"  {escape(name)}: {escape(remark)}", soft_wrap=True)
         console.print(
@@ -80,7 +85,7 @@ def print_results(
         _print_numbers(console, plan, spec, done)
         for view in views_of(spec):
             _print_numbers(console, plan, view, done)
-    print_changes(console, {cell.name: done[cell.key] for plan in plans for cell in plan.cells if cell.key in done})
+    print_changes(console, done)
     if any(plan.preset == "toy" for plan in plans):
         console.print("toy numbers show that the pipeline works; they do not compare with published ones", soft_wrap=True)
     folders = dict.fromkeys(str(root / cell.table.name / plan.preset) for plan in plans for cell in plan.cells)

@@ -317,6 +317,7 @@ def test_a_training_is_not_continued_with_another_number_of_processes_unasked(
     assert code == 0 and "continues at iteration 2" in out
     record = record_of(tmp_path, CELL)
     assert record.continued == ["from iteration 2 with 1 processes, not 2"] and record.processes == 2
+    assert record.continued[0] in out, "the table's number comes with a remark"
     code, out, _ = run(*ONE, "--confirm")
     assert code == 1 and "from iteration 2 with 1 processes, not 2" in out and "cannot vouch" in out
 
