@@ -18,15 +18,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from experiments import records
+from experiments import records, sources
 from experiments.records import Record
 from experiments.spec import Cell
 
 WEIGHTS = "weights.pth"
+Stale = Literal["keep", "rerun"]
+"""What a run does with a finished cell whose code changed since."""
 
 
 class ResultsError(ValueError):
@@ -44,6 +46,8 @@ class Progress:
     git_commit, git_dirty  of the checkout that it was started with
     sources        file -> digest of the code that it was started with (``experiments.sources``)
     first_losses   of the first iterations, one dict of named losses each
+    processes, batch_size  that it was started with: processes, and samples of an optimizer step over all of them (0: not known)
+    continued      what was not the same when it was continued, one line each (``Record.continued``)
     """
 
     fingerprint: str
@@ -54,6 +58,9 @@ class Progress:
     git_dirty: bool = True
     sources: dict[str, str] = field(default_factory=dict)
     first_losses: list[dict[str, float]] = field(default_factory=list)
+    processes: int = 0
+    batch_size: int = 0
+    continued: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,20 @@ class CellFolder:
         """Whether a record with this fingerprint exists; a damaged record raises RecordError."""
         record = self.record()
         return record is not None and record.fingerprint == fingerprint
+
+    def settled(self, fingerprint: str, force: bool, stale: Stale) -> Record | None:
+        """The record that a run leaves as it is; None for a cell that is not finished, or that is to be run again: by
+        ``force``, or by ``stale`` where its code changed since."""
+        record = self.record()
+        if record is None or record.fingerprint != fingerprint or force:
+            return None
+        return None if stale == "rerun" and sources.changed_since(record) else record
+
+    def weights(self, record: Record) -> Path | None:
+        """The kept weights that the record's numbers were measured on; None if they are gone, or those of another training."""
+        path, progress = self.work_dir / WEIGHTS, self.progress()
+        known = progress is not None and (progress.fingerprint, progress.started) == (record.fingerprint, record.started)
+        return path if known and path.is_file() else None
 
     def checkpoints(self) -> list[Path]:
         """Training checkpoints, newest first."""

@@ -50,7 +50,8 @@ class Hardware(Strict):
 
 
 class Confirmation(Strict):
-    """That a record's numbers came out again, to the last bit, with other code: ``experiments.run --confirm``."""
+    """When and with what a finished cell was looked at again: that its numbers came out to the last bit (``Record.confirmed``),
+    or that they were measured anew (``Record.re_evaluated``)."""
 
     when: str
     git_commit: str
@@ -58,6 +59,7 @@ class Confirmation(Strict):
     code: str
     versions: dict[str, str]
     hardware: Hardware
+    sources: dict[str, str] = Field(default_factory=dict)
 
 
 class Record(Strict):
@@ -78,8 +80,10 @@ class Record(Strict):
                an older record)
     code       digest of the sources that make the numbers, and ``sources``: file -> digest of its own ("" in older records).
                Like the commit they are those of the training's start
+    continued  what was not the same when a stopped training was continued, one line each: other code, other processes
     first_losses  named losses of the first iterations from the start, which ``--confirm`` replays
     confirmed  later code with which the numbers came out again
+    re_evaluated  by what the metrics were measured anew, from the weights that ``code`` trained (``--re-evaluate``)
     """
 
     schema_version: Literal[1] = 1
@@ -117,6 +121,8 @@ class Record(Strict):
     sources: dict[str, str] = Field(default_factory=dict)
     first_losses: list[dict[str, float]] = Field(default_factory=list)
     confirmed: list[Confirmation] = Field(default_factory=list)
+    continued: list[str] = Field(default_factory=list)
+    re_evaluated: Confirmation | None = None
 
     def number(self, name: str) -> float | None:
         """The metric, or the measured field of the record itself (``MEASURED``), called ``name``; None if there is none."""

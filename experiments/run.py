@@ -14,20 +14,21 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from experiments import plan as planning
-from experiments.cells import CellFolder, results_root, unwritable
+from experiments.cells import CellFolder, Stale, results_root, unwritable
 from experiments.command import Interrupted, complain, guarded, rank
 from experiments.plan import Launcher, Plan, PlanError, toyworld_config
 from experiments.records import Record
 from experiments.spec import Cell, TableSpec, ViewSpec, load_spec, spec_names
-from experiments.summary import print_cells, print_results, print_rows
+from experiments.summary import done_line, print_cells, print_results, print_rows
 
 if TYPE_CHECKING:
     from experiments.runner import Job
@@ -51,6 +52,16 @@ def command(
     short: Annotated[bool, typer.Option("--short", help="Stop the evaluation after 101 samples.")] = False,
     iterations: Annotated[int | None, typer.Option(help="Train this many iterations instead of the preset's.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again, from the start.")] = False,
+    stale: Annotated[str, typer.Option(help="Finished cells whose code changed since: keep (and say so) or rerun.")] = "keep",
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Check finished cells against the code of today, in seconds: same bits?")
+    ] = False,
+    re_evaluate: Annotated[
+        bool, typer.Option("--re-evaluate", help="Measure finished cells anew from their kept weights, without training.")
+    ] = False,
+    other_processes: Annotated[
+        bool, typer.Option("--allow-other-processes", help="Continue a training with another number of processes.")
+    ] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show rows, presets and the state of every cell.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run.")] = False,
     launcher: Annotated[str, typer.Option(help="none, pytorch (under torchrun) or slurm.")] = "none",
@@ -58,6 +69,9 @@ def command(
     """Train and evaluate the cells of a paper table, skip those that are finished, and print the table."""
     if launcher not in ("none", "pytorch", "slurm"):
         raise PlanError(f"unknown launcher '{launcher}' (known: none, pytorch, slurm)")
+    if stale not in ("keep", "rerun"):
+        raise PlanError(f"--stale must be keep or rerun, got '{stale}'")
+    _check_exclusive({"--confirm": confirm, "--re-evaluate": re_evaluate, "--force": force, "--stale rerun": stale == "rerun"})
     spec = load_spec(table)
     requests = planning.requests(
         spec,
@@ -80,42 +94,64 @@ def command(
         for plan in plans:
             if list_:
                 print_rows(console, plan.table)
-            print_cells(console, plan, root, force)
+            print_cells(console, plan, root, force, cast(Stale, stale))
         return 0
+    options = Options(root, checkpoint, force, cast(Stale, stale), other_processes, cast(Launcher, launcher))
+
+    def act() -> int:
+        if confirm or re_evaluate:
+            return _look_again(spec, plans, options, console, "confirm" if confirm else "re-evaluate")
+        return _run(spec, plans, options, console)
+
     if launcher == "none":
-        return _run(spec, plans, root, checkpoint, force, "none", console)
+        return act()
     from experiments.runner import end_processes
 
     code = 1
     try:
-        code = _run(spec, plans, root, checkpoint, force, cast(Launcher, launcher), console)
+        code = act()
     finally:
         end_processes(finished=code == 0)
     return code
 
 
-def _run(
-    spec: TableSpec | ViewSpec,
-    plans: Sequence[Plan],
-    root: Path,
-    checkpoint: Path | None,
-    force: bool,
-    launcher: Launcher,
-    console: Console,
-) -> int:
+@dataclass(frozen=True)
+class Options:
+    """What the command line says of how cells are run; see ``experiments.training.Job``."""
+
+    results: Path
+    checkpoint: Path | None
+    force: bool
+    stale: Stale
+    allow_other_processes: bool
+    launcher: Launcher
+
+
+def _check_exclusive(options: dict[str, bool]) -> None:
+    """Raise PlanError if --confirm or --re-evaluate is among several of these."""
+    given = [name for name, is_given in options.items() if is_given]
+    if len(given) > 1 and given[0] in ("--confirm", "--re-evaluate"):
+        raise PlanError(f"{given[0]} looks at finished cells without training them: it does not go with {given[1]}")
+
+
+def _run(spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, console: Console) -> int:
+    root, launcher = options.results, options.launcher
     _check_writable(root)
     if launcher != "none":
         _start(launcher, console)
     done: dict[str, Record] = {}
     failures: list[str] = []
     for plan in plans:
-        pending = [
-            cell for cell in plan.cells if force or not CellFolder(cell, root).finished(cell.fingerprint(plan.data_fingerprint))
-        ]
-        job = _job(plan, root, checkpoint, force, launcher, console) if pending or launcher != "none" else None
+        settled: dict[str, Record] = {}
         for cell in plan.cells:
-            if job is None or (launcher == "none" and cell not in pending):
-                done[cell.key] = _finished(cell, root, console)
+            record = CellFolder(cell, root).settled(cell.fingerprint(plan.data_fingerprint), options.force, options.stale)
+            if record is not None:
+                settled[cell.key] = record
+        job = _job(plan, options, console) if len(settled) < len(plan.cells) or launcher != "none" else None
+        for cell in plan.cells:
+            if job is None or (launcher == "none" and cell.key in settled):
+                done[cell.key] = settled[cell.key]
+                console.print(escape(done_line(cell, settled[cell.key])), soft_wrap=True)
                 continue
             from experiments.runner import CellFailed, run_cell
 
@@ -136,6 +172,55 @@ def _run(
     return 1 if failures else 0
 
 
+def _look_again(
+    spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, console: Console, what: Literal["confirm", "re-evaluate"]
+) -> int:
+    """Confirm or re-evaluate the finished cells; what went wrong with one leaves its record and the other cells alone."""
+    _check_writable(options.results)
+    if options.launcher != "none":
+        _start(options.launcher, console)
+    done: dict[str, Record] = {}
+    failures = count = 0
+    for plan in plans:
+        finished = []
+        for cell in plan.cells:
+            if CellFolder(cell, options.results).finished(cell.fingerprint(plan.data_fingerprint)):
+                finished.append(cell)
+            else:
+                console.print(f"{escape(cell.name)}: not finished, there is nothing to {what}", soft_wrap=True)
+        job = _job(plan, options, console) if finished else None
+        for cell in finished:
+            from experiments import revisit
+            from experiments.runner import CellFailed
+
+            assert job is not None
+            count += 1
+            try:
+                problems = (revisit.confirm if what == "confirm" else revisit.re_evaluate)(cell, job)
+            except KeyboardInterrupt:
+                raise Interrupted(f"interrupted; {cell.name} is as it was, what was done with cells before it is kept") from None
+            except CellFailed as error:
+                problems = [str(error)]
+                if options.launcher != "none":
+                    complain(str(error))
+                    return 1  # the other processes wait inside this cell; the launcher ends them
+            failures += bool(problems)
+            if problems:
+                console.print(f"{escape(cell.name)}: could not {what} it, its record is as it was", soft_wrap=True)
+            for line in problems:
+                console.print(f"  {escape(line)}", soft_wrap=True)
+            record = CellFolder(cell, options.results).record()
+            if record is not None:
+                done[cell.key] = record
+    if not count:
+        raise PlanError(f"no cell is finished, there is nothing to {what}: run the same command without --{what} first")
+    if what == "re-evaluate":
+        print_results(console, spec, plans, done, options.results)
+    if failures:
+        complain(f"{failures} of {count} finished cells: could not {what}; their records are as they were")
+    return 1 if failures else 0
+
+
 def _start(launcher: Launcher, console: Console) -> None:
     with console.status("loading the libraries"):
         from experiments.runner import start_processes
@@ -143,21 +228,23 @@ def _start(launcher: Launcher, console: Console) -> None:
         start_processes(launcher)
 
 
-def _job(plan: Plan, root: Path, checkpoint: Path | None, force: bool, launcher: Launcher, console: Console) -> Job:
+def _job(plan: Plan, options: Options, console: Console) -> Job:
     """Everything the cells share; the data is made here if it is to be generated."""
-    if launcher == "none":
+    if options.launcher == "none":
         _start("none", console)
     from experiments.runner import Job
 
     return Job(
         data_root=plan.data_root or _toyworld(plan),
         data_fingerprint=plan.data_fingerprint,
-        results=root,
-        checkpoint=checkpoint,
-        force=force,
-        launcher=launcher,
+        results=options.results,
+        checkpoint=options.checkpoint,
+        force=options.force,
+        launcher=options.launcher,
         command=shlex.join(["python", "-m", "experiments.run", *_argv]),
         console=console,
+        stale=options.stale,
+        allow_other_processes=options.allow_other_processes,
     )
 
 
@@ -165,13 +252,6 @@ def _toyworld(plan: Plan) -> Path:
     from experiments import toyworld
 
     return toyworld.ensure(toyworld_config(plan.table, plan.preset))
-
-
-def _finished(cell: Cell, root: Path, console: Console) -> Record:
-    record = CellFolder(cell, root).record()
-    assert record is not None
-    console.print(f"{escape(cell.name)}: done already ({record.started}); --force runs it again", soft_wrap=True)
-    return record
 
 
 def _check_writable(root: Path) -> None:

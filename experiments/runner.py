@@ -25,6 +25,7 @@ from experiments.engine import allow_checkpoint_types, keep_quiet, readable
 from experiments.plan import Launcher, PlanError
 from experiments.records import Record
 from experiments.spec import Cell
+from experiments.summary import done_line
 from experiments.tracking import Tracker
 from experiments.training import Job, work
 
@@ -100,22 +101,16 @@ def run_cell(cell: Cell, job: Job) -> Record:
         return _as_follower(cell, job, folder)
     with folder.lock(lambda line: job.console.print(escape(line), soft_wrap=True)):
         fingerprint = cell.fingerprint(job.data_fingerprint)
-        if not job.force and folder.finished(fingerprint):
-            record = folder.record()
-            assert record is not None
-            _share(record)
-            job.console.print(f"{escape(cell.name)}: done already ({record.started}); --force runs it again", soft_wrap=True)
-            return record
-        progress = folder.prepare(fingerprint, fresh=job.force)
-        start = _newest(folder)
+        settled = folder.settled(fingerprint, job.force, job.stale)
+        if settled is not None:
+            share(settled)
+            job.console.print(escape(done_line(cell, settled)), soft_wrap=True)
+            return settled
+        progress, start = _beginning(cell, job, folder, fingerprint)
         _say_start(cell, job, folder, start)
-        _share(start)
-        progress = progress or Progress(fingerprint, started=now())
-        if start is None:  # what was trained without a checkpoint is lost, so the training starts with the code of today
-            commit, dirty = environment.git_state()
-            progress = replace(progress, git_commit=commit, git_dirty=dirty, sources=sources.of_cell(cell))
+        share(start)
         tracker = Tracker(lambda line: job.console.print(f"warning: {escape(line)}", soft_wrap=True))
-        run_id = tracker.start(cell.table.name, cell.name, progress.mlflow_run_id, _tags(cell))
+        run_id = tracker.start(cell.table.name, cell.name, progress.mlflow_run_id, tags(cell))
         progress = replace(progress, mlflow_run_id=run_id)
         folder.remember(progress)
         try:
@@ -125,29 +120,65 @@ def run_cell(cell: Cell, job: Job) -> Record:
                 tracker.finish("KILLED")
                 raise KeyboardInterrupt from error
             tracker.finish("FAILED")
-            raise _explained(error, cell, folder) from error
+            raise explained(error, cell, folder) from error
         records.save(record, folder.record_path)
         tracker.finish()
-        _share(record)
+        share(record)
         _tidy(folder)
         return record
 
 
 def _as_follower(cell: Cell, job: Job, folder: CellFolder) -> Record:
     """What the other processes of a distributed run do: follow the first one's decision, write nothing."""
-    decision = _share(None)
+    decision = share(None)
     if isinstance(decision, Record):
         return decision
     work(cell, job, folder, Progress("", now()), decision, Tracker(lambda line: None))
-    record: Record = _share(None)
+    record: Record = share(None)
     return record
 
 
-def _share(decision: Any) -> Any:
+def share(decision: Any) -> Any:
     """The first process's decision, on every process."""
     box = [decision]
     broadcast_object_list(box)
     return box[0]
+
+
+def _beginning(cell: Cell, job: Job, folder: CellFolder, fingerprint: str) -> tuple[Progress, Path | None]:
+    """What a cell goes on from: progress and newest checkpoint, or new progress and None.
+
+    Raises PlanError, and changes nothing, where a training would go on with another number of processes unasked.
+    """
+    code, processes = sources.of_cell(cell), get_dist_info()[1]
+    batch_size = processes * cell.schedule.batch_size
+    before = folder.progress()
+    fresh = job.force or (job.stale == "rerun" and before is not None and before.sources != code)
+    progress = folder.prepare(fingerprint, fresh)
+    start = _newest(folder)
+    if progress is None or start is None:  # without a checkpoint the training begins here, whatever was trained before
+        commit, dirty = environment.git_state()
+        begun = {"git_commit": commit, "git_dirty": dirty, "sources": code, "processes": processes, "batch_size": batch_size}
+        return replace(progress or Progress(fingerprint, started=now()), continued=[], **begun), None
+    iteration, continued = start.stem.removeprefix("iter_"), list(progress.continued)
+    if progress.processes not in (0, processes):
+        if not job.allow_other_processes:
+            raise PlanError(
+                f"{cell.name} was started with {progress.processes} process(es), {progress.batch_size} samples an iteration, "
+                f"and stopped at iteration {iteration}; with {processes} process(es), {batch_size} samples an iteration, it "
+                f"would go on as another training. Continue it with {progress.processes}, start it again with --force, or mix "
+                "them with --allow-other-processes, which its record will say"
+            )
+        continued.append(f"from iteration {iteration} with {processes} processes, not {progress.processes}")
+    if progress.sources and progress.sources != code:
+        files = ", ".join(sources.changed(progress.sources, code))
+        continued.append(f"from iteration {iteration} with other code: {files}")
+        job.console.print(
+            f"{escape(cell.name)}: its code changed since it was started ({escape(files)}); it goes on all the same, and its "
+            "record will say so; --stale rerun starts it again",
+            soft_wrap=True,
+        )
+    return replace(progress, continued=continued), start
 
 
 def _newest(folder: CellFolder) -> Path | None:
@@ -160,11 +191,11 @@ def _say_start(cell: Cell, job: Job, folder: CellFolder, start: Path | None) -> 
     job.console.print(f"{escape(cell.name)}: {text}  ({folder.work_dir})", soft_wrap=True)
 
 
-def _tags(cell: Cell) -> dict[str, str]:
+def tags(cell: Cell) -> dict[str, str]:
     return {"row": cell.row.name, "renderer": cell.renderer, "preset": cell.preset_name, "seed": str(cell.seed)}
 
 
-def _explained(error: BaseException, cell: Cell, folder: CellFolder) -> BaseException:
+def explained(error: BaseException, cell: Cell, folder: CellFolder) -> BaseException:
     """User's mistakes as they are; anything else as CellFailed, with the traceback in the work folder.
 
     All names of a checkpoint that does not fit go to a file, where the message names the first ones.

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.records import ROOT, Record
+from experiments.records import ROOT, Confirmation, Record
 from experiments.spec import Cell, SpecError, load_table
 
 PACKAGES = ("baselines", "renderers", "experiments")
@@ -34,10 +34,10 @@ _GENERATOR = "experiments.toyworld"
 _ACTS_ON_NOTHING = frozenset(
     f"experiments.{name}"
     for name in (
-        "cells", "command", "environment", "figures", "plan", "predictions", "progress", "records", "run", "runner", "sources",
-        "summary", "tables", "tracking",
+        *("command", "run", "runner", "plan", "revisit", "cells", "records", "sources"),
+        *("environment", "tracking", "progress", "figures", "summary", "predictions", "tables"),
     )
-)  # fmt: skip
+)
 
 
 class _Choice(NamedTuple):
@@ -91,14 +91,33 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def changed_since(record: Record) -> list[str]:
-    """Files that make the record's numbers and have changed since it was made; empty if it stands for the code of today,
-    by itself or because it was confirmed with it. A record without digests gives ``BEFORE_DIGESTS``."""
-    if not record.code:
+    """Files that make the record's numbers and have changed since it was made, or last confirmed; empty if it stands for the
+    code of today. A record without digests gives ``BEFORE_DIGESTS``."""
+    if not record.code or not record.sources:
         return [BEFORE_DIGESTS]
     now = of_record(record)
     if code(now) in {record.code, *(confirmation.code for confirmation in record.confirmed)}:
         return []
-    return changed(record.sources, now)
+    return changed(last_look(record).sources or record.sources, now)
+
+
+def last_look(record: Record) -> Record | Confirmation:
+    """What says with which code the record's numbers came out last: the newest confirmation, else the record itself."""
+    return record.confirmed[-1] if record.confirmed else record
+
+
+def notice(record: Record) -> str:
+    """A remark for people at a number that is not plainly of the code of today: commit and date, and what changed since or in
+    the midst of its training. "" if there is nothing to say."""
+    files, look = changed_since(record), last_look(record)
+    said = [f"its training went on {'; '.join(record.continued)}"] if record.continued else []
+    if files:
+        said.append(BEFORE_DIGESTS if files == [BEFORE_DIGESTS] else f"its code changed since: {', '.join(files)}")
+    if not said:
+        return ""
+    when = look.started if isinstance(look, Record) else look.when
+    commit = look.git_commit[:7] + (" and uncommitted changes" if look.git_dirty else "")
+    return f"of {commit}, {when[:10]}; {'; '.join(said)}"
 
 
 @cache

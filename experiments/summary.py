@@ -13,13 +13,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+<<<<<<< HEAD
 from experiments import records
 from experiments.cells import CellFolder
 from experiments.comparable import TIMED, Marks, mixed
 from experiments.instructions import machine_bound
+=======
+from experiments import records, sources
+from experiments.cells import CellFolder, Stale
+>>>>>>> ledger
 from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
-from experiments.spec import Column, Row, TableSpec, ViewSpec, views_of
+from experiments.spec import Cell, Column, Row, TableSpec, ViewSpec, views_of
 from experiments.tracking import tracking_uri
 
 
@@ -35,18 +40,51 @@ def print_rows(console: Console, spec: TableSpec) -> None:
     console.print(f"presets: {', '.join(spec.presets)}")
 
 
-def print_cells(console: Console, plan: Plan, root: Path, force: bool) -> None:
-    """Cells of a plan with their state on disk and what a run would do."""
+def done_line(cell: Cell, record: Record) -> str:
+    """What a run says of a cell that it leaves as it is."""
+    return f"{cell.name}: done already ({record.started}{_but(record)}); --force runs it again"
+
+
+def _but(record: Record) -> str:
+    changed = sources.changed_since(record)
+    if changed == [sources.BEFORE_DIGESTS]:
+        return f", {sources.BEFORE_DIGESTS}"
+    return ", but its code changed since" if changed else ""
+
+
+def print_cells(console: Console, plan: Plan, root: Path, force: bool, stale: Stale) -> None:
+    """Cells of a plan with their state on disk and what a run would do; below, what changed since they were finished."""
     table = Table(title=f"cells of {plan.table.name}, preset {plan.preset}", title_justify="left")
     for heading in ("cell", "state", "a run would"):
         table.add_column(heading, overflow="fold")
+    finished: dict[str, Record] = {}
     for cell in plan.cells:
-        state = CellFolder(cell, root).describe(cell.fingerprint(plan.data_fingerprint))
-        action = "skip it" if state == "done" and not force else "continue it" if state.startswith("stopped") else "run it"
+        folder, fingerprint = CellFolder(cell, root), cell.fingerprint(plan.data_fingerprint)
+        state = folder.describe(fingerprint)
+        action = "continue it" if state.startswith("stopped") else "run it"
         name = cell.name if cell.table.name == plan.table.name else f"{cell.name} (of {cell.table.name})"
+        if state == "done" and (record := folder.record()) is not None:
+            finished[name] = record
+            state = f"done{_but(record)}"
+            action = "run it again" if folder.settled(fingerprint, force, stale) is None else "skip it"
         table.add_row(escape(name), escape(state), action if not force else "run it again")
     console.print(table)
+    print_changes(console, finished)
     console.print(f"results: {escape(str(root))}", soft_wrap=True)
+
+
+def print_changes(console: Console, finished: Mapping[str, Record]) -> None:
+    """Of finished cells, by name, that are not plainly of the code of today: commit and date, and what changed. Else nothing."""
+    remarks = {name: remark for name, record in finished.items() if (remark := sources.notice(record))}
+    if remarks:
+        console.print("finished, but not plainly with the code of today:")
+        for name, remark in remarks.items():
+            console.print(f"  {escape(name)}: {escape(remark)}", soft_wrap=True)
+        console.print(
+            "--confirm replays their first iterations and evaluates their weights again, seconds a cell: where all comes out to "
+            "the last bit, a record stands for this code too; --stale rerun trains them again",
+            soft_wrap=True,
+        )
 
 
 def print_results(
@@ -57,6 +95,7 @@ def print_results(
         _print_numbers(console, plan, spec, done)
         for view in views_of(spec):
             _print_numbers(console, plan, view, done)
+<<<<<<< HEAD
     apart = [plan for plan in plans if plan.preset != "paper"]
     if apart:
         names = ", ".join(f"reports/tables/{name}.csv" for name in dict.fromkeys(plan.table.name for plan in apart))
@@ -68,6 +107,11 @@ def print_results(
         reasons = "; ".join(dict.fromkeys(bound.values()))
         which = "these numbers" if len(bound) == len(done) else f"the numbers of {', '.join(bound)}"
         console.print(escape(f"{which} need not come out to the last bit on another machine: {reasons}"), soft_wrap=True)
+=======
+    print_changes(console, done)
+    if any(plan.preset == "toy" for plan in plans):
+        console.print("toy numbers show that the pipeline works; they do not compare with published ones", soft_wrap=True)
+>>>>>>> ledger
     folders = dict.fromkeys(str(root / cell.table.name / plan.preset) for plan in plans for cell in plan.cells)
     for line in (
         f"records: {', '.join(folders)}",

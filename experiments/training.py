@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter, time_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.dist import get_dist_info
@@ -23,7 +23,7 @@ from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
 from experiments import environment, figures, instructions, models, sources
-from experiments.cells import WEIGHTS, CellFolder, Progress
+from experiments.cells import WEIGHTS, CellFolder, Progress, Stale
 from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames, collate
 from experiments.datasets.layouts import layout_of
@@ -62,6 +62,8 @@ class Job:
     checkpoint  weights to evaluate instead of training, or None
     force       run a finished cell again, from the start
     command     for the record
+    stale       what becomes of a cell whose code has changed since it was finished, or stopped
+    allow_other_processes  continue a training with another number of processes than it was started with
     """
 
     data_root: Path
@@ -72,6 +74,8 @@ class Job:
     launcher: Launcher
     command: str
     console: Console
+    stale: Stale = "keep"
+    allow_other_processes: bool = False
 
 
 @dataclass
@@ -82,13 +86,34 @@ class Course:
     first_losses: list[dict[str, float]]
 
 
-def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Path | None, tracker: Tracker) -> Record:
-    """Train (from checkpoint ``start`` on, if there is one), evaluate, draw and describe a cell."""
-    trains = cell.row.trained and job.checkpoint is None
+class Bench(NamedTuple):
+    """A cell's data and model, in a Runner that can train it (if ``trains``) and evaluate it."""
+
+    runner: CellRunner
+    model: OccupancyModel
+    train: OccupancyFrames[Any] | None
+    val: OccupancyFrames[Any]
+    test_set: Dataset[OccupancyBatch]
+    metric: OccupancyMetric
+    views: ViewRenderer
+    shown: ProgressHook
+    times: IterationTimesHook
+    iterations: int
+
+
+def set_up(
+    cell: Cell,
+    job: Job,
+    folder: CellFolder,
+    course: Course,
+    start: Path | None,
+    tracker: Tracker,
+    trains: bool,
+    first: int | None = None,
+) -> Bench:
+    """Everything that a cell runs with, every draw seeded anew. ``first``: train that many iterations of the whole course."""
     if instructions.fixes_threads(cell.preset_name, torch.cuda.is_available()):
         instructions.fix_threads()
-    memory = environment.PeakMemory(torch.cuda.is_available())
-    course = Course(progress.train_seconds, progress.first_losses)
     set_random_seed(cell.seed)
     val = _dataset(cell, job, layout_of(cell.table.dataset).evaluated)
     train = _dataset(cell, job, "train") if job.checkpoint is None else None
@@ -97,7 +122,7 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     model = models.build(cell, val.grid, weights)
     if trains and cell.pretrained is not None:
         models.load_pretrained(cell, model, pretrained_path(cell.pretrained))
-    iterations = _iterations(cell, len(train)) if trains and train is not None else 0
+    iterations = _iterations(cell, len(train)) if cell.row.trained and train is not None else 0
     tracker.params(_params(cell, job, iterations))
     # The preset's options, not the row's: all rows are looked at alike, whatever they were trained with.
     views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
@@ -106,7 +131,6 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     short = cell.preset.short_evaluation or cell.overrides.get("short")
     test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SHORT, len(val)))) if short else val
     times = IterationTimesHook()
-    train_memory: float | None = None
     allow_checkpoint_types()  # late: loading other weights takes the permission back
     runner = CellRunner(
         model=model,
@@ -122,19 +146,43 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         # A scope outlives the Runner and would hide mmdet's and mmdet3d's registries from the next cell's model.
         default_scope=None,
         **(
-            _training(cell, folder, train, iterations, start, course, tracker, [shown, times])
+            _training(cell, folder, train, iterations, start, course, tracker, [shown, times], first)
             if trains and train is not None
             else {"default_hooks": _HOOKS | {"param_scheduler": None, "checkpoint": None}, "custom_hooks": [shown]}
         ),
     )
+    return Bench(runner, model, train, val, test_set, metric, views, shown, times, iterations)
+
+
+def work(
+    cell: Cell,
+    job: Job,
+    folder: CellFolder,
+    progress: Progress,
+    start: Path | None,
+    tracker: Tracker,
+    weights: Path | None = None,
+    draws: bool = True,
+) -> Record:
+    """Train (from checkpoint ``start`` on, if there is one), evaluate, draw and describe a cell.
+
+    weights  of the cell itself, to be evaluated instead of training
+    draws    figures too
+    """
+    trains = cell.row.trained and job.checkpoint is None and weights is None
+    memory = environment.PeakMemory(torch.cuda.is_available())
+    course = Course(progress.train_seconds, progress.first_losses)
+    train_memory: float | None = None
+    bench = set_up(cell, job, folder, course, start, tracker, trains)
+    runner, model, train, val, test_set, metric, views, shown, times, iterations = bench
     try:
         if trains:
             runner.train()
             train_memory = memory.megabytes()
         elif train is not None and isinstance(model, models.PriorModel):
             model.fit(fit_prior(train))
-        elif job.checkpoint is not None:
-            load_released(model, job.checkpoint)
+        elif (given := weights or job.checkpoint) is not None:
+            load_released(model, given)
         begin = perf_counter()
         metrics = runner.test()
         eval_seconds = perf_counter() - begin
@@ -144,11 +192,10 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
             checks = _shuffled(runner, cell, val, shown, job.console)
         if trains:
             _keep_weights(runner, folder.work_dir / WEIGHTS)
-        if runner.rank == 0:
+        if draws and runner.rank == 0:
             _draw(_bare(runner), views, val, folder.work_dir / "figures", tracker, cell.name)
     finally:
         shown.close()
-    processes = get_dist_info()[1] if trains else None
     record = Record(
         table=cell.table.name,
         preset=cell.preset_name,
@@ -177,8 +224,9 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
         mlflow_run_id=tracker.run_id,
         seconds_per_iteration=times.median,
         train_peak_memory_mb=train_memory,
-        processes=processes,
-        batch_size=processes and processes * cell.schedule.batch_size,
+        processes=(progress.processes or None) if trains else None,
+        batch_size=(progress.batch_size or None) if trains else None,
+        continued=progress.continued,
         code=sources.code(progress.sources) if progress.sources else "",
         sources=progress.sources,
         first_losses=course.first_losses,
@@ -218,8 +266,9 @@ def _training(
     course: Course,
     tracker: Tracker,
     watching: list[Hook],
+    first: int | None = None,
 ) -> dict[str, Any]:
-    """The Runner's arguments that make it train."""
+    """The Runner's arguments that make it train; with ``first`` only so many iterations, without checkpoints."""
     schedule = cell.schedule
     interval = schedule.checkpoint_interval
     # Fused: the same update in one pass over the weights instead of a dozen small operations a tensor.
@@ -242,15 +291,15 @@ def _training(
         course.train_seconds = seconds
         remember(train_seconds=seconds)
 
-    first = FirstLossesHook(FIRST, done, course.first_losses, lambda losses: remember(first_losses=losses))
-    course.first_losses = first.losses
+    losses = FirstLossesHook(FIRST, done, course.first_losses, lambda kept: remember(first_losses=kept))
+    course.first_losses = losses.losses
     hooks: list[Hook] = [
         *watching,
         SeedIterationHook(cell.seed),
         TrainingProgress(),
         FiniteLossHook(),
         CurvesHook(lambda values, step: tracker.metrics(values | environment.load(), step), CURVE_INTERVAL),
-        first,
+        losses,
         TrainClockHook(keep_time, interval, course.train_seconds),
     ]
     if schedule.ema is not None:
@@ -266,7 +315,7 @@ def _training(
             generator=torch.Generator().manual_seed(cell.seed),
             pin_memory=torch.cuda.is_available(),
         ),
-        "train_cfg": {"type": "ResumableTrainLoop", "max_iters": iterations},
+        "train_cfg": {"type": "ResumableTrainLoop", "max_iters": iterations if first is None else min(first, iterations)},
         "optim_wrapper": {
             "type": "AmpOptimWrapper" if schedule.amp else "OptimWrapper",
             "optimizer": optimizer,
@@ -276,7 +325,11 @@ def _training(
         "param_scheduler": _rates(schedule, iterations),
         # Two are kept: mmengine deletes the oldest one before the new one is written.
         "default_hooks": _HOOKS
-        | {"checkpoint": {"type": "CheckpointHook", "interval": interval, "by_epoch": False, "max_keep_ckpts": 2}},
+        | {
+            "checkpoint": {"type": "CheckpointHook", "interval": interval, "by_epoch": False, "max_keep_ckpts": 2}
+            if first is None
+            else None
+        },
         "custom_hooks": hooks,
         "load_from": str(start) if start else None,
         "resume": start is not None,

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from experiments import records, renderer_records
+from experiments import records, renderer_records, sources
 from experiments.cells import results_root
 from experiments.comparable import differences
 from experiments.records import Record, RecordError
@@ -315,6 +315,9 @@ def main(
     except (RecordError, SpecError, ReportError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
+    for candidate in chosen:
+        if remark := sources.notice(candidate.record):
+            typer.echo(f"note: {candidate.name}: {remark}")
     typer.echo("next: python -m reports.build")
 
 
