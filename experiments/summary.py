@@ -13,15 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-<<<<<<< HEAD
-from experiments import records
-from experiments.cells import CellFolder
-from experiments.comparable import TIMED, Marks, mixed
-from experiments.instructions import machine_bound
-=======
 from experiments import records, sources
 from experiments.cells import CellFolder, Stale
->>>>>>> ledger
+from experiments.comparable import TIMED, Marks, mixed
+from experiments.instructions import machine_bound
 from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
 from experiments.spec import Cell, Column, Row, TableSpec, ViewSpec, views_of
@@ -95,7 +90,7 @@ def print_results(
         _print_numbers(console, plan, spec, done)
         for view in views_of(spec):
             _print_numbers(console, plan, view, done)
-<<<<<<< HEAD
+    print_changes(console, done)
     apart = [plan for plan in plans if plan.preset != "paper"]
     if apart:
         names = ", ".join(f"reports/tables/{name}.csv" for name in dict.fromkeys(plan.table.name for plan in apart))
@@ -107,11 +102,6 @@ def print_results(
         reasons = "; ".join(dict.fromkeys(bound.values()))
         which = "these numbers" if len(bound) == len(done) else f"the numbers of {', '.join(bound)}"
         console.print(escape(f"{which} need not come out to the last bit on another machine: {reasons}"), soft_wrap=True)
-=======
-    print_changes(console, done)
-    if any(plan.preset == "toy" for plan in plans):
-        console.print("toy numbers show that the pipeline works; they do not compare with published ones", soft_wrap=True)
->>>>>>> ledger
     folders = dict.fromkeys(str(root / cell.table.name / plan.preset) for plan in plans for cell in plan.cells)
     for line in (
         f"records: {', '.join(folders)}",
