@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from experiments.spec import Column, Row, StepSchedule, TableSpec
-from experiments.tables.table_occ3d import SURROUNDOCC_NOTE
+from experiments.tables.table_occ3d import SURROUNDOCC
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 _IMAGE_SIZE = (1408, 376)
@@ -26,7 +26,11 @@ _SYMPHONIES_ROW = Row(
     "Symphonies",
     model="symphonies",
     note="reads estimated depth",
-    schedules={"mini": replace(_SYMPHONIES, epochs=1, drop_epoch=1), "paper": _SYMPHONIES},
+    schedules={
+        "toy": replace(_TOY.schedule, iterations=400),
+        "mini": replace(_SYMPHONIES, epochs=1, drop_epoch=1),
+        "paper": _SYMPHONIES,
+    },
     pretrained_model="maskdino_r50_50e_300q_panoptic_pq53.0.pth",
     augmentation="mirror",  # ssc_pl/data/datasets/kitti_360.py
 )
@@ -43,8 +47,8 @@ TABLE = TableSpec(
         Row("prior", "Per-voxel prior", model="prior", presets=("toy",), note="each voxel's most frequent training label"),
         Row("tpvformer", "TPVFormer", model="tpvformer"),
         Row("tpvformer+gaussrender", "TPVFormer + GaussRender", model="tpvformer", gaussrender=True, base="tpvformer"),
-        Row("surroundocc", "SurroundOcc", model="surroundocc", note=SURROUNDOCC_NOTE),
-        Row("surroundocc+gaussrender", "SurroundOcc + GaussRender", model="surroundocc", gaussrender=True, base="surroundocc"),
+        replace(SURROUNDOCC, schedules={}),
+        replace(OCC3D.row("surroundocc+gaussrender"), schedules={}),
         _SYMPHONIES_ROW,
         replace(
             _SYMPHONIES_ROW,
@@ -58,10 +62,14 @@ TABLE = TableSpec(
     ),
     presets={
         # A quarter of the published size along every axis: 352x94 pixels, 64x64x8 voxels; a view from above of 100x100 pixels
-        # has as many pixels a voxel as published. Fewer iterations than with six cameras: three models share the table.
+        # has as many pixels a voxel as published. One camera makes an iteration cheap, and one image an iteration makes it
+        # teach little: more of them than with six cameras, but for Symphonies, which is given the depth. mIoU of TPVFormer (seed
+        # 0, the prior has 4.9): 8.1 after 600 iterations at 4e-3, 8.3 with AdamW's second beta at 0.99, 9.8 after 1000 at 5e-3;
+        # two images an iteration (7.5 after 400) and group norm in the image network (7.0 after 600) were left out.
         "toy": replace(
             _TOY,
-            schedule=replace(_TOY.schedule, iterations=400),
+            schedule=replace(_TOY.schedule, lr=5e-3, betas=(0.9, 0.99), iterations=1000),
+            loss_in_sight=0.8,
             data=replace(_TOY.data, image_size=(352, 94), coarsen=4, label_camera_width=352),
             gaussrender={"bev_reduction": 4},
         ),

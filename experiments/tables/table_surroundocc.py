@@ -1,7 +1,9 @@
 """SurroundOcc-nuScenes: dense labels in the lidar frame, no visibility mask; the second table of GaussRender."""
 
+from dataclasses import replace
+
 from experiments.spec import Column, Row, TableSpec
-from experiments.tables.table_occ3d import SURROUNDOCC_NOTE
+from experiments.tables.table_occ3d import SURROUNDOCC
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 TABLE = TableSpec(
@@ -16,10 +18,12 @@ TABLE = TableSpec(
         Row("prior", "Per-voxel prior", model="prior", presets=("toy",), note="each voxel's most frequent training label"),
         Row("tpvformer", "TPVFormer", model="tpvformer"),
         Row("tpvformer+gaussrender", "TPVFormer + GaussRender", model="tpvformer", gaussrender=True, base="tpvformer"),
-        Row("surroundocc", "SurroundOcc", model="surroundocc", note=SURROUNDOCC_NOTE),
-        Row("surroundocc+gaussrender", "SurroundOcc + GaussRender", model="surroundocc", gaussrender=True, base="surroundocc"),
+        SURROUNDOCC,
+        OCC3D.row("surroundocc+gaussrender"),
         Row("occformer", "OccFormer", note="quoted only"),
         Row("gaussianformer2", "GaussianFormer-2", note="quoted only"),
     ),
-    presets=OCC3D.presets,  # sizes and schedules are the same on both data sets
+    # Sizes and schedules are the same on both data sets. What no camera sees is labelled here, and evaluated: with 0.3 of the
+    # cross entropy over all voxels TPVFormer has 12.4 mIoU after 400 iterations (seed 0), with none of it 9.6, with all 7.6.
+    presets={**OCC3D.presets, "toy": replace(OCC3D.presets["toy"], loss_in_sight=0.7)},
 )
