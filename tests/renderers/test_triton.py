@@ -89,7 +89,7 @@ def special(name: str) -> Case:
         return Case(name, replace(gaussians, scales=gaussians.scales * 0.3), cameras)
     if name == "nothing stops":  # opaque splats let nothing through, and the list goes on behind them
         gaussians, cameras = random_scene(seed=16, count=90, width=24, height=20, opacity=(0.5, 1.0))
-        return Case(name, gaussians, cameras, RasterSettings(alpha_max=1.0, transmittance_min=0.0))
+        return Case(name, gaussians, cameras, RasterSettings(alpha_max=0.9999, transmittance_min=0.0))
     raise KeyError(name)
 
 
