@@ -279,7 +279,7 @@ def validate(gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, v
     if b * n > 0:
         _require_shapes_and_opacities(g)
     if b * v > 0:
-        _require_cameras(c)
+        validate_cameras(c)
     if visible is not None:
         _require(
             list(visible.shape) == [b, v, n] and visible.dtype == torch.bool,
@@ -308,7 +308,8 @@ def _require_shapes_and_opacities(g: Gaussians) -> None:
     )
 
 
-def _require_cameras(c: Cameras) -> None:
+def validate_cameras(c: Cameras) -> None:
+    """Raise ValueError for intrinsics that are no pinhole camera's and poses that are not rigid; shapes are as they should be."""
     k, pose = (t.detach().to("cpu", torch.float64).flatten(0, 1) for t in (c.intrinsics, c.world_to_camera))
 
     def refuse(bad: Tensor, name: str, matrices: Tensor, what: str) -> None:

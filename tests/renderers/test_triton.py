@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 import torch
+from contract_checks import CHECKS
 
 from renderers.conformance import CASES, Case, Comparison, check
-from renderers.interface import RasterSettings, SettingNotSupported
+from renderers.interface import RasterSettings, Renderer, SettingNotSupported
 from renderers.registry import names
 from renderers.scenes import random_scene
 from renderers.triton import INTERPRETER, TritonRenderer
@@ -58,6 +59,12 @@ def test_conforms(name: str, interpreted: Callable[..., Any]) -> None:
 def test_deterministic_mode_conforms(name: str, interpreted: Callable[..., Any]) -> None:
     result = interpreted(conforms, name, {"deterministic": True})
     assert result.ok, str(result)
+
+
+@installed
+@pytest.mark.parametrize("keeps_to", CHECKS, ids=lambda function: function.__name__)
+def test_contract_beyond_images(keeps_to: Callable[[Renderer], None], interpreted: Callable[..., Any]) -> None:
+    interpreted(keeps_to, TritonRenderer())
 
 
 @installed
