@@ -13,6 +13,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from baselines.gaussrender import VoxelToGaussians
+
 # Parts of a key that stand only where a model is trained with rendering: GaussRender's decoder and background.
 RENDERING_KEYS = (
     "renderer.bg_color",
@@ -115,12 +117,16 @@ def load_released(model: nn.Module, path: str | Path, allow_missing_renderer: bo
     Every name and shape must agree, and the reference points in the file must be those of the model's range, as two
     data sets' points have the same shapes (valeoai/GaussRender src/utils/setup.py:127-173; models published by
     wzzheng/TPVFormer load too, which prefix ``tpv_``). ``allow_missing_renderer`` accepts a checkpoint trained without
-    rendering for a model that has it; its decoder keeps its initial weights.
+    rendering for a model that has it; its decoder keeps its initial weights. A decoder in the file that the model's options
+    do not read is left out.
 
     Returns the names left at their initial values. Raises CheckpointMismatch with every name that does not fit, and
     CheckpointError for a file that cannot be read.
     """
-    state = read_state_dict(path)
+    unread = tuple(
+        f"{name}.decoder." for name, m in model.named_modules() if isinstance(m, VoxelToGaussians) and m.decoder is None
+    )
+    state = {name: value for name, value in read_state_dict(path).items() if not name.startswith(unread)}
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     excused = [n for n in missing if n.startswith(RENDERING_KEYS)] if allow_missing_renderer else []

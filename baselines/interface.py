@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -13,13 +14,16 @@ from torch import Tensor
 class OccupancyGrid:
     """A regular voxel grid in a reference frame.
 
-    lower, upper  corners of the range in metres (x, y, z)
+    lower, upper  corners of the range in metres (x, y, z), a whole number of voxels apart
     voxel_size    edge of a cubic voxel in metres
-    class_names   names by class id; the empty class is one of them
+    class_names   names by class id, each once; the empty class is one of them
     empty         class id of empty space
-    ignore        label that is neither trained nor scored (255)
+    ignore        label that is neither trained nor scored (255), no class id
     frame         "ego" (Occ3D), "lidar" (SurroundOcc) or "velodyne" (KITTI-360)
-    dataset       "occ3d", "surroundocc" or "kitti360": picks the published constants that differ between them
+    dataset       "occ3d", "surroundocc" or "kitti360": picks the published constants that differ between them. Any other name,
+                  such as the default, has none: class weights, rendering scale and so on then are the caller's to give
+
+    Raises ValueError, naming the field, for what is no such grid.
     """
 
     lower: tuple[float, float, float]
@@ -29,7 +33,28 @@ class OccupancyGrid:
     empty: int
     ignore: int = 255
     frame: str = "ego"
-    dataset: str = "occ3d"
+    dataset: str = "unnamed"
+
+    def __post_init__(self) -> None:
+        for name, corner in (("lower", self.lower), ("upper", self.upper)):
+            if len(corner) != 3 or not all(math.isfinite(value) for value in corner):
+                raise ValueError(f"grid: {name} must be three finite numbers x, y, z in metres, got {corner}")
+        if not (math.isfinite(self.voxel_size) and self.voxel_size > 0):
+            raise ValueError(f"grid: voxel_size must be a positive number of metres, got {self.voxel_size}")
+        for axis, low, high in zip("xyz", self.lower, self.upper, strict=True):
+            count = (high - low) / self.voxel_size
+            if count < 0.5 or abs(count - round(count)) > 1e-3:
+                raise ValueError(
+                    f"grid: the range {low}..{high} m along {axis} must be a whole number of voxels of {self.voxel_size} m, "
+                    f"it is {count:.6g}"
+                )
+        twice = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
+        if twice:
+            raise ValueError(f"grid: class_names must differ, {', '.join(map(repr, twice))} stands more than once")
+        if not 0 <= self.empty < len(self.class_names):
+            raise ValueError(f"grid: empty must be a class id in 0..{len(self.class_names) - 1}, got {self.empty}")
+        if 0 <= self.ignore < len(self.class_names):
+            raise ValueError(f"grid: ignore must be no class id, {self.ignore} is that of {self.class_names[self.ignore]!r}")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from baselines.interface import OccupancyGrid
+from renderers.interface import first_derivative_only
 
 CE_WEIGHT = 10.0
 LOVASZ_WEIGHT = 1.0
@@ -138,7 +138,8 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor, ignore: int) -> Tensor
 
     probabilities [B, C, X, Y, Z], labels [B, X, Y, Z]; 0 (with zero gradient) if every voxel is ignored.
     """
-    return _LovaszSoftmax.apply(probabilities.movedim(1, -1).flatten(0, -2), labels.flatten(), ignore)
+    loss = _LovaszSoftmax.apply(probabilities.movedim(1, -1).flatten(0, -2), labels.flatten(), ignore)
+    return first_derivative_only(loss, "lovasz_softmax", "leave it out of a loss whose gradients are differentiated")
 
 
 class _LovaszSoftmax(torch.autograd.Function):
@@ -170,7 +171,6 @@ class _LovaszSoftmax(torch.autograd.Function):
         return torch.stack(losses).sum() if losses else errors.new_zeros(())
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return (grad * gradient).t(), None, None

@@ -97,6 +97,44 @@ def input_views(images: NDArray[np.uint8], names: Sequence[str], title: str) -> 
     return figure
 
 
+def sight(
+    images: NDArray[np.uint8],
+    names: Sequence[str],
+    intrinsics: NDArray[np.float64],
+    reference_to_camera: NDArray[np.float64],
+    labels: NDArray[Any],
+    grid: OccupancyGrid,
+    title: str,
+) -> Figure:
+    """Camera images [V, H, W, 3] with the occupied voxels of labels [X, Y, Z] over them, which must lie on what they are.
+
+    intrinsics [V, 3, 3] in pixels of the images; reference_to_camera [V, 4, 4]. Titles tell the share of all the grid's voxels
+    that a camera sees. Raises ValueError for cameras that cannot be the grid's (``baselines.gaussrender.check_cameras``).
+    """
+    import torch
+
+    from baselines.gaussrender import check_cameras
+    from renderers import Cameras
+
+    height, width = images.shape[1:3]
+    shares = check_cameras(
+        grid, Cameras(torch.from_numpy(intrinsics)[None], torch.from_numpy(reference_to_camera)[None], width, height)
+    )[0].tolist()
+    headings = [f"{name}: sees {share:.1%}" for name, share in zip(names, shares, strict=True)]
+    figure = input_views(images, headings, title)
+    occupied = (labels != grid.empty) & (labels != grid.ignore)
+    points, colours = grid.centres().numpy()[occupied], colour(labels[occupied], grid) / 255
+    for axis, k, pose in zip(figure.axes, intrinsics, reference_to_camera, strict=False):
+        x, y, z = (points @ pose[:3, :3].T + pose[:3, 3]).T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            u, v = k[0, 0] * x / z + k[0, 2], k[1, 1] * y / z + k[1, 2]
+        shown = (z > 0) & (u > 0) & (u < width) & (v > 0) & (v < height)
+        far_first = np.flatnonzero(shown)[np.argsort(-z[shown], kind="stable")]
+        sizes = np.clip(grid.voxel_size * k[0, 0] / z[far_first] / width * 200, 1, 200)
+        axis.scatter(u[far_first] - 0.5, v[far_first] - 0.5, s=sizes, c=colours[far_first], alpha=0.5, linewidths=0)
+    return figure
+
+
 def occupancy_from_above(
     predicted: NDArray[Any], true: NDArray[Any], visible: NDArray[np.bool_], grid: OccupancyGrid, title: str
 ) -> Figure:

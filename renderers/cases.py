@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -296,7 +296,7 @@ _BUILDERS: dict[str, Callable[[str], Case]] = {
     "far": _with(far=6.0),
     "low_pass": _with(low_pass=1.5),
     "alpha_limits": _with(alpha_min=0.02, alpha_max=0.6),
-    "early_stop": _with(transmittance_min=0.1),
+    "early_stop": _with(transmittance_min=0.1, alpha_max=0.85),
     "tiles_12": _with(extent="tile3sigma", tile_size=12),
     "tiles_16": _with(extent="tile3sigma", tile_size=16),
     "principal_clamp": _with(clamp="principal"),
@@ -322,7 +322,7 @@ class Rejection:
 
 
 def rejections() -> list[Rejection]:
-    """Wrong shapes, types, non-finite values and gradients that nobody has, one argument each."""
+    """Wrong shapes, types, values and gradients that nobody has, and cameras that are none, one argument each."""
     gaussians, cameras = random_scene(count=6, channels=3, views=2, width=16, height=12)
     assert gaussians.quaternions is not None
     good = Case("rejected", gaussians, cameras)
@@ -342,15 +342,58 @@ def rejections() -> list[Rejection]:
         value = getattr(cameras, name)
         bad = [spoiled(value, math.nan), value[:, :, :2], value.double(), value.clone().requires_grad_()]
         found += [Rejection(name, replace(good, cameras=replace(cameras, **{name: v}))) for v in bad]
-    unturned = replace(gaussians, quaternions=torch.zeros_like(gaussians.quaternions))
+
+    def with_entry(matrices: Tensor, row: int, column: int, value: float) -> Tensor:
+        """The last view's matrix with one other entry."""
+        matrices = matrices.clone()
+        matrices[0, -1, row, column] = value
+        return matrices
+
+    k, pose = cameras.intrinsics, cameras.world_to_camera
+    no_pinholes = [
+        with_entry(k, 0, 1, 0.5),  # skew
+        with_entry(k, 1, 0, 0.5),
+        with_entry(k, 2, 2, 2.0),
+        with_entry(k, 2, 0, 0.01),
+        with_entry(k, 0, 0, -10.0),  # focal lengths
+        with_entry(k, 1, 1, 0.0),
+        k.mT.contiguous(),
+    ]
+    mirror = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0]))
+    half = torch.diag(torch.tensor([0.5, 0.5, 0.5, 1.0]))
+    no_poses = [
+        pose.mT.contiguous(),
+        mirror @ pose,
+        half @ pose,
+        torch.diag(torch.tensor([1.01, 1.0, 1.0, 1.0])) @ pose,
+        with_entry(pose, 3, 3, 0.0),
+        with_entry(pose, 3, 0, 1.0),
+        torch.zeros_like(pose),
+    ]
+    found += [Rejection("intrinsics", replace(good, cameras=replace(cameras, intrinsics=bad))) for bad in no_pinholes]
+    found += [Rejection("world_to_camera", replace(good, cameras=replace(cameras, world_to_camera=bad))) for bad in no_poses]
+    sizes: list[Any] = [0, -1, 16.0, 1 << 21, True, "16", None]
+    found += [Rejection("width and height", replace(good, cameras=replace(cameras, width=size))) for size in sizes]
+    found += [Rejection("width and height", replace(good, cameras=replace(cameras, height=size))) for size in sizes]
+    found += [Rejection("opacities", replace(good, gaussians=replace(gaussians, opacities=spoiled(gaussians.opacities, v))))
+              for v in (-0.1, 1.1, -4.0)]  # fmt: skip
+    found += [Rejection("scales", replace(good, gaussians=replace(gaussians, scales=spoiled(gaussians.scales, v))))
+              for v in (-0.1, -3.0)]  # fmt: skip
+    for length in (0.0, 1e-20, 1e20):
+        turned = gaussians.quaternions.clone()
+        turned[0, -1] = length
+        found.append(Rejection("quaternions", replace(good, gaussians=replace(gaussians, quaternions=turned))))
+    moving = replace(good, gaussians=replace(gaussians, means=gaussians.means[:, None].repeat(1, 2, 1, 1)))
+    times = [None, torch.tensor([0, 2]), torch.tensor([-1, 0]), torch.tensor([0.0, 1.0]), torch.tensor([0])]
+    found += [Rejection("time_index", replace(moving, cameras=replace(cameras, time_index=index))) for index in times]
     found += [
-        Rejection("quaternions", replace(good, gaussians=unturned)),
         Rejection("quaternions", replace(good, gaussians=replace(gaussians, quaternions=None))),
         Rejection("time_index", replace(good, cameras=replace(cameras, time_index=torch.tensor([0, 0])))),
-        Rejection("width and height", replace(good, cameras=replace(cameras, width=0))),
         Rejection("background", replace(good, settings=RasterSettings(background=torch.zeros(2)))),
         Rejection("background", replace(good, settings=RasterSettings(background=torch.full((3,), math.nan)))),
         Rejection("visible", replace(good, visible=torch.ones(1, 2, 5, dtype=torch.bool))),
         Rejection("visible", replace(good, visible=torch.ones(1, 2, 6))),
+        Rejection("visible", replace(good, visible=cast(Any, [[[True] * 6] * 2]))),
+        Rejection("opacities", replace(good, gaussians=replace(gaussians, opacities=cast(Any, gaussians.opacities.numpy())))),
     ]
     return found

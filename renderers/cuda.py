@@ -96,12 +96,9 @@ def view_by_view(
 
     draw  (the view's Gaussians, at least one; world_to_camera [4, 4]; intrinsics [3, 3]) -> ViewImages
 
-    A view without Gaussians shows the background and never reaches a kernel; no views at all give empty images.
+    A view without Gaussians shows the background and never reaches a kernel.
     """
-    b, v, h, w = gaussians.batch, cameras.views, cameras.height, cameras.width
-    if b * v == 0:
-        empty = gaussians.means.new_zeros(b, v, h, w)
-        return Rendering(gaussians.means.new_zeros(b, v, h, w, gaussians.channels), empty, empty)
+    b, v = gaussians.batch, cameras.views
     views: list[ViewImages] = []
     with torch.cuda.device_of(gaussians.means):
         for scene in range(b):

@@ -34,6 +34,7 @@ class ReferenceRenderer(Renderer):
     """
 
     name = "reference"
+    second_derivatives = True
 
     def __init__(self, dialect: Dialect = CONTRACT) -> None:
         self.dialect = dialect
@@ -44,9 +45,6 @@ class ReferenceRenderer(Renderer):
 
     def _render(self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None) -> Rendering:
         b, v, h, w = gaussians.batch, cameras.views, cameras.height, cameras.width
-        if b * v == 0:
-            empty = gaussians.features.new_zeros(b, v, h, w)
-            return Rendering(gaussians.features.new_zeros(b, v, h, w, gaussians.channels), empty, empty.clone())
         images = [
             _render_view(gaussians, cameras, settings, scene, view, None if visible is None else visible[scene, view])
             for scene in range(b)

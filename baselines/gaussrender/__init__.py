@@ -1,5 +1,6 @@
-"""GaussRender: rendered supervision for voxel occupancy, usable on any model's logits (see README.md beside this file)."""
+"""GaussRender: rendered supervision for voxel occupancy, usable on any model's logits ("GaussRender on your own network" in README.md)."""
 
+from baselines.gaussrender.checks import check_cameras
 from baselines.gaussrender.config import PAPER, GaussRenderConfig, camera_strategy, gaussian_scale
 from baselines.gaussrender.evaluation import RenderedViews, render_views
 from baselines.gaussrender.plugin import GaussRender
@@ -19,6 +20,7 @@ __all__ = [
     "VoxelToGaussians",
     "bev_camera",
     "camera_strategy",
+    "check_cameras",
     "gaussian_scale",
     "render_views",
     "supervising_cameras",

@@ -66,9 +66,9 @@ class GaussRenderConfig:
     Published quirks, on by default
         trajectory_cancels       "trajectory" moves the camera by y_max - |y_min| and x_max - |x_min|, which cancel on
                                  symmetric ranges: what stays is 2 m up. False uses y_max and x_max alone
-        weighted_camera_draw     of six cameras the first and the fourth (front and back in the data set's order) are
-                                 drawn with probability 1/4, the others 1/8; any other number of cameras has no
-                                 published weights and is drawn uniformly. False: always uniformly
+        weighted_camera_draw     of nuScenes' six cameras the first and the fourth (front and back) are drawn with
+                                 probability 1/4, the others 1/8; other data sets and numbers of cameras have no
+                                 published weights and are drawn uniformly. False: always uniformly
         empty_view_drops_depth   one camera without any ground-truth depth sets the sample's whole depth term to zero.
                                  False averages over the cameras that have some
         drop_ignored             predicted voxels whose label is ``grid.ignore`` are not rendered
@@ -129,6 +129,17 @@ class GaussRenderConfig:
             raise ValueError("no rendered loss is left: set one of with_camera, with_depth, with_bev, with_bev_depth")
         if self.raster.background is not None:
             raise ValueError("raster.background must be None: GaussRender's background is the empty class")
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether any of a Gaussian's parameters is decoded from voxel features, where there are any."""
+        decoded_opacity = not (self.overwrite_opacity or self.transfer_opacity)
+        return decoded_opacity or not (self.transfer_colors and self.overwrite_scales)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether there is no other way to have them than from voxel features."""
+        return not (self.transfer_colors and self.overwrite_scales)
 
     @property
     def uses_cameras(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baselines.gaussrender.checks import cameras_on, check_cameras, check_labels, check_logits
+from baselines.gaussrender.checks import cameras_on, check_camera_values, check_labels, check_logits
 from baselines.gaussrender.config import PAPER, GaussRenderConfig
 from baselines.gaussrender.rendering import VoxelRenderer
 from baselines.gaussrender.views import reduced
@@ -59,7 +59,7 @@ def render_views(
     given = prediction if prediction is not None else labels
     if given is None:
         raise ValueError("nothing to render: pass a prediction, labels, or both")
-    check_cameras(cameras, given.shape[0])
+    check_camera_values(cameras, given.shape[0])
     views = reduced(cameras_on(cameras, given.device), config.image_reduction)
     drawer = VoxelRenderer(grid, renderer, config).to(given.device)
     seen = drawer.in_image(views)

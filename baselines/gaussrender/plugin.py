@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from baselines.gaussrender.checks import cameras_on, check_cameras, check_labels, check_logits
+from baselines.gaussrender.checks import (
+    cameras_on,
+    check_camera_values,
+    check_labels,
+    check_logits,
+    check_something_seen,
+)
 from baselines.gaussrender.config import PAPER, GaussRenderConfig, camera_strategy
 from baselines.gaussrender.losses import render_losses
 from baselines.gaussrender.rendering import VoxelRenderer
@@ -73,15 +79,19 @@ class GaussRender(nn.Module):
         labels    [B, X, Y, Z] integer class ids, ``grid.ignore`` where unknown
         generator of the camera draws; None: the plug-in's own, seeded with ``config.seed``
 
-        Rendering is in float32, under autocast too. Raises ValueError for wrong shapes and for labels that are no class.
+        Rendering is in float32, under autocast too. Raises ValueError for wrong shapes, for labels that are no class and for
+        cameras that cannot be the grid's; ``check_cameras`` tells beforehand what each of them sees.
         """
         self._check(logits, features, cameras, labels)
         device = logits.device
         labels = labels.to(device, torch.long)
         voxels = self.renderer_prep(logits, features)
         with torch.autocast(device.type, enabled=False):
-            views = supervising_cameras(cameras_on(cameras, device), self.grid, self.config, generator or self._own_generator())
+            cameras = cameras_on(cameras, device)
+            views = supervising_cameras(cameras, self.grid, self.config, generator or self._own_generator())
             seen = self.renderer.in_image(views)
+            if self.config.uses_cameras and not bool(seen.flatten(1).any(dim=1).all()):  # drawn and moved views may see nothing
+                check_something_seen(self.renderer.in_image(cameras))
             predicted = self.renderer.prediction(voxels, views, labels, seen)
             truth = self.renderer.truth(labels, views, seen)
             return render_losses(predicted, truth, self.config)
@@ -110,4 +120,4 @@ class GaussRender(nn.Module):
         check_logits(logits, self.grid, batch)
         if features is not None and (features.dim() != 5 or [features.shape[0], *features.shape[2:]] != [batch, *shape]):
             raise ValueError(f"features must be [{batch}, F, {', '.join(map(str, shape))}], got {list(features.shape)}")
-        check_cameras(cameras, batch)
+        check_camera_values(cameras, batch)

@@ -16,12 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.gaussrender.config import PAPER, PUBLISHED_CHANNELS, GaussRenderConfig, gaussian_scale
-from baselines.gaussrender.views import bev_camera
+from baselines.gaussrender.views import bev_camera, in_image
 from baselines.gaussrender.voxels import VoxelGaussians
 from baselines.interface import OccupancyGrid
 from renderers import Cameras, Gaussians, RasterSettings, Renderer, Rendering, get
-
-IMAGE_MARGIN = 0.5  # pixels: a centre closer to the image border than this is not rendered in a camera view
 
 
 @dataclass(frozen=True)
@@ -95,14 +93,8 @@ class VoxelRenderer(nn.Module):
 
     @torch.no_grad()
     def in_image(self, cameras: Cameras) -> Tensor:
-        """[B, V, N] bool: voxel centres in front of the camera and inside its image (gaussian_render.py:661-685)."""
-        rotation, shift = cameras.world_to_camera[..., :3, :3], cameras.world_to_camera[..., :3, 3]
-        x, y, z = (torch.einsum("bvij,nj->ibvn", rotation, self.centres) + shift.movedim(-1, 0)[..., None]).unbind(0)
-        k = cameras.intrinsics[..., None]
-        u, v = k[:, :, 0, 0] * x / z + k[:, :, 0, 2], k[:, :, 1, 1] * y / z + k[:, :, 1, 2]
-        inside_u = (u > IMAGE_MARGIN) & (u < cameras.width - IMAGE_MARGIN)
-        inside_v = (v > IMAGE_MARGIN) & (v < cameras.height - IMAGE_MARGIN)
-        return (z > 0) & inside_u & inside_v
+        """[B, V, N] bool: the voxels whose centres each camera sees, see ``views.in_image``."""
+        return in_image(self.centres, cameras)
 
     def known(self, labels: Tensor) -> Tensor:
         """[B, N] bool: voxels that are rendered at all, in prediction and ground truth; labels [B, X, Y, Z]."""

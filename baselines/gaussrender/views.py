@@ -16,12 +16,27 @@ from baselines.gaussrender.config import PAPER, GaussRenderConfig, camera_strate
 from baselines.interface import OccupancyGrid
 from renderers import Cameras
 
-# Weights of the draw, in the data set's camera order FRONT, FRONT_RIGHT, FRONT_LEFT, BACK, BACK_LEFT, BACK_RIGHT
+# Weights of the draw, in nuScenes' camera order FRONT, FRONT_RIGHT, FRONT_LEFT, BACK, BACK_LEFT, BACK_RIGHT
 # (gaussian_render.py:300-312; published as 1/3 and 1/6, which do not sum to one).
 PUBLISHED_DRAW = (0.25, 0.125, 0.125, 0.25, 0.125, 0.125)
+DRAWN_BY_WEIGHT = ("occ3d", "surroundocc")  # other data sets' cameras come in another order
 
 BEV_FOCAL = 400.0  # pixels, for an image of BEV_SIZE x BEV_SIZE pixels (gaussian_render.py:369-403)
 BEV_SIZE = 400
+
+
+IMAGE_MARGIN = 0.5  # pixels: a centre closer to the image border than this is not rendered in a camera view
+
+
+def in_image(centres: Tensor, cameras: Cameras) -> Tensor:
+    """[B, V, N] bool: centres [N, 3] in front of the camera and inside its image (gaussian_render.py:661-685)."""
+    rotation, shift = cameras.world_to_camera[..., :3, :3], cameras.world_to_camera[..., :3, 3]
+    x, y, z = (torch.einsum("bvij,nj->ibvn", rotation, centres) + shift.movedim(-1, 0)[..., None]).unbind(0)
+    k = cameras.intrinsics[..., None]
+    u, v = k[:, :, 0, 0] * x / z + k[:, :, 0, 2], k[:, :, 1, 1] * y / z + k[:, :, 1, 2]
+    inside_u = (u > IMAGE_MARGIN) & (u < cameras.width - IMAGE_MARGIN)
+    inside_v = (v > IMAGE_MARGIN) & (v < cameras.height - IMAGE_MARGIN)
+    return (z > 0) & inside_u & inside_v
 
 
 def _uniform(low: float, high: float, like: Tensor, generator: torch.Generator) -> Tensor:
@@ -41,7 +56,7 @@ def draw_indices(views: int, grid: OccupancyGrid, config: GaussRenderConfig, gen
         return list(config.camera_indices)
     if grid.dataset == "kitti360":
         return [0] * config.num_cameras
-    published = config.weighted_camera_draw and views == len(PUBLISHED_DRAW)
+    published = config.weighted_camera_draw and grid.dataset in DRAWN_BY_WEIGHT and views == len(PUBLISHED_DRAW)
     weights = torch.tensor(PUBLISHED_DRAW if published else (1.0,) * views, device=generator.device)
     return torch.multinomial(weights, config.num_cameras, replacement=True, generator=generator).tolist()
 

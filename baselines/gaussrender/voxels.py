@@ -69,6 +69,10 @@ class VoxelToGaussians(nn.Module):
     With the published flags gradients reach the logits through the colours, and the features through the opacity.
 
     feature_channels  F of the features; None makes no decoder, and opacity follows from the logits
+
+    There is a decoder only where the configuration reads one (``GaussRenderConfig.reads_features``): parameters without a
+    gradient would stop a training by several processes. Raises ValueError if the configuration needs one and there are no
+    features.
     """
 
     def __init__(self, grid: OccupancyGrid, feature_channels: int | None, config: GaussRenderConfig = PAPER) -> None:
@@ -76,25 +80,36 @@ class VoxelToGaussians(nn.Module):
         self.grid = grid
         self.config = config
         self.scale = gaussian_scale(grid, config)
+        self.feature_channels = feature_channels
         self.decoder: GaussianDecoder | None = None
         if feature_channels is not None:
-            self.decoder = GaussianDecoder(feature_channels, grid.num_classes, config.num_layers)
+            # Made even if it is not kept: whatever is initialised behind it starts the same under every option.
+            decoder = GaussianDecoder(feature_channels, grid.num_classes, config.num_layers)
+            self.decoder = decoder if config.reads_features else None
+        elif config.needs_features:
+            raise ValueError("transfer_colors=False and overwrite_scales=False need voxel features: pass feature_channels")
 
     def forward(self, logits: Tensor, features: Tensor | None) -> VoxelGaussians:
         """logits [B, C, X, Y, Z], features [B, F, X, Y, Z] or None.
 
         Without features the opacity is ``transferred_opacity`` of the logits, the colours are the logits and the
-        rotation is the identity (voxel_render.py:182-217). Raises ValueError if features are given and there is no
-        decoder, or if flags need a decoder and there are no features.
+        rotation is the identity (voxel_render.py:182-217). Raises ValueError if features are given and no
+        ``feature_channels`` were, or the other way round, or if their numbers differ.
         """
         own_logits = logits.flatten(2).transpose(1, 2).float()
         decoded = None
         if features is not None:
-            if self.decoder is None:
+            if self.feature_channels is None:
                 raise ValueError("features are given but there is no decoder: pass feature_channels, or features=None")
-            decoded = self.decoder(features.flatten(2).transpose(1, 2))
-        elif not (self.config.transfer_colors and self.config.overwrite_scales):
-            raise ValueError("transfer_colors=False and overwrite_scales=False need voxel features, got None")
+            if features.shape[1] != self.feature_channels:
+                raise ValueError(f"features have {features.shape[1]} channels, the decoder was made for {self.feature_channels}")
+            if self.decoder is not None:
+                decoded = self.decoder(features.flatten(2).transpose(1, 2))
+        elif self.decoder is not None:
+            raise ValueError(
+                f"features are None but a decoder of {self.feature_channels} channels was configured, which reads them: pass "
+                "voxel features, or make the plug-in with feature_channels=None"
+            )
         with torch.autocast(logits.device.type, enabled=False):
             return self._gaussians(own_logits, decoded)
 

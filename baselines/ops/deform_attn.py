@@ -15,7 +15,8 @@ import numba
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from renderers.interface import first_derivative_only
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -84,9 +85,10 @@ def _mmcv(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> 
     starts = torch.tensor(_starts(shapes), dtype=torch.long, device=value.device)
     # mmcv splits the batch into equal steps, so the step must divide it.
     step = max(s for s in range(1, min(64, len(value)) + 1) if len(value) % s == 0)
-    return MultiScaleDeformableAttnFunction.apply(
+    out = MultiScaleDeformableAttnFunction.apply(
         value.contiguous(), sizes, starts, locations.contiguous(), weights.contiguous(), step
     )
+    return first_derivative_only(out, "deformable attention backend 'mmcv'", "take 'grid_sample'")
 
 
 def _starts(shapes: Shapes) -> list[int]:
@@ -122,7 +124,6 @@ class _Numba(torch.autograd.Function):
         return out.flatten(2)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         from baselines.ops import _msda_numba
 
@@ -150,7 +151,8 @@ def _numba(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) ->
     if value.device.type != "cpu":
         raise ValueError(f"the numba deformable attention runs on the CPU only, the values are on {value.device}")
     sizes, starts = torch.tensor(shapes, dtype=torch.long), torch.tensor(_starts(shapes), dtype=torch.long)
-    return _Numba.apply(value, sizes, starts, locations.to(value.dtype), weights.to(value.dtype))
+    out = _Numba.apply(value, sizes, starts, locations.to(value.dtype), weights.to(value.dtype))
+    return first_derivative_only(out, "deformable attention backend 'numba'", "take 'grid_sample'")
 
 
 _BACKENDS: dict[str, Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]] = {

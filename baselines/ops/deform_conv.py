@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from renderers.interface import first_derivative_only
+
 
 def modulated_deform_conv2d(
     x: Tensor,
@@ -67,14 +69,15 @@ def _mmcv(
     from mmcv.ops import modulated_deform_conv2d as op
 
     deform_groups = mask.shape[1] // weight.shape[2] // weight.shape[3]
-    return op(x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups)
+    out = op(x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups)
+    return first_derivative_only(out, "deformable convolution backend 'mmcv'", "take 'grid_sample'")
 
 
 def _torchvision(
     x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int,
     dilation: int, groups: int,
 ) -> Tensor:  # fmt: skip
-    from torchvision.ops import deform_conv2d  # finds the number of groups from the shapes
+    from torchvision.ops import deform_conv2d  # refuses second derivatives by itself; finds the number of groups from the shapes
 
     return deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
 

@@ -69,9 +69,10 @@ class CpuRenderer(Renderer):
             raise SettingNotSupported("cpu", "device", str(g.means.device), "move the tensors to the CPU or take a GPU renderer")
         if g.means.dtype != torch.float32:
             raise SettingNotSupported("cpu", "dtype", g.means.dtype, "it computes in float32; pass .float() or take 'reference'")
-        background = settings.background
-        job = _Job(self.target, self.times, cameras, settings, visible)
-        features, depth, alpha = _Splat.apply(job, g.means, g.scales, g.quaternions, g.opacities, g.features, background)
+        job = _Job(self.target, self.times, cameras.width, cameras.height, settings)
+        views = (cameras.intrinsics, cameras.world_to_camera, visible, cameras.time_index)
+        given = (g.means, g.scales, g.quaternions, g.opacities, g.features, settings.background)
+        features, depth, alpha = _Splat.apply(job, views, *given)
         if settings.depth == "expected":
             depth = depth / alpha.clamp_min(1e-10)
         return Rendering(features, depth, alpha)
@@ -79,22 +80,27 @@ class CpuRenderer(Renderer):
 
 @dataclass(frozen=True)
 class _Job:
-    """What a call needs besides differentiable tensors."""
+    """What a call needs besides tensors, which are saved for the backward pass so that PyTorch notices their change."""
 
     target: str
     times: StageTimes | None
-    cameras: Cameras
+    width: int
+    height: int
     settings: RasterSettings
-    visible: Tensor | None
+
+
+Views = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Intrinsics, world_to_camera, visible, time_index (int64)."""
 
 
 class _Splat(torch.autograd.Function):
-    """(job, means, scales, quaternions, opacities, features, background) -> features, depth, alpha [B, V, H, W(, C)]."""
+    """(job, views, means, scales, quaternions, opacities, features, background) -> features, depth, alpha [B, V, H, W(, C)]."""
 
     @staticmethod
     def forward(
         ctx: Any,
         job: _Job,
+        views: Views,
         means: Tensor,
         scales: Tensor,
         quaternions: Tensor | None,
@@ -102,12 +108,11 @@ class _Splat(torch.autograd.Function):
         features: Tensor,
         background: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        c = job.cameras
-        shape = (means.shape[0], c.views, c.height, c.width)
-        bins = native.library(job.target).occ_bins(c.width, c.height)
+        shape = (*views[0].shape[:2], job.height, job.width)
+        bins = native.library(job.target).occ_bins(job.width, job.height)
         outputs = (images.empty(*shape, features.shape[-1]), images.empty(*shape), images.empty(*shape))
         needed = torch.empty(*shape[:2], bins, dtype=torch.int32)
-        given = (means, scales, quaternions, opacities, features, background)
+        given = (means, scales, quaternions, opacities, features, background, *views)
         inputs = [None if t is None else t.detach().contiguous() for t in given]
         stages = None if job.times is None else torch.zeros(len(native.STAGES + native.COUNTS), dtype=torch.float64)
         call, keep = _call(job, inputs, needed, stages)
@@ -128,8 +133,8 @@ class _Splat(torch.autograd.Function):
         job: _Job = ctx.job
         grad_features, grad_depth, grad_alpha = (None if g is None else g.contiguous() for g in grads)
         if grad_features is None and grad_depth is None and grad_alpha is None:
-            return (None,) * 7
-        wanted = ctx.needs_input_grad[1:6]
+            return (None,) * 8
+        wanted = ctx.needs_input_grad[2:7]
         results = [torch.zeros_like(t) if want and t is not None else None for t, want in zip(inputs, wanted, strict=False)]
         stages = None if job.times is None else torch.zeros(len(native.STAGES + native.COUNTS), dtype=torch.float64)
         call, keep = _call(job, inputs, needed, stages)
@@ -144,31 +149,24 @@ class _Splat(torch.autograd.Function):
         behind = None
         if alpha is not None and grad_features is not None:
             behind = torch.einsum("bvhw,bvhwc->c", 1 - alpha, grad_features)
-        return None, *results, behind
+        return None, None, *results, behind
 
 
 def _call(
     job: _Job, inputs: list[Tensor | None], needed: Tensor, stages: Tensor | None
 ) -> tuple[native.Call, list[Tensor | None]]:
     """The call's structure without outputs, and the tensors that must outlive it."""
-    means, scales, _, _, features, _ = inputs
-    assert means is not None and scales is not None and features is not None
-    c, s = job.cameras, job.settings
-    keep = [
-        *inputs,
-        c.intrinsics.detach().contiguous(),
-        c.world_to_camera.detach().contiguous(),
-        None if job.visible is None else job.visible.contiguous(),
-        None if c.time_index is None else c.time_index.to(torch.int64).contiguous(),
-        needed,
-        stages,
-    ]
+    means, scales, _, _, features, _, intrinsics, *_ = inputs
+    assert means is not None and scales is not None and features is not None and intrinsics is not None
+    s = job.settings
+    keep = [*inputs, needed, stages]
     call = native.Call()
-    call.batch, call.views, call.count, call.features = means.shape[0], c.views, means.shape[-2], features.shape[-1]
+    call.batch, call.views, call.count, call.features = *intrinsics.shape[:2], means.shape[-2], features.shape[-1]
     call.times = means.shape[1] if means.dim() == 4 else 0
-    call.width, call.height, call.scale_columns = c.width, c.height, scales.shape[-1]
-    for name in ("near", "far", "low_pass", "alpha_min", "alpha_max", "transmittance_min", "tile_size"):
-        setattr(call.settings, name, getattr(s, name))
+    call.width, call.height, call.scale_columns = job.width, job.height, scales.shape[-1]
+    for name in ("near", "far", "low_pass", "alpha_min", "alpha_max", "transmittance_min"):
+        setattr(call.settings, name, float(getattr(s, name)))
+    call.settings.tile_size = int(s.tile_size)
     call.settings.tile3sigma = s.extent == "tile3sigma"
     call.settings.principal_clamp = s.clamp == "principal"
     call.settings.clamp_gradient = s.clamp_gradient

@@ -13,6 +13,7 @@ from torch import Tensor
 
 STAGES = ("project", "sort", "bin", "blend", "reduce")
 COUNTS = ("visible", "pairs", "needed_pairs", "weights")
+OUT_OF_MEMORY, CHANGED = 1, 2  # what a call returns, if not 0
 
 
 class _Settings(ctypes.Structure):
@@ -100,6 +101,12 @@ def backward(target: str, call: Call) -> None:
 
 def _run(target: str, function: Callable[[Any], int], call: Call) -> None:
     call.threads = torch.get_num_threads()
-    if function(ctypes.byref(call)) != 0:
+    status = function(ctypes.byref(call))
+    if status == OUT_OF_MEMORY:
         size = f"{call.count} Gaussians on {call.width}x{call.height} pixels"
         raise MemoryError(f"renderer 'cpu' ({target}): not enough memory for {size}")
+    if status == CHANGED:
+        raise RuntimeError(
+            f"renderer 'cpu' ({target}): what it was given has been changed since its forward pass, past PyTorch's notice "
+            "(through .data or a NumPy array that shares the memory); pass copies"
+        )

@@ -50,6 +50,9 @@ enum Stage { kProject, kSort, kBin, kBlend, kReduce, kSplats, kPairs, kNeeded, k
 #endif
 constexpr size_t kSlotBytes = OCC_SLOT_BYTES;  // gradient slots held at once
 
+// The inputs are not those of the forward pass: what that left (`needed`) or a time index does not fit them.
+struct Changed {};
+
 class Clock {
  public:
   explicit Clock(double* stages) : stages_(stages) { if (stages_) last_ = now(); }
@@ -183,6 +186,7 @@ struct Inputs {  // of one view
 Inputs inputs_of(const OccCall& call, int64_t b, int64_t v) {
   const int64_t n = call.count, slices = std::max<int64_t>(call.times, 1);
   const int64_t slice = call.times ? call.time_index[v] : 0;
+  if (slice < 0 || slice >= slices) throw Changed();
   return {call.means + (b * slices + slice) * n * 3,
           call.scales + b * n * call.scale_columns,
           call.opacities + b * n,
@@ -493,6 +497,8 @@ void backward_view(const OccCall& call, int64_t b, int64_t v) {
   const int channels = view.channels, stride = slot_stride(channels), moments = padded(channels);
   const int64_t bins = int64_t{scene.columns} * scene.rows, visible = scene.visible, n = call.count, width = call.features;
   const int32_t* needed = call.needed + index * bins;
+  for (int64_t bin = 0; bin < bins; ++bin)
+    if (needed[bin] < 0 || needed[bin] > scene.starts[bin + 1] - scene.starts[bin]) throw Changed();
   const int64_t slices = std::max<int64_t>(call.times, 1), slice = call.times ? call.time_index[v] : 0;
   float* grad_payload = call.grad_payload ? call.grad_payload + b * n * width : nullptr;
   float* grad_opacities = call.grad_opacities ? call.grad_opacities + b * n : nullptr;
@@ -568,6 +574,8 @@ int32_t run(const OccCall& call, F&& view) {
     return 0;
   } catch (const std::bad_alloc&) {
     return 1;
+  } catch (const Changed&) {
+    return 2;
   }
 }
 
@@ -595,7 +603,7 @@ __attribute__((visibility("default"))) int32_t occ_level() {
 #endif
 }
 
-// 0 on success, 1 if out of memory.
+// 0 on success, 1 if out of memory, 2 for a time index that does not exist.
 __attribute__((visibility("default"))) int32_t occ_forward(const OccCall* call) {
   const size_t images = static_cast<size_t>(call->batch * call->views) * call->width * call->height * sizeof(float);
   big_pages(call->out_features, images * call->features);
@@ -604,6 +612,7 @@ __attribute__((visibility("default"))) int32_t occ_forward(const OccCall* call) 
   return run(*call, forward_view);
 }
 
-// Adds to the grad_* arrays that are not null. 0 on success, 1 if out of memory.
+// Adds to the grad_* arrays that are not null. 0 on success, 1 if out of memory, 2 if the inputs are not those of the forward
+// pass that left `needed`.
 __attribute__((visibility("default"))) int32_t occ_backward(const OccCall* call) { return run(*call, backward_view); }
 }

@@ -73,9 +73,6 @@ class TritonRenderer(Renderer):
         if g.means.device.type != device:
             hint = f"it runs on {device} here; move the tensors, or take 'cpu' or 'reference'"
             raise SettingNotSupported(self.name, "device", str(g.means.device), hint)
-        if g.batch * cameras.views == 0:
-            empty = g.means.new_zeros(g.batch, cameras.views, cameras.height, cameras.width)
-            return Rendering(g.means.new_zeros(*empty.shape, g.channels), empty, empty.clone())
         deterministic = self.deterministic
         if deterministic is None:
             deterministic = torch.are_deterministic_algorithms_enabled()

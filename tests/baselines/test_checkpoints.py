@@ -30,12 +30,16 @@ DCN = dict(
 NECK = dict(type="FPN", in_channels=[32, 64, 128], out_channels=64, num_outs=3)
 
 
-def build(rendering: bool, seed: int = 0) -> TPVFormer:
-    """A small relative of the paper's model: deformable convolutions in the backbone, the same names."""
+def build(rendering: bool | dict[str, Any], seed: int = 0) -> TPVFormer:
+    """A small relative of the paper's model: deformable convolutions in the backbone, the same names.
+
+    rendering: whether it has GaussRender, or with which options.
+    """
     from mmdet3d.registry import MODELS
 
     torch.manual_seed(seed)
-    config = tpvformer_config("toy", GRID, gaussrender={} if rendering else None, renderer="reference")
+    options = rendering if isinstance(rendering, dict) else {} if rendering else None
+    config = tpvformer_config("toy", GRID, gaussrender=options, renderer="reference")
     return MODELS.build(config | dict(backbone=DCN, neck=NECK))
 
 
@@ -97,6 +101,15 @@ def test_weights_without_rendering_need_permission(tmp_path: Path) -> None:
     left = load_released(model, tmp_path / "a.pth", allow_missing_renderer=True)
     assert len(left) == 8 and all("renderer" in n for n in left)
     assert same(model, state)
+
+
+@pytest.mark.parametrize("option", ["overwrite_opacity", "transfer_opacity"])
+def test_a_published_decoder_that_is_not_read_is_left_out(rendered: TPVFormer, option: str, tmp_path: Path) -> None:
+    torch.save(released(rendered.state_dict()), tmp_path / "a.pth")
+    model = build({option: True}, seed=2)
+    assert not any("decoder" in n for n in model.state_dict())
+    assert load_released(model, tmp_path / "a.pth") == []
+    assert same(model, {n: v for n, v in rendered.state_dict().items() if "renderer_prep" not in n})
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_loaded(rendered: TPVFormer, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_own_generator_is_seeded_and_copies() -> None:
 
 def test_state_dict_has_the_published_names_and_shapes() -> None:
     names = tuple(f"class {i}" for i in range(17)) + ("empty",)
-    grid = OccupancyGrid((-40, -40, -1), (40, 40, 5.4), 1.6, names, empty=17)
+    grid = OccupancyGrid((-40, -40, -1), (40, 40, 5.4), 1.6, names, empty=17, dataset="occ3d")
     state = GaussRender(grid, "diff_gauss", 256).state_dict()  # needs no GPU until it renders
     shapes = {name: list(value.shape) for name, value in state.items()}
     assert shapes == {
@@ -222,7 +222,7 @@ def test_terms_can_be_left_out() -> None:
         GaussRenderConfig(with_camera=False, with_depth=False, with_bev=False, with_bev_depth=False)
 
 
-OCC3D = OccupancyGrid(GRID.lower, GRID.upper, 1.0, tuple(f"class {i}" for i in range(18)), empty=17)
+OCC3D = OccupancyGrid(GRID.lower, GRID.upper, 1.0, tuple(f"class {i}" for i in range(18)), empty=17, dataset="occ3d")
 
 
 class Remembering(OccupancyModel):
@@ -288,10 +288,10 @@ def test_ignored_voxels_are_not_rendered() -> None:
 def test_flags_of_the_conversion() -> None:
     logits, features, _ = make_sample()
 
-    def convert(with_features: bool = True, **flags: object):
+    def convert(**flags: object):
         torch.manual_seed(0)
         prep = VoxelToGaussians(GRID, 6, GaussRenderConfig(**flags))
-        return prep(logits, features if with_features else None), prep
+        return prep(logits, features), prep
 
     n = 8 * 8 * 4
     base, prep = convert()
@@ -319,7 +319,7 @@ def test_flags_of_the_conversion() -> None:
     masked, _ = convert(mask_elements=True)
     assert masked.kept.equal(by_voxel.argmax(-1) != 0) and masked.semantics[..., 0].eq(-10_000).all()
     moved, _ = convert(transfer_opacity=True)
-    bare, _ = convert(with_features=False)
+    bare = VoxelToGaussians(GRID, None)(logits, None)
     assert bare.rotations is None
     torch.testing.assert_close(moved.opacities, bare.opacities)
     torch.testing.assert_close(bare.opacities, transferred_opacity(by_voxel.softmax(-1)[..., 0]))
@@ -343,6 +343,38 @@ def test_decoded_scales_train() -> None:
     plugin(logits, features, make_cameras(), labels).backward()
     rows = plugin.renderer_prep.decoder.mlp_coarse[4].weight.grad.abs().sum(dim=1)
     assert (rows[7:11] > 0).all() and rows[:7].sum() == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        *({name: True} for name in ("mask_elements", "transfer_opacity", "overwrite_opacity", "overwrite_rotations")),
+        *({name: False} for name in ("transfer_colors", "overwrite_scales", "drop_ignored", "empty_view_drops_depth")),
+        *({"overwrite_opacity": True, name: False} for name in ("transfer_colors", "overwrite_scales")),
+        {"num_layers": 3},
+        {"loss": "kl"},
+        *({"camera_strategy": name} for name in ("elevated", "random", "stereo", "trajectory")),
+        *({n: False for n in ("with_camera", "with_depth", "with_bev", "with_bev_depth") if n != kept} for kept in
+          ("with_camera", "with_depth", "with_bev", "with_bev_depth")),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_parameter_has_a_gradient(options: dict[str, object]) -> None:
+    """What an option leaves unread is no parameter: several processes train only where each parameter has a gradient."""
+    logits, features, labels = make_sample()
+    config = replace(CONFIG, **options)
+    plugin = make_plugin(config)
+    plugin(logits.requires_grad_(), features, make_cameras(), labels).backward()
+    assert all(p.grad is not None for p in plugin.parameters())
+    read = not (config.overwrite_opacity or config.transfer_opacity) or not (config.transfer_colors and config.overwrite_scales)
+    assert (len(list(plugin.parameters())) > 0) == read
+    if read:
+        assert any(p.grad.any() for p in plugin.parameters())
+    after = torch.rand(3)  # what is drawn behind the plug-in is the same under every option but the number of layers
+    if config.num_layers == CONFIG.num_layers:
+        make_plugin(CONFIG)
+        assert after.equal(torch.rand(3))
 
 
 def test_decoder_layers_are_not_tied() -> None:
@@ -395,9 +427,16 @@ def test_errors_name_the_argument() -> None:
             plugin(*arguments)
     with pytest.raises(ValueError, match="features"):
         make_plugin(channels=None)(logits, features, cameras, labels)
-    with pytest.raises(ValueError, match="need voxel features"):
-        make_plugin(GaussRenderConfig(transfer_colors=False))(logits, None, cameras, labels)
-    for dataset in ("mine",):
+    with pytest.raises(ValueError, match="features are None but a decoder of 6 channels was configured"):
+        plugin(logits, None, cameras, labels)
+    with pytest.raises(ValueError, match="features are None but a decoder"):
+        plugin.without_faint(logits, None)
+    with pytest.raises(ValueError, match="features have 5 channels, the decoder was made for 6"):
+        plugin(logits, features[:, :5], cameras, labels)
+    for flag in ("transfer_colors", "overwrite_scales"):
+        with pytest.raises(ValueError, match="need voxel features"):
+            make_plugin(GaussRenderConfig(**{flag: False}), channels=None)
+    for dataset in ("mine", OccupancyGrid(GRID.lower, GRID.upper, 1.0, NAMES, empty=0).dataset):
         with pytest.raises(ValueError, match="no published camera strategy"):
             GaussRender(make_grid(dataset), config=GaussRenderConfig(gaussian_scale=0.3))
         with pytest.raises(ValueError, match="no published Gaussian scale"):

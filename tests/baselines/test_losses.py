@@ -187,3 +187,18 @@ def test_errors() -> None:
         OccupancyLoss(GRID, WEIGHTS)([logits[:, :2]], labels)
     with pytest.raises(ValueError, match="no whole-number reduction"):
         OccupancyLoss(GRID, WEIGHTS)([logits[:, :, :3]], labels)
+
+
+def test_second_derivatives_are_refused() -> None:
+    logits, labels = make_sample()
+    logits.requires_grad_()
+    (first,) = torch.autograd.grad(lovasz_softmax(logits.softmax(1), labels, 255), logits)
+    assert first.abs().max() > 0
+    with pytest.raises(NotImplementedError, match="lovasz_softmax has no second derivatives"):
+        torch.autograd.grad(lovasz_softmax(logits.softmax(1), labels, 255), logits, create_graph=True)
+
+
+def test_another_data_sets_weights_are_nobodys() -> None:
+    grid = OccupancyGrid((0, 0, 0), (4, 4, 2), 1.0, tuple(f"class {i}" for i in range(18)), empty=17)
+    with pytest.raises(ValueError, match="no published class weights: pass class_weights"):
+        OccupancyLoss(grid)

@@ -39,6 +39,19 @@ def literal_attention(value: Tensor, locations: Tensor, weights: Tensor) -> Tens
     return out.flatten(2)
 
 
+def test_second_derivatives_are_right_or_refused() -> None:
+    found = {}
+    for backend in ("grid_sample", "numba"):
+        inputs = attention_inputs(torch.float64)
+        out = deformable_attention(inputs[0], SHAPES, *inputs[1:], backend=backend)
+        try:
+            (slope,) = torch.autograd.grad(out.sum(), inputs[0], create_graph=True)
+            (found[backend],) = torch.autograd.grad(slope.pow(2).sum(), inputs[2])
+        except NotImplementedError as error:
+            assert "backend 'numba' has no second derivatives" in str(error) and "'grid_sample'" in str(error)
+    assert list(found) == ["grid_sample"] and found["grid_sample"].abs().max() > 0
+
+
 def with_gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     probe = torch.cos(torch.arange(out.numel(), dtype=out.dtype)).reshape(out.shape)
     return [out, *torch.autograd.grad((out * probe).sum(), inputs)]

@@ -29,7 +29,7 @@ from baselines.tpvformer import trainable_parameters
 SURROUNDOCC = OccupancyGrid(
     (-50.0, -50.0, -5.0), (50.0, 50.0, 3.0), 0.5, tuple(f"c{i}" for i in range(17)), 0, 255, "lidar", "surroundocc"
 )
-OCC3D = OccupancyGrid((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.4, tuple(f"c{i}" for i in range(18)), empty=17)
+OCC3D = OccupancyGrid((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.4, tuple(f"c{i}" for i in range(18)), empty=17, dataset="occ3d")
 KITTI360 = OccupancyGrid(
     (0.0, -25.6, -2.0), (51.2, 25.6, 4.4), 0.2, tuple(f"c{i}" for i in range(19)), 0, 255, "velodyne", "kitti360"
 )

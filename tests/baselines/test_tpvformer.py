@@ -20,7 +20,7 @@ from baselines.tpvformer.aggregator import TPVAggregator
 from baselines.tpvformer.attention import HybridAttention, ImageCrossAttention
 from baselines.tpvformer.geometry import TPVShape, reference_points_2d, reference_points_3d
 
-OCC3D = OccupancyGrid((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.4, tuple(f"c{i}" for i in range(18)), empty=17)
+OCC3D = OccupancyGrid((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.4, tuple(f"c{i}" for i in range(18)), empty=17, dataset="occ3d")
 SURROUNDOCC = OccupancyGrid(
     (-50.0, -50.0, -5.0), (50.0, 50.0, 3.0), 0.5, tuple(f"c{i}" for i in range(17)), 0, 255, "lidar", "surroundocc"
 )

@@ -44,6 +44,24 @@ def test_network_input_becomes_the_picture_again() -> None:
     assert (figures.normalised_to_rgb(network, mean, std) == image).all()
 
 
+def test_labels_lie_on_the_pixels_that_show_them() -> None:
+    """One occupied voxel in front of a camera that looks along +x, and one behind it."""
+    labels = np.full(GRID.shape, GRID.empty)
+    car = GRID.class_names.index("car")
+    x, y, z = (int((p - lo) / GRID.voxel_size) for p, lo in zip((10.0, 2.0, 0.0), GRID.lower, strict=True))
+    labels[x, y, z] = labels[0, y, z] = car
+    k = np.array([[[60.0, 0, 40], [0, 60, 24], [0, 0, 1]]])
+    pose = np.array([[[0.0, -1, 0, 0], [0, 0, -1, 1.5], [1, 0, 0, 0], [0, 0, 0, 1]]])
+    figure = figures.sight(np.zeros((1, 48, 80, 3), np.uint8), ["front"], k, pose, labels, GRID, "title")
+    (axis,) = figure.axes
+    (dots,) = axis.collections
+    centre = GRID.centres().numpy()[x, y, z]
+    u, v = 40 - 60 * centre[1] / centre[0], 24 + 60 * (1.5 - centre[2]) / centre[0]
+    np.testing.assert_allclose(dots.get_offsets(), [[u - 0.5, v - 0.5]], atol=1e-4)
+    np.testing.assert_allclose(dots.get_facecolors()[0, :3] * 255, rgb("car"), atol=0.5)
+    assert "front: sees" in axis.get_title() and "%" in axis.get_title()
+
+
 def test_views_and_plans_are_written_as_pictures(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     semantics = generator.integers(0, GRID.num_classes, (6, 8, 16))

@@ -205,7 +205,7 @@ class _Undeclared(ReferenceRenderer):
         ({"clamp_gradient": False}, "random_opaque", "gradient of opacities beyond prediction"),
         ({"tile_size": 5}, "random", "alpha"),
         ({"extent": "iso"}, "deep", "gradient of scales beyond prediction"),
-        ({"transmittance_min": 0.01}, "deep", "alpha"),
+        ({"transmittance_min": 0.009}, "deep", "alpha"),
         ({"alpha_min": 0.01}, "random", "alpha"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,

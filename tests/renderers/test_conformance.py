@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from contract_checks import CHECKS
+from renderer_doubles import FakeGsplat, fake_original
 from torch import Tensor
 
 from renderers import availability, get, names
 from renderers.conformance import CASES, check, rejections
-from renderers.interface import Cameras, Gaussians, RasterSettings, Rendering
+from renderers.diff_gauss import DiffGaussRenderer
+from renderers.gsplat import GsplatRenderer
+from renderers.interface import Cameras, Gaussians, RasterSettings, Renderer, Rendering
 from renderers.reference import ReferenceRenderer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,6 +35,31 @@ def test_conforms(backend: str, case: str) -> None:
 def test_bad_input_is_refused_by_name(backend: str) -> None:
     renderer = get(backend)
     for rejection in rejections():  # refused before any kernel runs, so CPU tensors do for every backend
+        case = rejection.case
+        with pytest.raises(ValueError, match=rejection.argument):
+            renderer.render(case.gaussians, case.cameras, renderer.native(case.settings), case.visible)
+
+
+# The CUDA adapters over doubles of their packages; triton's interpreter needs a process of its own (test_triton.py).
+DOUBLES: dict[str, Callable[[], Renderer]] = {
+    "gsplat over a double": lambda: GsplatRenderer(library=FakeGsplat("1.5.3"), device_type="cpu"),
+    "diff_gauss over a double": lambda: DiffGaussRenderer(library=fake_original("diff_gauss", 19, 12), device_type="cpu"),
+    "graphdeco's over a double": lambda: DiffGaussRenderer(
+        library=fake_original("diff_gaussian_rasterization", 3, 16), device_type="cpu"
+    ),
+}
+
+
+@pytest.mark.parametrize("keeps_to", CHECKS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("backend", [*(name for name in AVAILABLE if name not in CUDA), *DOUBLES])
+def test_contract_beyond_images(backend: str, keeps_to: Callable[[Renderer], None]) -> None:
+    keeps_to(DOUBLES[backend]() if backend in DOUBLES else get(backend))
+
+
+@pytest.mark.parametrize("backend", DOUBLES)
+def test_adapters_refuse_bad_input_too(backend: str) -> None:
+    renderer = DOUBLES[backend]()
+    for rejection in rejections():
         case = rejection.case
         with pytest.raises(ValueError, match=rejection.argument):
             renderer.render(case.gaussians, case.cameras, renderer.native(case.settings), case.visible)

@@ -150,12 +150,21 @@ def test_gradient_of_the_background() -> None:
     torch.testing.assert_close(background.grad, expected.expand(3), rtol=1e-5, atol=1e-4)
 
 
-def test_no_views_and_an_unused_output() -> None:
-    gaussians, cameras = random_scene(count=7, channels=3, views=2)
-    none = type(cameras)(cameras.intrinsics[:, :0], cameras.world_to_camera[:, :0], cameras.width, cameras.height)
-    out = CpuRenderer().render(gaussians, none)
-    assert list(out.features.shape) == [1, 0, cameras.height, cameras.width, 3]
-    assert list(out.depth.shape) == [1, 0, cameras.height, cameras.width]
+@pytest.mark.parametrize("what", ["means", "world_to_camera"])
+def test_a_change_past_pytorchs_notice_reads_nothing_outside_of_buffers(what: str) -> None:
+    """Lists of another length than the forward pass left are told, whatever way the inputs changed; cameras are copies."""
+    gaussians, cameras = random_scene(seed=5, count=300, channels=4, width=70, height=60)
+    leaves = {n: getattr(gaussians, n).clone().requires_grad_() for n in ("means", "opacities", "features")}
+    scene = Gaussians(leaves["means"], gaussians.scales, leaves["opacities"], leaves["features"], gaussians.quaternions)
+    out = CpuRenderer().render(scene, cameras)
+    right = torch.autograd.grad(out.alpha.sum(), leaves["opacities"], retain_graph=True)[0]
+    if what == "means":
+        leaves["means"].data.fill_(1e6)
+        with pytest.raises(RuntimeError, match="renderer 'cpu'.*changed since its forward pass"):
+            out.alpha.sum().backward()
+    else:
+        cameras.world_to_camera.numpy()[..., 2, 3] -= 1000
+        assert torch.autograd.grad(out.alpha.sum(), leaves["opacities"])[0].equal(right)
 
 
 def test_non_contiguous_inputs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,11 +25,28 @@ from renderers.scenes import random_scene
         ({"clamp": "none"}, "clamp must be one of"),
         ({"depth": "median"}, "depth must be one of accumulated, expected"),
         ({"near": 5.0, "far": 1.0}, "near < far"),
+        ({"near": 0.0}, "near < far"),
+        ({"near": -1.0}, "near < far"),
+        ({"far": math.nan}, "near < far"),
         ({"low_pass": -0.1}, "low_pass must not be negative"),
+        ({"low_pass": math.inf}, "low_pass must not be negative or infinite"),
+        ({"low_pass": math.nan}, "low_pass must not be negative"),
         ({"alpha_min": 0.0}, "alpha_min must lie"),
+        ({"alpha_min": 0.5, "alpha_max": 0.4}, "alpha_max must lie"),
         ({"alpha_max": 1.5}, "alpha_max must lie"),
+        ({"alpha_max": math.nan}, "alpha_max must lie"),
+        ({"alpha_max": 1.0}, "alpha_max must lie .* behind one opaque Gaussian"),
+        ({"alpha_max": 1.0, "transmittance_min": 0.0}, "alpha_max must lie"),
+        ({"transmittance_min": 0.1}, "alpha_max must lie"),
         ({"transmittance_min": 1.0}, "transmittance_min must lie"),
-        ({"tile_size": 0}, "tile_size must be positive"),
+        ({"transmittance_min": -1e-4}, "transmittance_min must lie"),
+        ({"tile_size": 0}, "tile_size must be a whole number"),
+        ({"tile_size": 16.0}, "tile_size must be a whole number"),
+        ({"tile_size": 1 << 40}, "tile_size must be a whole number"),
+        ({"near": "0.2"}, "near must be a number"),
+        ({"far": None}, "far must be a number"),
+        ({"clamp_gradient": "no"}, "clamp_gradient must be True or False"),
+        ({"background": [0.0, 1.0]}, "background must be a tensor"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:

@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 import torch
+from contract_checks import CHECKS
 
 from renderers.conformance import CASES, Case, Comparison, check
-from renderers.interface import RasterSettings, SettingNotSupported
+from renderers.interface import RasterSettings, Renderer, SettingNotSupported
 from renderers.registry import names
 from renderers.scenes import random_scene
 from renderers.triton import INTERPRETER, TritonRenderer
@@ -61,6 +62,12 @@ def test_deterministic_mode_conforms(name: str, interpreted: Callable[..., Any])
 
 
 @installed
+@pytest.mark.parametrize("keeps_to", CHECKS, ids=lambda function: function.__name__)
+def test_contract_beyond_images(keeps_to: Callable[[Renderer], None], interpreted: Callable[..., Any]) -> None:
+    interpreted(keeps_to, TritonRenderer())
+
+
+@installed
 @pytest.mark.parametrize("precision", ["tf32x3", "tf32"])
 def test_other_precisions(precision: str, interpreted: Callable[..., Any]) -> None:
     """That the option reaches the matrix products; the interpreter computes them in float32 whatever it says."""
@@ -89,7 +96,7 @@ def special(name: str) -> Case:
         return Case(name, replace(gaussians, scales=gaussians.scales * 0.3), cameras)
     if name == "nothing stops":  # opaque splats let nothing through, and the list goes on behind them
         gaussians, cameras = random_scene(seed=16, count=90, width=24, height=20, opacity=(0.5, 1.0))
-        return Case(name, gaussians, cameras, RasterSettings(alpha_max=1.0, transmittance_min=0.0))
+        return Case(name, gaussians, cameras, RasterSettings(alpha_max=0.9999, transmittance_min=0.0))
     raise KeyError(name)
 
 
