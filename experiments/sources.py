@@ -34,8 +34,8 @@ _GENERATOR = "experiments.toyworld"
 _ACTS_ON_NOTHING = frozenset(
     f"experiments.{name}"
     for name in (
-        "cells", "command", "environment", "figures", "plan", "predictions", "progress", "records", "run", "runner", "sources",
-        "summary", "tables", "tracking",
+        "absences", "cells", "command", "environment", "figures", "plan", "predictions", "progress", "records", "run", "runner",
+        "sources", "summary", "tables", "tracking",
     )
 )  # fmt: skip
 
