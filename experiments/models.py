@@ -77,7 +77,7 @@ def build(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, ...] | No
         gaussrender=cell.gaussrender,
         renderer=cell.renderer,
         camera_seed=cell.seed,
-        loss={"class_weights": class_weights, "in_sight": preset.loss_in_sight},
+        loss={"class_weights": class_weights, "in_sight": preset.loss_in_sight, "coarse": preset.coarse_labels},
     )
     return cast(OccupancyModel, MODELS.build(config | copy.deepcopy(cell.row.options)))
 

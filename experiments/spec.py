@@ -106,7 +106,8 @@ class Schedule:
     """Optimisation of a preset (AdamW, linear warm-up into a cosine, per iteration).
 
     Exactly one of ``iterations`` and ``epochs`` is set. ``backbone_lr`` multiplies the image backbone's rate; ``amp``
-    trains in mixed precision; ``ema`` is the momentum of averaged weights, which then are the ones evaluated.
+    trains in mixed precision; ``ema`` is the momentum of averaged weights, which then are the ones evaluated; ``betas`` are
+    AdamW's.
     """
 
     batch_size: int
@@ -121,6 +122,7 @@ class Schedule:
     grad_clip: float | None = None
     amp: bool = False
     ema: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +149,7 @@ class Preset:
     short_evaluation       evaluate the first samples only, for tables whose numbers are of training
     class_weights          of the cross entropy: the data set's published ones, or "counted" from the training labels
                            (``experiments.metrics.shares``), for a generated world whose classes have other shares
+    coarse_labels          of coarser scales, for models that are supervised there (``baselines.losses.coarse_labels``)
     loss_in_sight          share of the cross entropy over the voxels in sight alone (``OccupancyLoss.in_sight``); published is 0
     """
 
@@ -158,6 +161,7 @@ class Preset:
     check_shuffled_images: bool = False
     short_evaluation: bool = False
     class_weights: Literal["published", "counted"] = "published"
+    coarse_labels: Literal["majority", "corner"] = "majority"
     loss_in_sight: float = 0.0
 
 
@@ -312,7 +316,9 @@ _LATER: dict[str, Any] = {
     "pretrained_model": None,
     "mirror": False,
     "class_weights": "published",
+    "coarse_labels": "majority",
     "loss_in_sight": 0.0,
+    "betas": (0.9, 0.999),
 }
 # Fields of a row that change nothing in its cell.
 _SHOWN = ("title", "note", "base", "presets", "cell_of")
@@ -384,13 +390,17 @@ class Cell:
             "table": self.table.name,
             "dataset": self.table.dataset,
             "row": _content(asdict(self.row), (*_SHOWN, "schedules", "augmentation")),
-            "preset": {**_content(asdict(self.preset)), "data": _content(asdict(self.data))},
+            "preset": {
+                **_content(asdict(self.preset)),
+                "data": _content(asdict(self.data)),
+                "schedule": _content(asdict(self.preset.schedule)),
+            },
             "renderer": self.renderer,
             "seed": self.seed,
             "overrides": self.overrides,
             "data": data_fingerprint,
         }
         if self.preset_name in self.row.schedules:
-            content["schedule"] = asdict(self.schedule)
+            content["schedule"] = _content(asdict(self.schedule))
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

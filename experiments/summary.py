@@ -1,4 +1,7 @@
-"""What the command line prints of a table: its rows, the state of its cells, its numbers beside the published ones."""
+"""What the command line prints of a table: its rows, the state of its cells, its numbers.
+
+Published numbers stand beside ours at the published configuration alone.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from rich.table import Table
 
 from experiments import records
 from experiments.cells import CellFolder
+from experiments.comparable import TIMED, Marks, mixed
 from experiments.instructions import machine_bound
 from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
@@ -53,8 +57,12 @@ def print_results(
         _print_numbers(console, plan, spec, done)
         for view in views_of(spec):
             _print_numbers(console, plan, view, done)
-    if any(plan.preset == "toy" for plan in plans):
-        console.print("toy numbers show that the pipeline works; they do not compare with published ones", soft_wrap=True)
+    apart = [plan for plan in plans if plan.preset != "paper"]
+    if apart:
+        names = ", ".join(f"reports/tables/{name}.csv" for name in dict.fromkeys(plan.table.name for plan in apart))
+        console.print(
+            f"{apart[0].preset} numbers do not compare with published ones, which are in README.md and {names}", soft_wrap=True
+        )
     bound = {cell.name: why for plan in plans for cell in plan.cells if (why := _machine_bound(done.get(cell.key)))}
     if bound:
         reasons = "; ".join(dict.fromkeys(bound.values()))
@@ -74,40 +82,48 @@ def _machine_bound(record: Record | None) -> str:
 
 
 def _print_numbers(console: Console, plan: Plan, spec: TableSpec | ViewSpec, done: Mapping[str, Record]) -> None:
-    """The rows of a plan: a column group a renderer, quoted numbers last and only where there are some."""
+    """The rows of a plan: a column group a renderer, at the published configuration quoted numbers last; no empty columns."""
     columns = spec.columns
-    quoted = records.load_published(plan.table.name)
+    quoted = records.load_published(plan.table.name) if plan.preset == "paper" else []
     seeds = sorted({cell.seed for cell in plan.cells})
     heading = plan.table.title if isinstance(spec, TableSpec) else f"{plan.table.title.partition(':')[0]}, {spec.title.lower()}"
-    title = f"{escape(heading)} - preset {plan.preset}, seed{'s' * (len(seeds) > 1)} {_list(seeds)}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("row")
-    for renderer in plan.renderers:
-        for column in columns:
-            table.add_column(f"{column.title}\n{renderer}", justify="right")
-    published = [c for c in columns if any(_quoted(quoted, row, c) != "-" for row in plan.table.rows)]
-    for column in published:
-        table.add_column(f"{column.title}\nquoted", justify="right", style="dim")
+    variant = "".join(dict.fromkeys(f", {cell.variant}" for cell in plan.cells if cell.overrides))
+    title = f"{heading} - preset {plan.preset}, seed{'s' * (len(seeds) > 1)} {_list(seeds)}{variant}"
+    table = Table(title=escape(title), title_justify="left")
+    marks = Marks()
+    headings = [(column, renderer) for renderer in plan.renderers for column in columns]
+    lines = []
     for row in plan.table.rows:
-        ours = [_ours(plan, done, row, r, c) for r in plan.renderers for c in columns]
-        theirs = [_quoted(quoted, row, column) for column in published]
+        ours = [_ours(plan, done, row, renderer, column, marks) for column, renderer in headings]
+        theirs = [_quoted(quoted, row, column) for column in columns]
         if any(text != "-" for text in ours + theirs):
-            table.add_row(escape(row.title), *ours, *theirs)
+            lines.append([escape(row.title), *ours, *theirs])
+    headings += [(column, "quoted") for column in columns]
+    filled = [place for place in range(len(headings)) if any(line[place + 1] != "-" for line in lines)]
+    table.add_column("row")
+    for column, origin in (headings[place] for place in filled):
+        table.add_column(f"{column.title}\n{origin}", justify="right", style="dim" if origin == "quoted" else None)
+    for line in lines:
+        table.add_row(line[0], *(line[place + 1] for place in filled))
     console.print(table)
+    for note in marks.lines():
+        console.print(escape(note), soft_wrap=True)
 
 
-def _ours(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str, column: Column) -> str:
+def _ours(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str, column: Column, marks: Marks) -> str:
     shown = plan.table.origin(row, plan.preset)
-    values = [
-        value
+    found = [
+        record
         for cell in plan.cells
         if (cell.table.name, cell.row.name) == shown and cell.renderer == renderer and cell.key in done
-        if (value := done[cell.key].number(column.metric)) is not None
+        if (record := done[cell.key]).number(column.metric) is not None
     ]
+    values = [value for record in found if (value := record.number(column.metric)) is not None]
     if not values:
         return "-"
+    mark = marks(mixed(found, timed=column.metric in TIMED))
     mean = f"{statistics.fmean(values):.{column.digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{column.digits}f}"
+    return f"{mean}{mark}" if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{column.digits}f}{mark}"
 
 
 def _quoted(quoted: list[QuotedNumber], row: Row, column: Column) -> str:

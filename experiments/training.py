@@ -226,7 +226,13 @@ def _training(
     schedule = cell.schedule
     interval = schedule.checkpoint_interval
     # Fused: the same update in one pass over the weights instead of a dozen small operations a tensor.
-    optimizer = {"type": "AdamW", "lr": schedule.lr, "weight_decay": schedule.weight_decay, "fused": True}
+    optimizer = {
+        "type": "AdamW",
+        "lr": schedule.lr,
+        "betas": schedule.betas,
+        "weight_decay": schedule.weight_decay,
+        "fused": True,
+    }
     if isinstance(schedule, StepSchedule):
         optimizer["eps"] = schedule.eps
     done = int(start.stem.removeprefix("iter_")) if start else 0

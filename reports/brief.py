@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from experiments.comparable import Marks
 from experiments.spec import PRESETS, Column
 from reports import markdown
-from reports.summary import ABSENT, QUOTED, RERUN, Gain, Group, Summary
+from reports.summary import ABSENT, QUOTED, RERUN, Gain, Group, Summary, group_of
 
 
 def render(summary: Summary) -> str:
@@ -15,8 +16,7 @@ def render(summary: Summary) -> str:
     text: list[str] = []
     for group in groups:
         text += [f"**{summary.heading(group)[0].upper()}{summary.heading(group)[1:]}**", _numbers(summary, group)]
-    published = [g for g in groups if g.origin != "ours"]
-    if published:
+    if any(group.published for group in groups):
         text.append("\n".join(markdown.remarks(summary, spec.columns)))
     presets = [p for p in PRESETS if any(g.preset == p for g in groups)]
     text += [markdown.NOT_COMPARABLE[p] for p in presets if p in markdown.NOT_COMPARABLE]
@@ -28,20 +28,20 @@ def render(summary: Summary) -> str:
 
 def shown(summary: Summary) -> list[Group]:
     """Groups with numbers that are not another table's: a row that only shows another table's cell makes none."""
-    own = {(r.preset, r.renderer) for r in summary.records if r.table == summary.spec.name}
+    own = {group_of(r) for r in summary.records if r.table == summary.spec.name}
     published = [g for g in (QUOTED, RERUN) if any(key[0] == g for key in summary.numbers)]
-    return published + [g for g in summary.ours() if (g.preset, g.renderer) in own]
+    return published + [g for g in summary.ours() if g in own]
 
 
 def _legend(summary: Summary, groups: list[Group]) -> str:
     several = any(summary.seed_count(group) > 1 for group in groups)
-    spread = "mean ± sample standard deviation over seeds" if several else "one seed, so nothing here tells a gain from chance"
-    return f"In the second line of a cell, the difference to the row's base; {spread}."
+    spread = "; mean ± sample standard deviation over seeds" if several else ""
+    return f"In the second line of a cell, the difference to the row's base{spread}."
 
 
 def _numbers(summary: Summary, group: Group) -> str:
     """Rows x metrics of one group; below a number the difference to the row's base, seed by seed."""
-    spec, expected = summary.spec, summary.seed_count(group)
+    spec, expected, marks = summary.spec, summary.seed_count(group), Marks()
     columns = [c for c in spec.columns if any(summary.number(group, r.name, c.metric) for r in spec.rows)]
     lines = []
     for row in spec.rows:
@@ -49,11 +49,13 @@ def _numbers(summary: Summary, group: Group) -> str:
             continue
         line = {"Training": f"{row.title}, {row.note}" if row.note else row.title}
         for column in columns:
-            text = markdown.cell(summary.number(group, row.name, column.metric), column.digits, expected)
+            text = markdown.cell(summary.number(group, row.name, column.metric), column.digits, expected, marks)
             gain = summary.gain(group, row.name, column.metric)
-            line[markdown.label(column)] = text if gain is None or text == ABSENT else f"{text}<br>{difference(gain, column)}"
+            if gain is not None and text != ABSENT:
+                text += f"<br>{difference(gain, column)}{marks(gain.difference.mixed, gain.noise)}"
+            line[markdown.label(column)] = text
         lines.append(line)
-    return markdown.markdown_table(lines)
+    return markdown.markdown_table(lines, marks)
 
 
 def difference(gain: Gain, column: Column) -> str:

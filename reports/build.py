@@ -13,7 +13,7 @@ import typer
 from experiments import renderer_records
 from experiments.records import ROOT, RecordError
 from experiments.spec import SpecError, TableSpec, load_spec, spec_names
-from reports import brief, markdown, renderer_figures, renderers, views
+from reports import brief, markdown, renderer_figures, renderers, status, views
 from reports.figures import figures, stored_digest
 from reports.summary import Number, ReportError, Summary, summarise
 
@@ -79,6 +79,7 @@ def build(root: Path) -> Outputs:
     for name, summary in summaries.items():
         if not summary.spec.brief or brief.shown(summary):
             outputs.texts[root / "reports/tables" / f"{name}.csv"] = csv(summary)
+    text = replace_section(text, status.SECTION, status.render(list(summaries.values())))
     machines = renderers.read(root / "results/records")
     links = _add(outputs, root, renderer_figures.figures(machines))
     text = replace_section(text, renderer_records.TABLE, renderers.render(machines, links))
@@ -98,7 +99,7 @@ def replace_section(text: str, name: str, section: str) -> str:
     """``text`` with everything between the markers of ``name`` replaced; raises ReportError where they are missing."""
     start, end = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise ReportError(f"README.md needs the markers '{start}' and '{end}' once, in this order, for the table {name}")
+        raise ReportError(f"README.md needs the markers '{start}' and '{end}' once, in this order, for {name}")
     before, rest = text.split(start)
     return f"{before}{start}\n\n{section}\n\n{end}{rest.split(end)[1]}"
 
@@ -106,7 +107,7 @@ def replace_section(text: str, name: str, section: str) -> str:
 def csv(summary: Summary) -> str:
     """Every number and gain of a table, one a line, with its origin, seeds, spread and source."""
 
-    def line(quantity: str, number: Number, base: str = "") -> dict[str, str]:
+    def line(quantity: str, number: Number, *notes: str, base: str = "") -> dict[str, str]:
         group = number.group
         return {
             "quantity": quantity,
@@ -123,12 +124,12 @@ def csv(summary: Summary) -> str:
             "min": f"{min(number.values):.6g}",
             "max": f"{max(number.values):.6g}",
             "source": number.source,
-            "note": number.note,
+            "note": "; ".join(part for part in (number.note, *notes, number.mixed) if part),
         }
 
     lines = [line("value", n) for n in summary.numbers.values()]
     lines += [line("conflicting value", n) for _, n in summary.conflicts]
-    lines += [line("gain", g.difference, g.base) for g in summary.gains.values()]
+    lines += [line("gain", g.difference, g.noise, base=g.base) for g in summary.gains.values()]
     return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
 
 

@@ -24,6 +24,7 @@ class ClassFigure:
 
     base, row    class -> one value a seed (a single one if published), in %
     differences  class -> one paired difference a seed, in percentage points
+    remarks      what must be said beside the differences
     """
 
     name: str
@@ -34,6 +35,7 @@ class ClassFigure:
     base: dict[str, tuple[float, ...]]
     row: dict[str, tuple[float, ...]]
     differences: dict[str, tuple[float, ...]]
+    remarks: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -59,7 +61,8 @@ def figures(summary: Summary) -> list[ClassFigure]:
                 slug = "-".join(filter(None, (group.origin, group.preset, group.renderer)))
                 base = [summary.numbers[group, row.base, column.metric, n].values for n in names]
                 own = [summary.numbers[group, row.name, column.metric, n].values for n in names]
-                gains = [summary.gains[group, row.name, column.metric, n].difference.values for n in names]
+                gains = [summary.gains[group, row.name, column.metric, n] for n in names]
+                remarks = dict.fromkeys(note for gain in gains for note in (gain.difference.mixed, gain.noise) if note)
                 found.append(
                     ClassFigure(
                         name=f"{summary.spec.name}--{row.name}--{slug}--{column.metric}.png",
@@ -69,7 +72,8 @@ def figures(summary: Summary) -> list[ClassFigure]:
                         row_title=row.title,
                         base=dict(zip(names, base, strict=True)),
                         row=dict(zip(names, own, strict=True)),
-                        differences=dict(zip(names, gains, strict=True)),
+                        differences=dict(zip(names, (gain.difference.values for gain in gains), strict=True)),
+                        remarks=tuple(remarks),
                     )
                 )
     return found
@@ -119,7 +123,7 @@ def draw(figure: ClassFigure) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", linewidth=0.4, alpha=0.5)
         axes.set_axisbelow(True)
-    canvas.suptitle(figure.caption, fontsize=10)
+    canvas.suptitle("\n".join((figure.caption, *figure.remarks)), fontsize=10)
     return png(canvas, figure.digest)
 
 

@@ -8,9 +8,24 @@ from statistics import fmean
 
 import pandas as pd
 
+from experiments.comparable import Marks, mixed
 from experiments.records import Record
 from experiments.spec import PRESETS, Column, Row
-from reports.summary import ABSENT, PRIOR, QUOTED, RERUN, WHOLE, Gain, Group, Number, Summary, spread
+from reports.summary import (
+    ABSENT,
+    ONE_SEED,
+    PRIOR,
+    QUOTED,
+    RERUN,
+    WHOLE,
+    Gain,
+    Group,
+    Number,
+    Summary,
+    group_of,
+    spread,
+    weights,
+)
 
 SHUFFLED = "mIoU_shuffled_images"
 
@@ -27,10 +42,10 @@ NOT_COMPARABLE = {
 
 def render(summary: Summary, figures: dict[str, str]) -> str:
     """Markdown between a table's markers. ``figures``: path as the README links it -> caption."""
-    parts = [_published(summary), gain_table(summary, summary.spec.columns)]
-    presets = [p for p in PRESETS if summary.ours(p)]
-    parts += [_ours(summary, preset) for preset in presets]
-    if "paper" not in presets:
+    columns = summary.spec.columns
+    parts = [_published(summary), gain_table(summary, columns, [QUOTED, RERUN, *summary.ours("paper")])]
+    parts += [_ours(summary, preset) for preset in PRESETS if summary.ours(preset)]
+    if not summary.trained("paper"):
         parts.append("Ours at the published configuration (preset `paper`) has not been run yet.")
     parts.append(details("Figures: gains class by class", *(f"![{caption}]({path})" for path, caption in figures.items())))
     parts += [f"> {note}" for note in summary.notes]
@@ -40,24 +55,29 @@ def render(summary: Summary, figures: dict[str, str]) -> str:
 # ---- cells
 
 
-def cell(number: Number | None, digits: int, expected: int) -> str:
-    """``12.34 ± 0.56``; ``(n=2)`` where the number of seeds is not the heading's."""
+def cell(number: Number | None, digits: int, expected: int, marks: Marks) -> str:
+    """``12.34 ± 0.56``; ``(n=2)`` where the number of seeds is not the heading's; a mark where its records differ."""
     if number is None:
         return ABSENT
-    return spread(number.values, digits) + _odd_count(number, expected)
+    return spread(number.values, digits) + _odd_count(number, expected) + marks(number.mixed)
 
 
-def gain_cell(gain: Gain | None, digits: int, expected: int) -> str:
-    """``+0.41 ± 0.12 (+0.30 to +0.55)``: mean, sample standard deviation and range of the paired differences."""
+def gain_cell(gain: Gain | None, digits: int, expected: int, marks: Marks) -> str:
+    """``+0.41 ± 0.12 (+0.30 to +0.55)``: mean, sample standard deviation and range of the paired differences.
+
+    A mark where its records differ, or where it is of one seed.
+    """
     if gain is None:
         return ABSENT
-    return difference(gain.difference, digits) + _odd_count(gain.difference, expected)
+    text = difference(gain.difference, digits) + _odd_count(gain.difference, expected)
+    return text + marks(gain.difference.mixed, gain.noise)
 
 
-def difference_cell(number: Number, digits: int) -> str:
+def difference_cell(number: Number, digits: int, marks: Marks) -> str:
     """A gain's text and the number of seeds."""
     count = len(number.seeds)
-    return f"{difference(number, digits)}, {count} seed{'s' * (count != 1)}"
+    text = f"{difference(number, digits)}, {count} seed{'s' * (count != 1)}"
+    return text + marks(number.mixed, ONE_SEED if count == 1 else "")
 
 
 def difference(number: Number, digits: int) -> str:
@@ -76,13 +96,21 @@ def label(column: Column) -> str:
     return f"{column.title}{unit}{'' if column.higher_is_better else ' (lower is better)'}"
 
 
-def markdown_table(rows: Iterable[dict[str, str]]) -> str:
-    """Lines as a table, the first column left; "" for no lines."""
+def markdown_table(rows: Iterable[dict[str, str]], marks: Marks | None = None) -> str:
+    """Lines as a table, the first column left, without columns that hold nothing; below it what its marks say.
+
+    "" for no lines.
+    """
     frame = pd.DataFrame(list(rows))
     if frame.empty:
         return ""
+    empty = frame.isin([ABSENT, ""]).all()
+    empty.iloc[0] = False
+    frame = frame.loc[:, ~empty]
     align = ["left"] + ["right"] * (frame.shape[1] - 1)
-    return str(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
+    text = str(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
+    lines = marks.lines() if marks is not None else []
+    return "\n".join([text, "", *(f"- {line}" for line in lines)]) if lines else text
 
 
 def details(title: str, *parts: str) -> str:
@@ -95,36 +123,40 @@ def details(title: str, *parts: str) -> str:
 
 
 def metric_table(summary: Summary, rows: Sequence[Row], columns: Sequence[Column], groups: Sequence[Group]) -> str:
-    """Rows x (metric x group), without metrics and published columns that hold no number."""
-
-    def has(row: Row, column: Column) -> bool:
-        return any(summary.number(g, row.name, column.metric) for g in groups)
-
-    kept = [c for c in columns if any(has(r, c) for r in rows)]
+    """Rows x (metric x group), without those that hold no number."""
+    shown = [r for r in rows if any(summary.number(g, r.name, c.metric) for g in groups for c in columns)]
+    marks = Marks()
     lines = []
-    for row in rows:
+    for row in shown:
         line = {"Method": row.title}
-        for column in kept:
+        for column in columns:
             for group in groups:
-                if group.origin != "ours" and not any(summary.number(group, r.name, column.metric) for r in rows):
-                    continue
                 key = f"{label(column)}<br>{summary.heading(group)}"
-                line[key] = cell(summary.number(group, row.name, column.metric), column.digits, summary.seed_count(group))
+                number = summary.number(group, row.name, column.metric)
+                line[key] = cell(number, column.digits, summary.seed_count(group), marks)
         lines.append(line)
-    return markdown_table(lines) if kept else ""
+    parts = [markdown_table(lines, marks), *(_evaluated(summary, g) for g in groups if g.origin == "weights")]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _evaluated(summary: Summary, group: Group) -> str:
+    """Which files a group of released weights is."""
+    files = {r.row: weights(r) for r in summary.of_group(group)}
+    named = ", ".join(f"{r.title} `{files[r.name]}`" for r in summary.spec.rows if r.name in files)
+    return f"*Authors' weights, our evaluation*: files that were released, evaluated here and not trained here: {named}."
 
 
 def _published(summary: Summary) -> str:
     """What was published, and ours beside it where it ran at the published configuration."""
-    spec = summary.spec
+    spec, ours = summary.spec, summary.ours("paper")
     rows = [r for r in spec.rows if "paper" in r.presets]
-    groups = [QUOTED, RERUN, *(summary.ours("paper") or [Group("ours", "paper")])]
     text = [
-        "**Published numbers, and ours at the published configuration**",
-        metric_table(summary, rows, spec.columns, groups),
+        "**Published numbers, and ours at the published configuration**" if ours else "**Published numbers**",
+        metric_table(summary, rows, spec.columns, [QUOTED, RERUN, *ours]),
     ]
     text.append(
-        f"`{ABSENT}`: not published, or not run. *Quoted*: printed by the authors, who took most base rows from other papers. "
+        f"`{ABSENT}`: not published{', or not run' if ours else ''}. "
+        "*Quoted*: printed by the authors, who took most base rows from other papers. "
         f"*Authors' rerun*: evaluation logs that they committed beside their code. {csv_link(summary)} "
         "Images, depth and the view from above of the same cells: [rendered views](#rendered-views)."
     )
@@ -144,7 +176,7 @@ def remarks(summary: Summary, columns: Sequence[Column]) -> list[str]:
     shown = {r.name: r.title for r in summary.spec.rows}
     titles = {c.metric: c.title for c in columns}
     units = {c.metric: c.unit for c in columns}
-    published = [n for n in summary.numbers.values() if n.group.origin != "ours" and n.row in shown and n.metric in titles]
+    published = [n for n in summary.numbers.values() if n.group.published and n.row in shown and n.metric in titles]
     whole = [n for n in published if n.class_name == WHOLE]
     classes = {(n.row, n.metric): n.source for n in published if n.class_name != WHOLE and n.group == QUOTED}
     noted: dict[tuple[str, str, str], list[str]] = {}  # numbers of a row that share a note
@@ -168,12 +200,9 @@ def remarks(summary: Summary, columns: Sequence[Column]) -> list[str]:
     return lines
 
 
-def gain_table(summary: Summary, columns: Sequence[Column]) -> str:
-    """Gains of every row over its base, side by side but each within its own origin."""
-    spec, metrics = summary.spec, {c.metric for c in columns}
-    groups = [
-        g for g in (QUOTED, RERUN, *summary.ours()) if any(k[0] == g and k[2] in metrics and not k[3] for k in summary.gains)
-    ]
+def gain_table(summary: Summary, columns: Sequence[Column], groups: Sequence[Group]) -> str:
+    """Gains of every row over its base, each within its own group; "" where there are none."""
+    spec, marks = summary.spec, Marks()
     lines = []
     for row in spec.rows:
         for column in columns:
@@ -182,19 +211,23 @@ def gain_table(summary: Summary, columns: Sequence[Column]) -> str:
                 continue
             line = {"Row - base": f"{row.title} - {spec.row(row.base).title}", "Metric": label(column)}
             for group, gain in found.items():
-                line[summary.heading(group)] = gain_cell(gain, column.digits, summary.seed_count(group))
+                line[summary.heading(group)] = gain_cell(gain, column.digits, summary.seed_count(group), marks)
             lines.append(line)
     if not lines:
         return ""
-    return "\n\n".join(
-        (
-            "**Gains, like for like**",
-            "Each column compares within itself: quoted with quoted of the same source, the authors' rerun with their rerun, "
-            "ours with ours of the same preset, renderer, data and seed. Ours: mean ± sample standard deviation (smallest to "
-            "largest) of the differences seed by seed. Sizes of gains of different columns are not comparable either.",
-            markdown_table(lines),
-        )
-    )
+    text = []
+    if any(group.published for group in groups):
+        text += [
+            "Each column compares within itself: quoted with quoted of the same source, the authors' rerun with their rerun. "
+            "What they print comes without seeds and without a spread. Sizes of gains of different columns are not comparable "
+            "either."
+        ]
+    if any(not group.published for group in groups):
+        text += [
+            "Ours with ours of the same preset, renderer, data and seed: mean ± sample standard deviation (smallest to largest) "
+            "of the differences seed by seed."
+        ]
+    return "\n\n".join(("**Gains, like for like**", " ".join(text), markdown_table(lines, marks)))
 
 
 def _ours(summary: Summary, preset: str) -> str:
@@ -204,7 +237,7 @@ def _ours(summary: Summary, preset: str) -> str:
     records = [r for r in summary.records if r.preset == preset]
     text = [f"**Ours, `{preset}` preset** (mean ± sample standard deviation over seeds)", NOT_COMPARABLE.get(preset, "")]
     if preset != "paper":
-        text.append(metric_table(summary, rows, spec.columns, groups))
+        text += [metric_table(summary, rows, spec.columns, groups), gain_table(summary, spec.columns, groups)]
     text += [renderer_table(summary, preset, spec.columns), _checks(summary, rows, groups)]
     text.append(details(f"Ours, {preset}, per class", *(per_class(summary, c, groups) for c in spec.columns)))
     text.append(details(f"Ours, {preset}: time, memory, versions, commands", costs(summary, rows, records), conditions(records)))
@@ -214,14 +247,14 @@ def _ours(summary: Summary, preset: str) -> str:
 def renderer_table(summary: Summary, preset: str, columns: Sequence[Column]) -> str:
     """What another renderer changes, seed by seed; "" where all records are of one."""
     pairs = [p for p in summary.renderer_pairs if p.preset == preset]
-    lines = []
+    lines, marks = [], Marks()
     for row in summary.spec.rows:
         for column in columns:
             line = {"Method": row.title, "Metric": label(column)}
             for pair in pairs:
                 number = summary.renderer_differences.get((pair, row.name, column.metric))
                 if number is not None:
-                    line[f"{pair.other} - {pair.first}"] = difference_cell(number, column.digits)
+                    line[f"{pair.other} - {pair.first}"] = difference_cell(number, column.digits, marks)
             if len(line) > 2:
                 lines.append(line | {f"{p.other} - {p.first}": ABSENT for p in pairs if f"{p.other} - {p.first}" not in line})
     if not lines:
@@ -230,48 +263,54 @@ def renderer_table(summary: Summary, preset: str, columns: Sequence[Column]) -> 
         "**Renderers: paired difference.** The same rows, seeds and data trained with each renderer: mean ± sample standard "
         "deviation (smallest to largest) of the differences seed by seed. Two runs of one seed with the same renderer may "
         "differ as well where a renderer adds in no fixed order.\n\n"
-    ) + markdown_table(lines)
+    ) + markdown_table(lines, marks)
 
 
 def _checks(summary: Summary, rows: Sequence[Row], groups: Sequence[Group]) -> str:
     """Does the model use its images? Its mIoU against the prior's, and with images shuffled between frames."""
-    lines = []
+    lines, marks = [], Marks()
     for group in groups:
         for row in rows:
             found = summary.of_group(group, row.name)
             if row.model == PRIOR or not any(r.checks for r in found):
                 continue
             prior = _prior(summary, found[0])
+            whole = fmean(r.metrics["mIoU"] for r in prior) if prior else None
+            scores = [r.metrics["mIoU"] for r in found if "mIoU" in r.metrics]
+            mark = marks(mixed(found))
             line = {
-                "Method": row.title,
+                "Method": _titled(row, group),
                 "Renderer": group.renderer,
-                "mIoU": spread([r.metrics["mIoU"] for r in found if "mIoU" in r.metrics], 2),
-                "images shuffled": spread([r.checks[SHUFFLED] for r in found if SHUFFLED in r.checks], 2),
-                "prior": ABSENT if prior is None else f"{prior:.2f}",
-                "mIoU / prior": _over(prior, [r.metrics["mIoU"] for r in found if "mIoU" in r.metrics]),
-                "shuffled / prior": _over(prior, [r.checks[SHUFFLED] for r in found if SHUFFLED in r.checks]),
+                "mIoU": spread(scores, 2) + mark,
+                "images shuffled": spread([r.checks[SHUFFLED] for r in found if SHUFFLED in r.checks], 2) + mark,
+                "prior": ABSENT if whole is None else f"{whole:.2f}{marks(mixed(prior))}",
+                "mIoU / prior": _over(whole, scores),
+                "shuffled / prior": _over(whole, [r.checks[SHUFFLED] for r in found if SHUFFLED in r.checks]),
             }
             for key in sorted({k for r in found for k in r.checks} - {SHUFFLED}):
-                line[key] = spread([r.checks[key] for r in found if key in r.checks], 2)
+                line[key] = spread([r.checks[key] for r in found if key in r.checks], 2) + mark
             lines.append(line)
     if not lines:
         return ""
     return (
         "Does the network use its images? Its mIoU against the per-voxel prior (each voxel's most frequent training label), "
         "and its mIoU when the validation images are shuffled between frames:\n\n"
-    ) + markdown_table(lines)
+    ) + markdown_table(lines, marks)
 
 
-def _prior(summary: Summary, record: Record) -> float | None:
-    """mIoU of the prior on the same data as ``record``."""
-    found = [
-        r.metrics["mIoU"]
+def _titled(row: Row, group: Group) -> str:
+    return f"{row.title}, authors' weights" if group.origin == "weights" else row.title
+
+
+def _prior(summary: Summary, record: Record) -> list[Record]:
+    """The prior's records with an mIoU on the same data as ``record``."""
+    return [
+        r
         for r in summary.records
         if summary.spec.row(r.row).model == PRIOR
         and (r.preset, r.data_fingerprint) == (record.preset, record.data_fingerprint)
         and "mIoU" in r.metrics
     ]
-    return fmean(found) if found else None
 
 
 def _over(prior: float | None, values: list[float]) -> str:
@@ -285,39 +324,40 @@ def per_class(summary: Summary, column: Column, groups: Sequence[Group]) -> str:
         names += [n for n in summary.classes(group, column.metric) if n not in names]
     rows = summary.spec.rows
     shown = [(g, r) for g in groups for r in rows if any(summary.number(g, r.name, column.metric, n) for n in names)]
-    lines = []
+    lines, marks = [], Marks()
     for name in names:
         line = {"Class": name}
         for group, row in shown:
             title, count = summary.heading(group), summary.seed_count(group)
-            line[f"{row.title}<br>{title}"] = cell(summary.number(group, row.name, column.metric, name), column.digits, count)
+            number = summary.number(group, row.name, column.metric, name)
+            line[f"{row.title}<br>{title}"] = cell(number, column.digits, count, marks)
             if any(summary.gain(group, row.name, column.metric, n) for n in names):
                 gain = summary.gain(group, row.name, column.metric, name)
-                line[f"gain of {row.title}<br>{title}"] = gain_cell(gain, column.digits, count)
+                line[f"gain of {row.title}<br>{title}"] = gain_cell(gain, column.digits, count, marks)
         lines.append(line)
-    return f"{column.title.replace('mIoU', 'IoU')} per class\n\n{markdown_table(lines)}" if lines else ""
+    return f"{column.title.replace('mIoU', 'IoU')} per class\n\n{markdown_table(lines, marks)}" if lines else ""
 
 
 def costs(summary: Summary, rows: Sequence[Row], records: Sequence[Record]) -> str:
-    lines = []
+    lines, marks = [], Marks()
     for row in rows:
-        for renderer in sorted({r.renderer for r in records if r.row == row.name}):
-            found = [r for r in records if (r.row, r.renderer) == (row.name, renderer)]
-            samples = found[0].samples
+        for group in sorted({group_of(r) for r in records if r.row == row.name}, key=lambda g: (g.origin, g.renderer)):
+            found = [r for r in records if (r.row, group_of(r)) == (row.name, group)]
+            mark = marks(mixed(found, timed=True))
             lines.append(
                 {
-                    "Method": row.title,
-                    "Renderer": renderer,
+                    "Method": _titled(row, group),
+                    "Renderer": group.renderer,
                     "Seeds": ", ".join(str(r.seed) for r in sorted(found, key=lambda r: r.seed)),
                     "Iterations": ", ".join(sorted({str(r.iterations) for r in found})),
-                    "Training [s]": spread([r.train_seconds for r in found], 0),
-                    "Evaluation [s]": spread([r.eval_seconds for r in found], 0),
-                    "Peak memory [MB]": spread([r.peak_memory_mb for r in found], 0),
+                    "Training [s]": spread([r.train_seconds for r in found], 0) + mark,
+                    "Evaluation [s]": spread([r.eval_seconds for r in found], 0) + mark,
+                    "Peak memory [MB]": spread([r.peak_memory_mb for r in found], 0) + mark,
                     "Parameters": f"{found[0].parameters:,}",
-                    "Samples": ", ".join(f"{k} {v}" for k, v in samples.items()),
+                    "Samples": ", ".join(f"{k} {v}" for k, v in found[0].samples.items()),
                 }
             )
-    return markdown_table(lines)
+    return markdown_table(lines, marks)
 
 
 def distinct(title: str, values: Iterable[str]) -> list[str]:

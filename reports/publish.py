@@ -3,12 +3,16 @@
 A view (``table_2d``) stands for the tables that it shows, and a row that shows another table's cell for that cell: its
 record goes to the other table's folder. ``table_renderers`` has no presets and no rows: its records are chosen by workload
 (--row) and renderer.
+
+What is committed is replaced with --replace alone; without it the difference is shown and nothing is written. A set whose
+records were made by different code, iterations, batches, packages or instruction sets is not published: what a mean or a gain
+of the table would mix. Where a record does not tell one of these, that is said, and the table marks the number.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
@@ -18,34 +22,43 @@ import typer
 
 from experiments import records, renderer_records
 from experiments.cells import results_root
+from experiments.comparable import differences
 from experiments.records import Record, RecordError
-from experiments.spec import SpecError, TableSpec, ViewSpec, load_spec
+from experiments.renderer_records import RendererRecord
+from experiments.spec import SpecError, TableSpec, ViewSpec, load_spec, views_of
 from reports import summary
-from reports.summary import ReportError
+from reports.summary import ReportError, weights
 
 State = Literal["new", "differs", "published", "variant"]
+
+_RENDERER_NUMBERS = ("forward_ms", "backward_ms", "peak_mb", "max_abs_error", "grad_cosine")
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A local record as it would be committed, where it would go, and how it stands to what is there.
 
-    name  for people: ``toy/tpvformer--cpu--seed0``, the table in front where another one was asked for
-    row   of the table that was asked for
+    name       for people: ``toy/tpvformer--cpu--seed0``, the table in front where another one was asked for
+    table      that was asked for, or one of the view's
+    row        of that table
+    committed  the record at ``target``, None if there is none
     """
 
     name: str
+    table: TableSpec
     row: str
     source: Path
     target: Path
     record: Record
+    committed: Record | None
     state: State
 
 
-def candidates(spec: TableSpec, local: Path, committed: Path, asked: str) -> Iterator[Candidate]:
+def candidates(spec: TableSpec, local: Path, committed: Path, asked: str, checkpoint: str | None = None) -> Iterator[Candidate]:
     """Every local record behind a table's rows; ``asked`` is the table or view that the command names.
 
-    Raises RecordError where a file is damaged or is not what its name says.
+    Evaluations of released weights are variants, unless ``checkpoint`` is a glob that fits their file. Raises RecordError
+    where a file is damaged or is not what its name says.
     """
     for behind in summary.behind(spec, local):
         source, found = behind.path, behind.record
@@ -55,18 +68,29 @@ def candidates(spec: TableSpec, local: Path, committed: Path, asked: str) -> Ite
             raise RecordError(f"{source} holds the record of {expected.name}; delete it and run the cell again")
         record = found.model_copy(update={"command": public_command(found.command)})
         target = committed / source.relative_to(local)
-        if record.overrides:
+        there = records.load(target) if target.is_file() else None
+        if record.overrides and not _named(record, checkpoint):
             state: State = "variant"
-        elif not target.is_file():
+        elif there is None:
             state = "new"
         else:
-            state = "published" if records.load(target) == record else "differs"
+            state = "published" if there == record else "differs"
         name = f"{'' if found.table == asked else found.table + '/'}{found.preset}/{cell.name}"
-        yield Candidate(name, behind.row.name, source, target, record, state)
+        yield Candidate(name, spec, behind.row.name, source, target, record, there, state)
+
+
+def _named(record: Record, checkpoint: str | None) -> bool:
+    return checkpoint is not None and bool(weights(record)) and fnmatchcase(weights(record), checkpoint)
 
 
 def select(
-    spec: TableSpec | ViewSpec, local: Path, committed: Path, preset: str | None, row: str | None, renderer: str | None
+    spec: TableSpec | ViewSpec,
+    local: Path,
+    committed: Path,
+    preset: str | None,
+    row: str | None,
+    renderer: str | None,
+    checkpoint: str | None = None,
 ) -> list[Candidate]:
     """Those that the options name; raises SpecError for an unknown row or preset, ReportError if nothing is left."""
     globs = [row or "*"]
@@ -76,16 +100,17 @@ def select(
         if preset is not None:
             table.preset(preset)
         names = {r.name for r in rows}
-        for c in candidates(table, local, committed, spec.name):
+        for c in candidates(table, local, committed, spec.name, checkpoint):
             present.append(c.name)
             fits = renderer is None or fnmatchcase(c.record.renderer, renderer)
+            fits = fits and (checkpoint is None or _named(c.record, checkpoint))
             if c.row in names and preset in (None, c.record.preset) and fits:
                 chosen.append(c)
     if not chosen:
         finished = ", ".join(sorted(set(present))) or "none"
         raise ReportError(
             f"nothing to publish: no finished record of {spec.name} fits (finished: {finished}); "
-            f"run `python -m experiments.run {spec.name}` first, or choose others with --preset, --row, --renderer"
+            f"run `python -m experiments.run {spec.name}` first, or choose others with --preset, --row, --renderer, --checkpoint"
         )
     return chosen
 
@@ -102,33 +127,123 @@ def _public_word(word: str) -> str:
     return f".../{PurePath(word).name}" if PurePath(word).is_absolute() else shlex.quote(word)
 
 
-def publish(chosen: list[Candidate]) -> Iterator[str]:
-    """Write what may be written, telling one line a record."""
+def origin(record: Record | RendererRecord) -> str:
+    """Which code a record is of, and when it was made: ``commit 0123456789ab of 2025-01-01``."""
+    warning = " (warning: run with uncommitted changes)" if record.git_dirty else ""
+    return f"commit {record.git_commit[:12]} of {record.started[:10]}{warning}"
+
+
+def changes(
+    old: Record | RendererRecord, new: Record | RendererRecord, numbers: Mapping[str, tuple[float | None, float | None]]
+) -> Iterator[str]:
+    """What replacing one record by another changes, for people: both origins, every number, and the names of other fields."""
+    yield f"         committed: {origin(old)}; local: {origin(new)}"
+    for title, (before, after) in numbers.items():
+        if before is not None or after is not None:
+            yield f"         {title}: {_change(before, after)}"
+    fields = [name for name in type(new).model_fields if getattr(old, name) != getattr(new, name) and name != "metrics"]
+    if fields:
+        yield f"         fields that differ: {', '.join(fields)}"
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if before == after:
+        return f"{after:.6g}, the same"
+    short = [summary.ABSENT if value is None else f"{value:.6g}" for value in (before, after)]
+    return " -> ".join(short if short[0] != short[1] else map(repr, (before, after)))
+
+
+def _record_changes(candidate: Candidate) -> Iterator[str]:
+    """``changes`` of a table's record: its columns, those of its views, then metrics without a column."""
+    old, new = candidate.committed, candidate.record
+    assert old is not None
+    columns = (*candidate.table.columns, *(column for view in views_of(candidate.table) for column in view.columns))
+    titles = {column.metric: column.title for column in columns}
+    names = dict.fromkeys((*titles, *old.metrics, *new.metrics))
+    yield from changes(old, new, {titles.get(name, name): (old.number(name), new.number(name)) for name in names})
+
+
+def check(chosen: Sequence[Candidate], committed: Path) -> Iterator[str]:
+    """What the tables would compute from several records and cannot tell to be alike, one line each.
+
+    ``chosen`` are to be written; what is committed stays beside them. Raises ReportError where it is known not to be alike.
+    """
+    wrong = []
+    for table in {c.table.name: c.table for c in chosen}.values():
+        own = {(c.target, c.row): c.record.model_copy(update={"row": c.row}) for c in chosen if c.table is table}
+        there = {(f.path, f.row.name): f.record.model_copy(update={"row": f.row.name}) for f in summary.behind(table, committed)}
+        after, mine = list((there | own).values()), {id(record) for record in own.values()}
+        summary.validate(table, after)
+        for label, together in summary.compared(table, after):
+            if not any(id(record) in mine for record in together):
+                continue
+            found = differences(together)
+            if any(difference.certain for difference in found):
+                wrong.append(f"{label} would mix {'; '.join(str(d) for d in found if d.certain)}")
+            elif found:
+                yield f"note     {label} may mix {'; '.join(map(str, found))}: the table will mark it"
+    if wrong:
+        raise ReportError(
+            f"nothing was published: {'. '.join(wrong)}. Run these cells again with one code on one kind of machine "
+            "(experiments.run --force) and publish them together, or confirm the older records with the newer code"
+        )
+
+
+def publish(chosen: Sequence[Candidate], committed: Path, replace: bool) -> Iterator[str]:
+    """Write what may be written, telling one line a record and what it replaces.
+
+    Raises ReportError, and writes nothing, where a committed record differs and is not to be replaced, and what ``check`` does.
+    """
+    differing = [c for c in chosen if c.state == "differs"]
+    if differing and not replace:
+        for candidate in differing:
+            yield f"differs  {candidate.name}"
+            yield from _record_changes(candidate)
+        raise _not_replaced(len(differing))
+    yield from check([c for c in chosen if c.state != "variant"], committed)
     for candidate in chosen:
-        name = candidate.name
+        name, record = candidate.name, candidate.record
         if candidate.state == "variant":
-            changed = ", ".join(f"{k}={v}" for k, v in sorted(candidate.record.overrides.items()))
-            yield f"refused  {name}: not the preset's cell ({changed})"
+            yield f"refused  {name}: {_refusal(record)}"
         elif candidate.state == "published":
-            yield f"same     {name}"
+            yield f"same     {name}: committed already, {origin(record)}"
         else:
-            records.save(candidate.record, candidate.target)
-            dirty = " (warning: run with uncommitted changes)" if candidate.record.git_dirty else ""
-            yield f"{'wrote' if candidate.state == 'new' else 'replaced':8} {name}{dirty}"
+            yield f"{'wrote' if candidate.state == 'new' else 'replaced':8} {name}: {origin(record)}"
+            if candidate.state == "differs":
+                yield from _record_changes(candidate)
+            records.save(record, candidate.target)
+
+
+def _refusal(record: Record) -> str:
+    if weights(record):
+        return f"an evaluation of weights not trained here; --checkpoint {weights(record)} takes it, as the authors' weights"
+    changed = ", ".join(f"{k}={v}" for k, v in sorted(record.overrides.items()))
+    return f"not the preset's cell ({changed})"
+
+
+def _not_replaced(count: int) -> ReportError:
+    several = (
+        f"{count} local records differ from the committed ones" if count > 1 else "a local record differs from the committed one"
+    )
+    return ReportError(
+        f"nothing was published: {several}; --replace puts what is local in place of what is committed, "
+        "or choose others with --preset, --row, --renderer"
+    )
 
 
 def publish_renderers(
-    local: Path, committed: Path, preset: str | None, workload: str | None, renderer: str | None, show: bool
+    local: Path, committed: Path, preset: str | None, workload: str | None, renderer: str | None, show: bool, replace: bool
 ) -> Iterator[str]:
-    """Copy records of ``table_renderers``, or with ``show`` only tell their state; one line a record.
+    """Copy records of ``table_renderers``, or with ``show`` only tell their state; one line a record and what it replaces.
 
-    Raises RecordError for a damaged file and ReportError if nothing fits or a measurement failed.
+    Raises RecordError for a damaged file, and ReportError if nothing fits or a committed record differs and is not to be
+    replaced; then nothing is written.
     """
     if preset is not None:
         raise ReportError(f"{renderer_records.TABLE} has no presets; choose by workload (--row) and --renderer")
     found = list(renderer_records.load_all(local))
     chosen = [
-        (path, record)
+        (path, record.model_copy(update={"command": public_command(record.command)}))
         for path, record in found
         if (workload is None or fnmatchcase(record.workload, workload))
         and (renderer is None or fnmatchcase(record.renderer, renderer))
@@ -139,25 +254,30 @@ def publish_renderers(
             f"nothing to publish: no record of {renderer_records.TABLE} fits (measured: {present}); "
             f"run `{renderer_records.COMMAND}` first, or choose others with --row (a workload) and --renderer"
         )
-    for path, record in chosen:
-        record = record.model_copy(update={"command": public_command(record.command)})
+    there: dict[Path, RendererRecord | None] = {}
+    for path, _ in chosen:
         target = committed / path.relative_to(local)
-        name = f"{path.parent.name}/{path.stem}"
-        if target.is_file():
-            same = records.load_as(renderer_records.RendererRecord, target, "publish again") == record
-            state = "published" if same else "differs"
-        else:
-            state = "new"
+        there[path] = records.load_as(RendererRecord, target, "publish again") if target.is_file() else None
+    differing = [path for path, record in chosen if record.status != "failed" and there[path] not in (None, record)]
+    for path, record in chosen:
+        name, old = f"{path.parent.name}/{path.stem}", there[path]
         if show:
-            yield f"{state:9} {name}"
+            yield f"{'new' if old is None else 'published' if old == record else 'differs':9} {name}"
+        elif differing and not replace:
+            if path in differing:
+                yield f"differs  {name}"
         elif record.status == "failed":
             yield f"refused  {name}: the measurement failed ({record.reason})"
-        elif state == "published":
-            yield f"same     {name}"
+            continue
+        elif old == record:
+            yield f"same     {name}: committed already, {origin(record)}"
         else:
-            records.save(record, target)
-            dirty = " (warning: measured with uncommitted changes)" if record.git_dirty else ""
-            yield f"{'wrote' if state == 'new' else 'replaced':8} {name}{dirty}"
+            records.save(record, committed / path.relative_to(local))
+            yield f"{'wrote' if old is None else 'replaced':8} {name}: {origin(record)}"
+        if old is not None and path in differing:
+            yield from changes(old, record, {n: (getattr(old, n), getattr(record, n)) for n in _RENDERER_NUMBERS})
+    if differing and not replace and not show:
+        raise _not_replaced(len(differing))
 
 
 def main(
@@ -165,21 +285,30 @@ def main(
     preset: Annotated[str | None, typer.Option(help="Only this preset.")] = None,
     row: Annotated[str | None, typer.Option(help="Only rows (of table_renderers: workloads) that match this glob.")] = None,
     renderer: Annotated[str | None, typer.Option(help="Only renderers that match this glob.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Only evaluations of released weights (--eval-only) whose file matches this glob.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Put what is local in place of committed records.")] = False,
     show: Annotated[bool, typer.Option("--list", help="Show the local records and their state; write nothing.")] = False,
 ) -> None:
     """Copy finished local records to results/records, which is committed and feeds the README."""
     try:
         if table == renderer_records.TABLE:
-            for line in publish_renderers(results_root(), records.COMMITTED, preset, row, renderer, show):
+            if checkpoint is not None:
+                raise ReportError(f"{table} has no checkpoints; choose by workload (--row) and --renderer")
+            for line in publish_renderers(results_root(), records.COMMITTED, preset, row, renderer, show, replace):
                 typer.echo(line)
             typer.echo("next: python -m reports.build")
             return
-        chosen = select(load_spec(table), results_root(), records.COMMITTED, preset, row, renderer)
+        chosen = select(load_spec(table), results_root(), records.COMMITTED, preset, row, renderer, checkpoint)
         if show:
             for candidate in chosen:
                 typer.echo(f"{candidate.state:9} {candidate.name}")
+                if candidate.state == "differs":
+                    for line in _record_changes(candidate):
+                        typer.echo(line)
             return
-        for line in publish(chosen):
+        for line in publish(chosen, records.COMMITTED, replace):
             typer.echo(line)
         if all(c.state == "variant" for c in chosen):
             raise ReportError("nothing was published: all chosen records are variants; run the cells without overrides")

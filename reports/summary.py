@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from experiments import records
+from experiments.comparable import TIMED, mixed
 from experiments.records import QuotedNumber, Record
 from experiments.spec import PRESETS, Row, TableSpec
 
@@ -25,6 +26,9 @@ PRIOR = "prior"
 EMPTY_CLASSES = ("free", "empty")
 """Names of the empty class: in the CSV, but in no mean and no per-class table."""
 
+ONE_SEED = "one seed: not told apart from noise"
+"""Said at every gain of ours that is of one training."""
+
 _QUOTED_ORDER = ("readme", "paper", "third_party_quote")
 
 
@@ -34,11 +38,19 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Group:
-    """Numbers that may stand in one column and be compared: one origin, and for ours one preset and one renderer."""
+    """Numbers that may stand in one column and be compared: one origin, and for our records one preset and one renderer.
 
-    origin: Literal["quoted", "rerun", "ours"]
+    origin  "weights": evaluated by us, with weights that the authors released
+    """
+
+    origin: Literal["quoted", "rerun", "ours", "weights"]
     preset: str = ""
     renderer: str = ""
+
+    @property
+    def published(self) -> bool:
+        """Whether the numbers are others', not from our records."""
+        return self.origin in ("quoted", "rerun")
 
 
 QUOTED = Group("quoted")
@@ -51,7 +63,8 @@ class Number:
 
     values  one a seed, in the order of ``seeds``; a published number has one value and no seeds
     class_name  "" for the number over all classes
-    source, note  where a published number comes from
+    source, note  where a published number comes from; the source of an evaluation of weights is their file
+    mixed    what differs between the records behind it and decides numbers, "" where nothing does
     """
 
     group: Group
@@ -62,6 +75,7 @@ class Number:
     class_name: str = WHOLE
     source: str = ""
     note: str = ""
+    mixed: str = ""
 
     @property
     def mean(self) -> float:
@@ -86,6 +100,13 @@ class Gain:
     @property
     def row(self) -> str:
         return self.difference.row
+
+    @property
+    def noise(self) -> str:
+        """What must be said beside a gain of ours that rests on one training a row, else ""."""
+        group = self.difference.group
+        alone = group.origin == "weights" or (group.origin == "ours" and len(self.difference.values) == 1)
+        return ONE_SEED if alone else ""
 
 
 @dataclass(frozen=True)
@@ -136,14 +157,18 @@ class Summary:
         return self.gains.get((group, row, metric, class_name))
 
     def ours(self, preset: str | None = None) -> list[Group]:
-        """Groups of our records (of one preset, if named): presets in their order, renderers by name."""
-        trained = [r for r in self.records if self.spec.row(r.row).model != PRIOR] or self.records
-        found = {Group("ours", r.preset, r.renderer) for r in trained if preset in (None, r.preset)}
-        return sorted(found, key=lambda g: (PRESETS.index(g.preset), g.renderer))  # type: ignore[arg-type]
+        """Groups of our records (of one preset, if named): presets in their order, released weights last, renderers by name."""
+        able = [r for r in self.records if self.spec.row(r.row).model != PRIOR] or self.records
+        found = {group_of(r) for r in able if preset in (None, r.preset)}
+        return sorted(found, key=lambda g: (PRESETS.index(g.preset), g.origin, g.renderer))  # type: ignore[arg-type]
+
+    def trained(self, preset: str | None = None) -> list[Group]:
+        """``ours`` without the evaluations of released weights."""
+        return [group for group in self.ours(preset) if group.origin == "ours"]
 
     def of_group(self, group: Group, row: str | None = None) -> list[Record]:
         """Our records of a group (and row)."""
-        return [r for r in self.records if (r.preset, r.renderer) == (group.preset, group.renderer) and row in (None, r.row)]
+        return [r for r in self.records if group_of(r) == group and row in (None, r.row)]
 
     def seed_count(self, group: Group) -> int:
         """Seeds of a group: those of its best covered row."""
@@ -151,11 +176,11 @@ class Summary:
         return max((len(self.of_group(group, row)) for row in rows), default=0)
 
     def heading(self, group: Group) -> str:
-        """``quoted``, ``authors' rerun`` or ``ours, toy, cpu, 3 seeds``."""
-        if group.origin != "ours":
+        """``quoted``, ``authors' rerun``, ``ours, toy, cpu, 3 seeds`` or ``authors' weights, our evaluation, paper, gsplat``."""
+        if group.published:
             return {"quoted": "quoted", "rerun": "authors' rerun"}[group.origin]
-        if not group.renderer:
-            return f"ours, {group.preset} (not run)"
+        if group.origin == "weights":
+            return f"authors' weights, our evaluation, {group.preset}, {group.renderer}"
         count = self.seed_count(group)
         return f"ours, {group.preset}, {group.renderer}, {count} seed{'s' if count != 1 else ''}"
 
@@ -167,13 +192,13 @@ class Summary:
 
 
 def summarise(spec: TableSpec, records_root: Path, quoted_root: Path) -> Summary:
-    """Read the committed records and the quoted numbers of a table.
+    """Read the committed records and the quoted numbers of a table; what does not go together is marked (``Number.mixed``).
 
     Raises RecordError (a file that is not a record), SpecError (a row or preset that the table does not have) and
     ReportError (records that must not be averaged).
     """
     ours = [found.record.model_copy(update={"row": found.row.name}) for found in behind(spec, records_root)]
-    _validate(spec, ours)
+    validate(spec, ours)
     numbers, conflicts = _published(records.load_published(spec.name, quoted_root))
     notes: list[str] = []
     numbers |= _ours(spec, ours)
@@ -181,6 +206,33 @@ def summarise(spec: TableSpec, records_root: Path, quoted_root: Path) -> Summary
     notes += _outdated(spec, ours)
     differences = _renderer_differences(spec, numbers, ours, notes)
     return Summary(spec, numbers, conflicts, gains, differences, ours, notes)
+
+
+def weights(record: Record) -> str:
+    """File of the weights that a record evaluates and did not train, else ""."""
+    return str(record.overrides["checkpoint"]) if set(record.overrides) == {"checkpoint"} else ""
+
+
+def group_of(record: Record) -> Group:
+    """The group of our numbers that a record belongs to."""
+    return Group("weights" if weights(record) else "ours", record.preset, record.renderer)
+
+
+def compared(spec: TableSpec, ours: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """What a table computes from several records: the seeds of a row, and those that a row and its base share; with a label.
+
+    The records' rows are the table's.
+    """
+    found: dict[tuple[Group, str], dict[int, Record]] = defaultdict(dict)
+    for record in ours:
+        found[group_of(record), record.row][record.seed] = record
+    for (group, name), seeds in found.items():
+        title = f"{spec.row(name).title} ({_where(group)})"
+        yield f"the mean of {title}", list(seeds.values())
+        base = found.get((group, spec.row(name).base or ""), {})
+        shared = [s for s in seeds if s in base]
+        if shared:
+            yield f"the gain of {title}", [r[s] for s in shared for r in (base, seeds)]
 
 
 @dataclass(frozen=True)
@@ -207,20 +259,26 @@ def behind(spec: TableSpec, root: Path) -> Iterator[Found]:
                         yield Found(row, path, record)
 
 
-def _validate(spec: TableSpec, ours: list[Record]) -> None:
-    data: dict[tuple[str, str, str], str] = {}
-    seen: set[tuple[str, str, str, int]] = set()
+def validate(spec: TableSpec, ours: Sequence[Record]) -> None:
+    """Raise ReportError where records cannot stand in one table: variants, a seed or weights twice, seeds on different data."""
+    data: dict[tuple[Group, str], str] = {}
+    files: dict[tuple[Group, str], str] = {}
+    seen: set[tuple[Group, str, int]] = set()
     for record in ours:
         spec.row(record.row)
         spec.preset(record.preset)
-        cell = (record.preset, record.renderer, record.row, record.seed)
-        label = f"{spec.name} {record.preset} {record.row} {record.renderer}"
-        if record.overrides:
+        group, row = group_of(record), record.row
+        label = f"{spec.name} {record.preset} {row} {record.renderer}"
+        if record.overrides and not weights(record):
             raise ReportError(f"{label}: a committed record has overrides ({record.overrides}); only plain cells are reported")
-        if cell in seen:
+        if files.setdefault((group, row), weights(record)) != weights(record):
+            raise ReportError(
+                f"{label}: committed records of two weights ({files[group, row]}, {weights(record)}); delete those of one"
+            )
+        if (group, row, record.seed) in seen:
             raise ReportError(f"{label}: two committed records of seed {record.seed}; delete one of them")
-        seen.add(cell)
-        if data.setdefault(cell[:3], record.data_fingerprint) != record.data_fingerprint:
+        seen.add((group, row, record.seed))
+        if data.setdefault((group, row), record.data_fingerprint) != record.data_fingerprint:
             raise ReportError(
                 f"{label}: its seeds were run on different data; run all of them on the same data and publish again"
             )
@@ -245,10 +303,28 @@ def _published(entries: Iterable[QuotedNumber]) -> tuple[dict[tuple[Group, str, 
     return kept, conflicts
 
 
+class _Mixtures:
+    """What differs between the records behind a number, looked up once for all classes and metrics."""
+
+    def __init__(self, ours: Iterable[Record]) -> None:
+        self._records = {(group_of(r), r.row, r.seed): r for r in ours}
+        self._known: dict[tuple[object, ...], str] = {}
+
+    def __call__(self, cells: Sequence[tuple[Group, str]], seeds: Sequence[int], metric: str) -> str:
+        """Of the records of these (group, row) and seeds; "" for published numbers."""
+        timed = metric in TIMED
+        key = (*cells, tuple(seeds), timed)
+        if key not in self._known:
+            self._known[key] = mixed([self._records[group, row, seed] for group, row in cells for seed in seeds], timed)
+        return self._known[key]
+
+
 def _ours(spec: TableSpec, ours: list[Record]) -> dict[tuple[Group, str, str, str], Number]:
     collected: dict[tuple[Group, str, str, str], list[tuple[int, float]]] = defaultdict(list)
+    files = {(group_of(r), r.row): weights(r) for r in ours}
+    mixtures = _Mixtures(ours)
     for record in sorted(ours, key=lambda r: r.seed):
-        group = Group("ours", record.preset, record.renderer)
+        group = group_of(record)
         for metric in dict.fromkeys((*record.metrics, *(column.metric for column in spec.columns))):
             value = record.number(metric)
             if value is not None:
@@ -256,12 +332,14 @@ def _ours(spec: TableSpec, ours: list[Record]) -> dict[tuple[Group, str, str, st
         for metric, values in record.per_class.items():
             for name, value in values.items():
                 collected[group, record.row, metric, name].append((record.seed, value))
-    return {
-        (group, row, metric, name): Number(
-            group, row, metric, tuple(v for _, v in pairs), tuple(s for s, _ in pairs), class_name=name
+    numbers = {}
+    for (group, row, metric, name), pairs in collected.items():
+        seeds = tuple(s for s, _ in pairs)
+        different = mixtures([(group, row)], seeds, metric)
+        numbers[group, row, metric, name] = Number(
+            group, row, metric, tuple(v for _, v in pairs), seeds, name, files[group, row], mixed=different
         )
-        for (group, row, metric, name), pairs in collected.items()
-    }
+    return numbers
 
 
 def _gains(
@@ -269,7 +347,8 @@ def _gains(
 ) -> dict[tuple[Group, str, str, str], Gain]:
     bases = {row.name: row.base for row in spec.rows if row.base}
     relative = {column.metric for column in spec.columns if column.relative}
-    data = {(Group("ours", r.preset, r.renderer), r.row): r.data_fingerprint for r in ours}
+    data = {(group_of(r), r.row): r.data_fingerprint for r in ours}
+    mixtures = _Mixtures(ours)
     gains: dict[tuple[Group, str, str, str], Gain] = {}
     for (group, row, metric, name), number in numbers.items():
         base = numbers.get((group, bases.get(row) or "", metric, name))
@@ -282,11 +361,13 @@ def _gains(
             notes.append(f"No gain for {label}: it and its base were run on different data.")
             continue
         common, values = _paired(number, base, metric in relative)
-        if group.origin == "ours" and set(number.seeds) != set(base.seeds):
+        if not group.published and set(number.seeds) != set(base.seeds):
             alone = ", ".join(map(str, sorted(set(number.seeds) ^ set(base.seeds))))
             notes.append(f"{label}: seeds without a partner ({alone}) are left out of the gain.")
         if values:
-            gains[group, row, metric, name] = Gain(base.row, replace(number, values=values, seeds=common, source="", note=""))
+            different = mixtures([(group, base.row), (group, row)], common, metric)
+            difference = replace(number, values=values, seeds=common, source="", note="", mixed=different)
+            gains[group, row, metric, name] = Gain(base.row, difference)
     notes[:] = list(dict.fromkeys(notes))
     return gains
 
@@ -295,29 +376,35 @@ def _renderer_differences(
     spec: TableSpec, numbers: dict[tuple[Group, str, str, str], Number], ours: list[Record], notes: list[str]
 ) -> dict[tuple[RendererPair, str, str], Number]:
     """Every pair of renderers of a preset, by name, on every trained row that both have; seeds that both have, same data."""
-    data = {(r.preset, r.renderer, r.row): r.data_fingerprint for r in ours}
+    data = {(group_of(r), r.row): r.data_fingerprint for r in ours}
+    mixtures = _Mixtures(ours)
     found: dict[tuple[RendererPair, str, str], Number] = {}
     for (group, row, metric, name), number in sorted(numbers.items(), key=lambda item: item[0][0].renderer):
         if group.origin != "ours" or name != WHOLE or not spec.row(row).trained:
             continue
         for first in sorted({r.renderer for r in ours if r.preset == group.preset and r.renderer < group.renderer}):
-            base = numbers.get((Group("ours", group.preset, first), row, metric, WHOLE))
+            other = replace(group, renderer=first)
+            base = numbers.get((other, row, metric, WHOLE))
             if base is None:
                 continue
-            if data[group.preset, first, row] != data[group.preset, group.renderer, row]:
+            if data[other, row] != data[group, row]:
                 title = spec.row(row).title
                 notes.append(f"No difference of {group.renderer} to {first} for {title} ({group.preset}): run on different data.")
                 continue
             seeds, values = _paired(number, base)
             if values:
                 pair = RendererPair(group.preset, first, group.renderer)
-                found[pair, row, metric] = replace(number, values=values, seeds=seeds)
+                different = mixtures([(other, row), (group, row)], seeds, metric)
+                found[pair, row, metric] = replace(number, values=values, seeds=seeds, mixed=different)
     notes[:] = list(dict.fromkeys(notes))
     return found
 
 
 def _where(group: Group) -> str:
-    return f"{group.preset}, {group.renderer}" if group.origin == "ours" else group.origin
+    if group.published:
+        return group.origin
+    own = f"{group.preset}, {group.renderer}"
+    return f"{own}, authors' weights" if group.origin == "weights" else own
 
 
 def _paired(number: Number, base: Number, relative: bool = False) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -337,7 +424,8 @@ def _outdated(spec: TableSpec, ours: list[Record]) -> list[str]:
     """Records whose fingerprint no longer is that of their cell: the table's spec was edited after the run."""
     old = set()
     for record in ours:
-        cell = spec.cell(spec.row(record.row), record.renderer, record.preset, record.seed)  # type: ignore[arg-type]
+        row = spec.row(record.row)
+        cell = spec.cell(row, record.renderer, record.preset, record.seed, record.overrides)  # type: ignore[arg-type]
         if cell.fingerprint(record.data_fingerprint) != record.fingerprint:
             old.add(f"{spec.row(record.row).title} ({record.preset}, {record.renderer})")
     return [f"Measured with an earlier version of this table's spec: {'; '.join(sorted(old))}."] if old else []

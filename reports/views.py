@@ -16,7 +16,8 @@ def render(view: ViewSpec, summaries: Sequence[Summary]) -> str:
 
 def _block(summary: Summary, columns: Sequence[Column]) -> str:
     title = summary.spec.title.partition(":")[0]
-    text = [f"#### {title}, rendered views", _published(summary, columns), markdown.gain_table(summary, columns)]
+    gains = markdown.gain_table(summary, columns, [QUOTED, RERUN, *summary.ours("paper")])
+    text = [f"#### {title}, rendered views", _published(summary, columns), gains]
     text += [_ours(summary, preset, columns) for preset in PRESETS if summary.ours(preset)]
     if not any(part for part in text[1:]):
         text.append(f"Nothing is published, and nothing has been run: `python -m experiments.run {summary.spec.name}`.")
@@ -49,6 +50,7 @@ def _ours(summary: Summary, preset: str, columns: Sequence[Column]) -> str:
             f"**Ours, `{preset}` preset** (mean ± sample standard deviation over seeds)",
             markdown.NOT_COMPARABLE.get(preset, ""),
             markdown.metric_table(summary, rows, columns, groups),
+            markdown.gain_table(summary, columns, groups),
             *parts,
             _classes(summary, f"Ours, {preset}, per class", columns, groups),
         ]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from experiments.spec import Column, Row, StepSchedule, TableSpec
+from experiments.tables.table_occ3d import SURROUNDOCC_NOTE
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 _IMAGE_SIZE = (1408, 376)
@@ -42,7 +43,7 @@ TABLE = TableSpec(
         Row("prior", "Per-voxel prior", model="prior", presets=("toy",), note="each voxel's most frequent training label"),
         Row("tpvformer", "TPVFormer", model="tpvformer"),
         Row("tpvformer+gaussrender", "TPVFormer + GaussRender", model="tpvformer", gaussrender=True, base="tpvformer"),
-        Row("surroundocc", "SurroundOcc", model="surroundocc"),
+        Row("surroundocc", "SurroundOcc", model="surroundocc", note=SURROUNDOCC_NOTE),
         Row("surroundocc+gaussrender", "SurroundOcc + GaussRender", model="surroundocc", gaussrender=True, base="surroundocc"),
         _SYMPHONIES_ROW,
         replace(

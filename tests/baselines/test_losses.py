@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -131,6 +133,23 @@ def test_voxels_in_sight() -> None:
         OccupancyLoss(GRID, WEIGHTS, in_sight=0.5)([logits], labels)
     with pytest.raises(ValueError, match="in_sight must be within 0..1"):
         OccupancyLoss(GRID, WEIGHTS, in_sight=1.5)
+
+
+def test_coarse_labels_as_published_are_the_last_voxel_of_a_block() -> None:
+    labels = torch.arange(2 * 4 * 4 * 4).reshape(2, 4, 4, 4) % 7
+    expected = torch.zeros(2, 2, 2, 2, dtype=labels.dtype)
+    for x, y, z in itertools.product(range(4), repeat=3):  # the published loop: all voxels of a block to one place, in order
+        expected[:, x // 2, y // 2, z // 2] = labels[:, x, y, z]
+    assert torch.equal(coarse_labels(labels, 2, GRID, "corner"), expected)
+    logits = [torch.zeros(2, 3, 2, 2, 2)]
+    corner = OccupancyLoss(GRID, WEIGHTS, coarse="corner")(logits, labels % 3)
+    assert corner == OccupancyLoss(GRID, WEIGHTS)(logits, expected_of(labels % 3))
+    with pytest.raises(ValueError, match="unknown rule 'corners'"):
+        coarse_labels(labels, 2, GRID, "corners")  # type: ignore[arg-type]
+
+
+def expected_of(labels: torch.Tensor) -> torch.Tensor:
+    return labels[:, 1::2, 1::2, 1::2]
 
 
 def test_coarse_labels() -> None:

@@ -59,7 +59,7 @@ def make_record() -> Make:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """An empty project: a README with markers, no records, the real quoted numbers."""
-    others = [name for name in spec_names() if name != "table_occ3d"] + ["table_renderers"]
+    others = [name for name in spec_names() if name != "table_occ3d"] + ["table_renderers", "status"]
     empty = "".join(f"<!-- {name}:start -->\n<!-- {name}:end -->\n\n" for name in others)
     (tmp_path / "README.md").write_text(
         f"# Title\n\n<!-- table_occ3d:start -->\nold\n<!-- table_occ3d:end -->\n\n{empty}end\n"

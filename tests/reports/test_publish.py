@@ -41,10 +41,41 @@ def test_copies_and_takes_machine_paths_out(folders, cli, make_record) -> None:
     (_, record), *_ = records.load_all(committed)
     assert record.command == "python -m experiments.run table_occ3d --data-root .../nuscenes"
     assert record.metrics["mIoU"] == 10.0
-    assert "same     toy/tpvformer--cpu--seed0" in cli("table_occ3d").output
-    make_record(local, "tpvformer", 0, 11.0)
-    assert "differs   toy/tpvformer--cpu--seed0" in cli("table_occ3d", "--list").output
-    assert "replaced toy/tpvformer--cpu--seed0" in cli("table_occ3d").output
+    assert "same     toy/tpvformer--cpu--seed0: committed already" in cli("table_occ3d").output
+
+
+def test_what_is_committed_is_replaced_when_told_alone(folders, cli, make_record) -> None:
+    local, committed = folders
+    make_record(local, "tpvformer", 0, 10.0)
+    assert "wrote    toy/tpvformer--cpu--seed0: commit 0123456789ab of 2025-01-01" in cli("table_occ3d").output
+    before = {path: path.read_bytes() for path in committed.rglob("*.json")}
+    make_record(local, "tpvformer", 0, 11.0, git_commit="f" * 40, started="2025-02-03T00:00:00+0000")
+    make_record(local, "tpvformer", 1, 12.0, git_commit="f" * 40)
+    shown = (
+        "committed: commit 0123456789ab of 2025-01-01; local: commit ffffffffffff of 2025-02-03",
+        "mIoU: 10 -> 11",
+        "IoU: 20 -> 22",
+        "image mIoU: 15 -> 16",
+        "depth L1: 1.5, the same",
+        "fields that differ: per_class, checks, git_commit, started",
+    )
+    listed, refused = cli("table_occ3d", "--list"), cli("table_occ3d")
+    assert listed.exit_code == 0 and refused.exit_code == 2
+    for output in (listed.output, refused.output):
+        assert "toy/tpvformer--cpu--seed0" in output and all(line in output for line in shown)
+    assert "nothing was published: a local record differs" in refused.output and "--replace" in refused.output
+    assert {path: path.read_bytes() for path in committed.rglob("*.json")} == before, "the new seed is not written either"
+    done = cli("table_occ3d", "--replace")
+    assert done.exit_code == 0 and all(line in done.output for line in shown)
+    assert "replaced toy/tpvformer--cpu--seed0: commit ffffffffffff of 2025-02-03" in done.output
+    assert sorted(r.metrics["mIoU"] for _, r in records.load_all(committed)) == [11.0, 12.0]
+
+
+def test_a_change_of_the_last_bit_shows(folders, cli, make_record) -> None:
+    make_record(folders[0], "tpvformer", 0, 10.0)
+    cli("table_occ3d")
+    make_record(folders[0], "tpvformer", 0, 10.000000000000002)
+    assert "mIoU: 10.0 -> 10.000000000000002" in cli("table_occ3d").output
 
 
 def test_selection(folders, cli, make_record) -> None:

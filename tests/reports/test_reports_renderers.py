@@ -165,14 +165,20 @@ def test_publish(cli, measured: Make) -> None:
     assert f"new       {MACHINE}/toy--cpu" in run("table_renderers", "--list").output and not committed.exists()
     done = run("table_renderers")
     assert done.exit_code == 0 and f"wrote    {MACHINE}/toy--cpu" in done.output
-    assert f"wrote    {MACHINE}/occ3d-bev--cpu (warning: measured with uncommitted changes)" in done.output
+    wrote = f"wrote    {MACHINE}/occ3d-bev--cpu: commit 0123456789ab of 2025-01-01 (warning: run with uncommitted changes)"
+    assert wrote in done.output
     assert f"refused  {MACHINE}/occ3d-bev--gsplat: the measurement failed (out of memory)" in done.output
     published = dict(renderer_records.load_all(committed))
     assert [p.name for p in published] == ["occ3d-bev--cpu.json", "toy--cpu.json"]
     assert all(r.command == "python -m renderers.compare --json .../out.json" for r in published.values())
     assert f"same     {MACHINE}/toy--cpu" in run("table_renderers", "--row", "toy").output
     measured(local, "toy", "cpu", 3.0)
-    assert f"replaced {MACHINE}/toy--cpu" in run("table_renderers", "--row", "toy", "--renderer", "c*").output
+    chosen = ("table_renderers", "--row", "toy", "--renderer", "c*")
+    for output in (run(*chosen).output, run(*chosen, "--list").output):
+        assert f"{MACHINE}/toy--cpu" in output and "forward_ms: 2 -> 3" in output and "peak_mb: 123.4, the same" in output
+    assert run(*chosen).exit_code == 2 and published == dict(renderer_records.load_all(committed)), "nothing is overwritten"
+    assert f"replaced {MACHINE}/toy--cpu: commit 0123456789ab" in run(*chosen, "--replace").output
+    assert next(r for p, r in renderer_records.load_all(committed) if p.stem == "toy--cpu").forward_ms == 3.0
 
 
 @pytest.mark.parametrize(

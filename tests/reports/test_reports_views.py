@@ -8,7 +8,7 @@ import pytest
 
 from experiments.spec import TableSpec, ViewSpec, load_spec, load_table, spec_names
 from reports import build
-from reports.summary import QUOTED, Group, summarise
+from reports.summary import ONE_SEED, QUOTED, Group, summarise
 
 TOY = Group("ours", "toy", "cpu")
 
@@ -43,7 +43,7 @@ def test_a_views_block_keeps_origins_apart_and_folds_classes(pair: Path) -> None
     block = section(pair, "table_2d").split("#### ")[1]
     published, ours = block.split("**Ours, `toy` preset**")
     assert "-0.455" in published, "depth L1 of the rerun: 1.669 - 2.124"
-    assert "+1.50 ± 0.71 (+1.00 to +2.00)" in published, "gains are side by side, each within its origin"
+    assert "+1.50 ± 0.71 (+1.00 to +2.00)" in ours and "+1.50" not in published, "gains too, each within its origin"
     assert "15.50 ± 0.71" in ours and "15.50" not in published
     assert ours.index("Not comparable") < ours.index("| Method")
     for part, title in ((published, "Published numbers per class"), (ours, "Ours, toy, per class")):
@@ -96,7 +96,7 @@ def test_at_full_size_an_ablation_shows_the_main_tables_cells(project: Path, mak
     lines = section(project, "table_ablation_scale").splitlines()
     assert any(line.startswith("| TPVFormer") and "30.00" in line for line in lines)
     assert any("31.00<br>+1.00" in line for line in lines)
-    assert any("one seed, so nothing here tells a gain from chance" in line for line in lines)
+    assert any("+1.00 †1" in line for line in lines) and f"- †1: {ONE_SEED}" in lines
 
 
 def test_cost_is_compared_by_ratio(project: Path, make_record) -> None:
