@@ -14,6 +14,8 @@ from experiments.records import Record
 SHUFFLED = "mIoU_shuffled_images"
 """The check of a record that is an mIoU."""
 
+NOTHING = "no number: nothing in the ground truth counts"
+
 _MEANS = ("mIoU", "image_mIoU", "bev_mIoU")
 _CLOSE = 1e-6  # of a mean that was computed from the same numbers
 
@@ -74,9 +76,29 @@ def note(records: Sequence[Record], metric: str, classes: Sequence[str], digits:
     return statement(records, metric, classes) + ("" if others is None else f"; over the others {others:.{digits}f}")
 
 
+def remark(statement: str, others: float | None) -> str:
+    """What the mark of a number says that ``bracketed`` stands beside, "" without a statement."""
+    return statement + ("" if others is None else "; in brackets over the others")
+
+
+def bracketed(others: float | None, digits: int, sign: str = "") -> str:
+    """`` [0.00]``, the mean over the classes that occur; "" where there is nothing to say. sign: "+" for differences."""
+    return "" if others is None else f" [{others:{sign}.{digits}f}]"
+
+
 def uncounted(record: Record, metric: str) -> bool:
     """Whether the metric has no number because it was measured and nothing in the ground truth counts for it."""
     return metric not in record.metrics and _MEASURED_WITH.get(metric, metric) in record.per_class
+
+
+def without_number(record: Record) -> list[str]:
+    """The metrics that were measured and for which nothing in the ground truth counts."""
+    return [metric for metric in (*_MEANS, *_MEASURED_WITH, "RayIoU") if uncounted(record, metric)]
+
+
+def no_number(records: Sequence[Record], metric: str) -> str:
+    """What stands in place of a metric for which nothing counted in any of the records, else ""."""
+    return NOTHING if records and all(uncounted(record, metric) for record in records) else ""
 
 
 def tags(record: Record, classes: Sequence[str]) -> dict[str, str]:
@@ -88,6 +110,5 @@ def _tags(record: Record, classes: Sequence[str]) -> Iterator[tuple[str, str]]:
     for metric in (*record.metrics, *record.checks):
         if said := note([record], metric, classes):
             yield f"absent.{metric}", f"{said} (absent: {', '.join(absent(record, metric, classes))})"
-    nothing = [metric for metric in dict.fromkeys((*_MEANS, *_MEASURED_WITH, "RayIoU")) if uncounted(record, metric)]
-    if nothing:
-        yield "uncounted", f"no number, nothing in the ground truth counts: {', '.join(nothing)}"
+    if nothing := without_number(record):
+        yield "uncounted", f"{', '.join(nothing)}: {NOTHING}"
