@@ -14,7 +14,7 @@ from experiments.records import Record
 SHUFFLED = "mIoU_shuffled_images"
 """The check of a record that is an mIoU."""
 
-NOTHING = "no number: nothing in the ground truth counts"
+NOTHING = "no number: nothing in the ground truth counts for it"
 
 _MEANS = ("mIoU", "image_mIoU", "bev_mIoU")
 _CLOSE = 1e-6  # of a mean that was computed from the same numbers

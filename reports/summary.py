@@ -433,7 +433,7 @@ def _uncounted(spec: TableSpec, ours: list[Record]) -> list[str]:
     for record in ours:
         for metric in absences.without_number(record):
             found.setdefault(f"{spec.row(record.row).title} ({_where(group_of(record))})", {})[metric] = None
-    return [f"{label}: no {', '.join(metrics)}, nothing in the ground truth counts." for label, metrics in found.items()]
+    return [f"{label}: no {', '.join(metrics)}: nothing in the ground truth counts for it." for label, metrics in found.items()]
 
 
 def _where(group: Group) -> str:
