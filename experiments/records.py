@@ -76,6 +76,7 @@ class Record(Strict):
                record): the allocator's on a GPU, else resident memory of the process, in MiB
     renderer_settings  what the backend really rendered with, where it differs from the paper's settings
     absent     metric -> classes that the ground truth does not hold and that count 100 % in its mean, by the published rule
+               (empty where there are none, and in older records)
     processes, batch_size  of the training: processes, and samples of an optimizer step over all of them (None: not trained, or
                an older record)
     code       digest of the sources that make the numbers, and ``sources``: file -> digest of its own ("" in older records).

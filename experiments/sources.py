@@ -34,7 +34,7 @@ _GENERATOR = "experiments.toyworld"
 _ACTS_ON_NOTHING = frozenset(
     f"experiments.{name}"
     for name in (
-        *("command", "run", "runner", "plan", "revisit", "cells", "records", "sources"),
+        *("command", "run", "runner", "plan", "revisit", "cells", "records", "sources", "absences"),
         *("environment", "tracking", "progress", "figures", "summary", "predictions", "tables"),
     )
 )

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments import records, sources
+from experiments import absences, records, sources
 from experiments.cells import CellFolder, Stale
 from experiments.comparable import TIMED, Marks, mixed
+from experiments.datasets.layouts import layout_of
 from experiments.instructions import machine_bound
 from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
@@ -146,16 +147,19 @@ def _print_numbers(console: Console, plan: Plan, spec: TableSpec | ViewSpec, don
 
 def _ours(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str, column: Column, marks: Marks) -> str:
     shown = plan.table.origin(row, plan.preset)
-    found = [
-        record
+    all_of_row = [
+        done[cell.key]
         for cell in plan.cells
         if (cell.table.name, cell.row.name) == shown and cell.renderer == renderer and cell.key in done
-        if (record := done[cell.key]).number(column.metric) is not None
     ]
+    found = [record for record in all_of_row if record.number(column.metric) is not None]
     values = [value for record in found if (value := record.number(column.metric)) is not None]
     if not values:
-        return "-"
-    mark = marks(mixed(found, timed=column.metric in TIMED))
+        return f"-{marks(absences.no_number(all_of_row, column.metric))}"
+    classes = layout_of(plan.table.dataset).classes
+    others = absences.over_others(found, column.metric, classes)
+    missing = absences.remark(absences.statement(found, column.metric, classes), others)
+    mark = f"{absences.bracketed(others, column.digits)}{marks(mixed(found, timed=column.metric in TIMED), missing)}"
     mean = f"{statistics.fmean(values):.{column.digits}f}"
     return f"{mean}{mark}" if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{column.digits}f}{mark}"
 

@@ -22,7 +22,7 @@ from baselines.checkpoints import load_released
 from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
-from experiments import environment, figures, instructions, models, sources
+from experiments import absences, environment, figures, instructions, models, sources
 from experiments.cells import WEIGHTS, CellFolder, Progress, Stale
 from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames, collate
@@ -186,10 +186,11 @@ def work(
         begin = perf_counter()
         metrics = runner.test()
         eval_seconds = perf_counter() - begin
-        per_class = metric.last.per_class if metric.last is not None else {}
+        per_class, absent = ({}, {}) if metric.last is None else (metric.last.per_class, dict(metric.last.absent))
         checks: dict[str, float] = {}
         if cell.preset.check_shuffled_images and cell.row.trained:
-            checks = _shuffled(runner, cell, val, shown, job.console)
+            checks, unseen = _shuffled(runner, cell, val, shown, job.console)
+            absent |= unseen
         if trains:
             _keep_weights(runner, folder.work_dir / WEIGHTS)
         if draws and runner.rank == 0:
@@ -229,10 +230,12 @@ def work(
         continued=progress.continued,
         code=sources.code(progress.sources) if progress.sources else "",
         sources=progress.sources,
+        absent=absent,
         first_losses=course.first_losses,
     )
     tracker.metrics(metrics | {f"check/{name}": value for name, value in checks.items()}, step=iterations)
     tracker.metrics({f"{metric}/{name}": v for metric, values in per_class.items() for name, v in values.items()}, iterations)
+    tracker.tags(absences.tags(record, layout_of(cell.table.dataset).classes))
     return record
 
 
@@ -369,16 +372,24 @@ def _test_loader(cell: Cell, dataset: Dataset[OccupancyBatch]) -> DataLoader[Any
 
 def _shuffled(
     runner: CellRunner, cell: Cell, val: OccupancyFrames[Any], shown: ProgressHook, console: Console
-) -> dict[str, float]:
-    """mIoU with the images of another scene, in percent; nothing where the scenes do not allow it."""
+) -> tuple[dict[str, float], dict[str, list[str]]]:
+    """mIoU with the images of another scene, in percent, and the classes absent from it, both by the check's name.
+
+    Nothing where the scenes do not allow it, and where no voxel counts.
+    """
     try:
         dataset = ShuffledImages(val, [val[index].meta[0]["scene"] for index in range(len(val))])
     except ValueError as error:
         console.print(f"{escape(cell.name)}: check left out: {error}", soft_wrap=True)
-        return {}
+        return {}, {}
     shown.title = f"{cell.name}: shuffled images,"
-    loop = TestLoop(runner, _test_loader(cell, dataset), Evaluator([OccupancyMetric(val.grid, rays=False)]))
-    return {"mIoU_shuffled_images": loop.run()["mIoU"]}
+    metric = OccupancyMetric(val.grid, rays=False)
+    metrics = TestLoop(runner, _test_loader(cell, dataset), Evaluator([metric])).run()
+    if "mIoU" not in metrics:
+        console.print(f"{escape(cell.name)}: check left out: no voxel of the labels counts", soft_wrap=True)
+        return {}, {}
+    absent = [] if metric.last is None else metric.last.absent.get("mIoU", [])
+    return {absences.SHUFFLED: metrics["mIoU"]}, {absences.SHUFFLED: absent} if absent else {}
 
 
 def _bare(runner: CellRunner) -> OccupancyModel:

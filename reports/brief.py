@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments import absences
 from experiments.comparable import Marks
 from experiments.spec import PRESETS, Column
 from reports import markdown
@@ -52,7 +53,7 @@ def _numbers(summary: Summary, group: Group) -> str:
             text = markdown.cell(summary.number(group, row.name, column.metric), column.digits, expected, marks)
             gain = summary.gain(group, row.name, column.metric)
             if gain is not None and text != ABSENT:
-                text += f"<br>{difference(gain, column)}{marks(gain.difference.mixed, gain.noise)}"
+                text += f"<br>{difference(gain, column)}{markdown.gain_marks(gain, marks)}"
             line[markdown.label(column)] = text
         lines.append(line)
     return markdown.markdown_table(lines, marks)
@@ -62,4 +63,5 @@ def difference(gain: Gain, column: Column) -> str:
     """``+0.41 ± 0.12``, or ``+12.3 ± 0.4 %`` where the column compares by ratio."""
     number, digits = gain.difference, 1 if column.relative else column.digits
     deviation = "" if number.std is None else f" ± {number.std:.{digits}f}"
-    return f"{number.mean:+.{digits}f}{deviation}{' %' if column.relative else ''}"
+    others = absences.bracketed(number.others, digits, "+")
+    return f"{number.mean:+.{digits}f}{deviation}{' %' if column.relative else ''}{others}"

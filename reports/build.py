@@ -124,13 +124,17 @@ def csv(summary: Summary) -> str:
             "min": f"{min(number.values):.6g}",
             "max": f"{max(number.values):.6g}",
             "source": number.source,
-            "note": "; ".join(part for part in (number.note, *notes, number.mixed) if part),
+            "note": "; ".join(part for part in (number.note, *notes, number.mixed, _absent(number)) if part),
         }
 
     lines = [line("value", n) for n in summary.numbers.values()]
     lines += [line("conflicting value", n) for _, n in summary.conflicts]
     lines += [line("gain", g.difference, g.noise, base=g.base) for g in summary.gains.values()]
     return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+
+
+def _absent(number: Number) -> str:
+    return number.absent + ("" if number.others is None else f"; over the others {number.others:.6g}")
 
 
 def _produced(root: Path) -> Iterator[Path]:

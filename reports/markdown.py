@@ -8,7 +8,9 @@ from statistics import fmean
 
 import pandas as pd
 
+from experiments import absences
 from experiments.comparable import Marks, mixed
+from experiments.datasets.layouts import layout_of
 from experiments.records import Record
 from experiments.spec import PRESETS, Column, Row
 from reports.summary import (
@@ -26,8 +28,6 @@ from reports.summary import (
     spread,
     weights,
 )
-
-SHUFFLED = "mIoU_shuffled_images"
 
 # A column's heading says its unit; a published number's note that only repeats it is not printed.
 _UNITS = {"m": "metres"}
@@ -56,28 +56,39 @@ def render(summary: Summary, figures: dict[str, str]) -> str:
 
 
 def cell(number: Number | None, digits: int, expected: int, marks: Marks) -> str:
-    """``12.34 ± 0.56``; ``(n=2)`` where the number of seeds is not the heading's; a mark where its records differ."""
+    """``12.34 ± 0.56``; ``(n=2)`` where the number of seeds is not the heading's; a mark where its records differ.
+
+    Where classes do not occur, a mark and in brackets the mean over the others.
+    """
     if number is None:
         return ABSENT
-    return spread(number.values, digits) + _odd_count(number, expected) + marks(number.mixed)
+    text = spread(number.values, digits) + _odd_count(number, expected) + absences.bracketed(number.others, digits)
+    return text + marks(number.mixed, absences.remark(number.absent, number.others))
 
 
 def gain_cell(gain: Gain | None, digits: int, expected: int, marks: Marks) -> str:
     """``+0.41 ± 0.12 (+0.30 to +0.55)``: mean, sample standard deviation and range of the paired differences.
 
-    A mark where its records differ, or where it is of one seed.
+    A mark where its records differ, where it is of one seed, or where classes do not occur.
     """
     if gain is None:
         return ABSENT
-    text = difference(gain.difference, digits) + _odd_count(gain.difference, expected)
-    return text + marks(gain.difference.mixed, gain.noise)
+    number = gain.difference
+    text = difference(number, digits) + _odd_count(number, expected) + absences.bracketed(number.others, digits, "+")
+    return text + gain_marks(gain, marks)
+
+
+def gain_marks(gain: Gain, marks: Marks) -> str:
+    """All that must be said beside a gain."""
+    number = gain.difference
+    return marks(number.mixed, gain.noise, absences.remark(number.absent, number.others))
 
 
 def difference_cell(number: Number, digits: int, marks: Marks) -> str:
     """A gain's text and the number of seeds."""
     count = len(number.seeds)
-    text = f"{difference(number, digits)}, {count} seed{'s' * (count != 1)}"
-    return text + marks(number.mixed, ONE_SEED if count == 1 else "")
+    text = f"{difference(number, digits)}, {count} seed{'s' * (count != 1)}{absences.bracketed(number.others, digits, '+')}"
+    return text + marks(number.mixed, ONE_SEED if count == 1 else "", absences.remark(number.absent, number.others))
 
 
 def difference(number: Number, digits: int) -> str:
@@ -268,27 +279,44 @@ def renderer_table(summary: Summary, preset: str, columns: Sequence[Column]) -> 
 
 def _checks(summary: Summary, rows: Sequence[Row], groups: Sequence[Group]) -> str:
     """Does the model use its images? Its mIoU against the prior's, and with images shuffled between frames."""
-    lines, marks = [], Marks()
+    lines, marks, classes = [], Marks(), layout_of(summary.spec.dataset).classes
+
+    def absent(records: Sequence[Record], metric: str) -> tuple[float | None, str]:
+        others = absences.over_others(records, metric, classes)
+        return others, absences.remark(absences.statement(records, metric, classes), others)
+
+    def mean(records: Sequence[Record], metric: str, values: list[float]) -> str:
+        others, remark = absent(records, metric)
+        return spread(values, 2) + absences.bracketed(others, 2) + marks(mixed(records), remark) if values else ABSENT
+
+    def over(prior: Sequence[Record], records: Sequence[Record], metric: str, values: list[float]) -> str:
+        """The ratio to the prior's mIoU, in brackets that of the means over the classes that occur."""
+        whole = fmean(r.metrics["mIoU"] for r in prior) if prior else 0.0
+        if not whole or not values:
+            return ABSENT
+        (others, remark), (reference, _) = absent(records, metric), absent(prior, "mIoU")
+        ratio = others / reference if others is not None and reference else None
+        return spread([v / whole for v in values], 2) + absences.bracketed(ratio, 2) + marks(remark)
+
     for group in groups:
         for row in rows:
             found = summary.of_group(group, row.name)
             if row.model == PRIOR or not any(r.checks for r in found):
                 continue
             prior = _prior(summary, found[0])
-            whole = fmean(r.metrics["mIoU"] for r in prior) if prior else None
             scores = [r.metrics["mIoU"] for r in found if "mIoU" in r.metrics]
-            mark = marks(mixed(found))
+            shuffled = [r.checks[absences.SHUFFLED] for r in found if absences.SHUFFLED in r.checks]
             line = {
                 "Method": _titled(row, group),
                 "Renderer": group.renderer,
-                "mIoU": spread(scores, 2) + mark,
-                "images shuffled": spread([r.checks[SHUFFLED] for r in found if SHUFFLED in r.checks], 2) + mark,
-                "prior": ABSENT if whole is None else f"{whole:.2f}{marks(mixed(prior))}",
-                "mIoU / prior": _over(whole, scores),
-                "shuffled / prior": _over(whole, [r.checks[SHUFFLED] for r in found if SHUFFLED in r.checks]),
+                "mIoU": mean(found, "mIoU", scores),
+                "images shuffled": mean(found, absences.SHUFFLED, shuffled),
+                "prior": mean(prior, "mIoU", [fmean(r.metrics["mIoU"] for r in prior)] if prior else []),
+                "mIoU / prior": over(prior, found, "mIoU", scores),
+                "shuffled / prior": over(prior, found, absences.SHUFFLED, shuffled),
             }
-            for key in sorted({k for r in found for k in r.checks} - {SHUFFLED}):
-                line[key] = spread([r.checks[key] for r in found if key in r.checks], 2) + mark
+            for key in sorted({k for r in found for k in r.checks} - {absences.SHUFFLED}):
+                line[key] = mean(found, key, [r.checks[key] for r in found if key in r.checks])
             lines.append(line)
     if not lines:
         return ""
@@ -311,10 +339,6 @@ def _prior(summary: Summary, record: Record) -> list[Record]:
         and (r.preset, r.data_fingerprint) == (record.preset, record.data_fingerprint)
         and "mIoU" in r.metrics
     ]
-
-
-def _over(prior: float | None, values: list[float]) -> str:
-    return spread([v / prior for v in values], 2) if prior else ABSENT
 
 
 def per_class(summary: Summary, column: Column, groups: Sequence[Group]) -> str:

@@ -20,9 +20,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from experiments import records, renderer_records, sources
+from experiments import absences, records, renderer_records, sources
 from experiments.cells import results_root
 from experiments.comparable import differences
+from experiments.datasets.layouts import layout_of
 from experiments.records import Record, RecordError
 from experiments.renderer_records import RendererRecord
 from experiments.spec import SpecError, TableSpec, ViewSpec, load_spec, views_of
@@ -161,6 +162,11 @@ def _record_changes(candidate: Candidate) -> Iterator[str]:
     titles = {column.metric: column.title for column in columns}
     names = dict.fromkeys((*titles, *old.metrics, *new.metrics))
     yield from changes(old, new, {titles.get(name, name): (old.number(name), new.number(name)) for name in names})
+    classes = layout_of(candidate.table.dataset).classes
+    for who, record in (("committed", old), ("local", new)):
+        for name in names:
+            if said := absences.note([record], name, classes):
+                yield f"         {titles.get(name, name)}, {who}: {said}"
 
 
 def check(chosen: Sequence[Candidate], committed: Path) -> Iterator[str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal
 
-from experiments import records
+from experiments import absences, records
 from experiments.comparable import TIMED, mixed
+from experiments.datasets.layouts import layout_of
 from experiments.records import QuotedNumber, Record
 from experiments.spec import PRESETS, Row, TableSpec
 
@@ -65,6 +66,8 @@ class Number:
     class_name  "" for the number over all classes
     source, note  where a published number comes from; the source of an evaluation of weights is their file
     mixed    what differs between the records behind it and decides numbers, "" where nothing does
+    absent, others  of a mean over classes: that some do not occur and count 100 %, "" where all occur, and the mean (of a
+             gain: the difference of the means) over the others
     """
 
     group: Group
@@ -76,6 +79,8 @@ class Number:
     source: str = ""
     note: str = ""
     mixed: str = ""
+    absent: str = ""
+    others: float | None = None
 
     @property
     def mean(self) -> float:
@@ -204,6 +209,7 @@ def summarise(spec: TableSpec, records_root: Path, quoted_root: Path) -> Summary
     numbers |= _ours(spec, ours)
     gains = _gains(spec, numbers, ours, notes)
     notes += _outdated(spec, ours)
+    notes += _uncounted(spec, ours)
     differences = _renderer_differences(spec, numbers, ours, notes)
     return Summary(spec, numbers, conflicts, gains, differences, ours, notes)
 
@@ -303,26 +309,43 @@ def _published(entries: Iterable[QuotedNumber]) -> tuple[dict[tuple[Group, str, 
     return kept, conflicts
 
 
-class _Mixtures:
-    """What differs between the records behind a number, looked up once for all classes and metrics."""
+class _Behind:
+    """What must be said of the records behind a number: what differs between them, looked up once, and absent classes.
 
-    def __init__(self, ours: Iterable[Record]) -> None:
+    Both are asked for the records of some (group, row), the base first, and of some seeds; published numbers have none.
+    """
+
+    def __init__(self, spec: TableSpec, ours: Iterable[Record]) -> None:
+        self._classes = layout_of(spec.dataset).classes
         self._records = {(group_of(r), r.row, r.seed): r for r in ours}
         self._known: dict[tuple[object, ...], str] = {}
 
-    def __call__(self, cells: Sequence[tuple[Group, str]], seeds: Sequence[int], metric: str) -> str:
-        """Of the records of these (group, row) and seeds; "" for published numbers."""
+    def mixed(self, cells: Sequence[tuple[Group, str]], seeds: Sequence[int], metric: str) -> str:
+        """``Number.mixed``."""
         timed = metric in TIMED
         key = (*cells, tuple(seeds), timed)
         if key not in self._known:
             self._known[key] = mixed([self._records[group, row, seed] for group, row in cells for seed in seeds], timed)
         return self._known[key]
 
+    def absent(
+        self, cells: Sequence[tuple[Group, str]], seeds: Sequence[int], metric: str, name: str
+    ) -> tuple[str, float | None]:
+        """``Number.absent`` and ``Number.others``, of two cells the second's less the first's."""
+        if name != WHOLE or not seeds:
+            return "", None
+        found = [[self._records[group, row, seed] for seed in seeds] for group, row in cells]
+        said = absences.statement([record for own in found for record in own], metric, self._classes)
+        others = [absences.over_others(own, metric, self._classes) for own in found]
+        if not said or others[0] is None or others[-1] is None:
+            return said, None
+        return said, others[-1] - (others[0] if len(others) > 1 else 0.0)
+
 
 def _ours(spec: TableSpec, ours: list[Record]) -> dict[tuple[Group, str, str, str], Number]:
     collected: dict[tuple[Group, str, str, str], list[tuple[int, float]]] = defaultdict(list)
     files = {(group_of(r), r.row): weights(r) for r in ours}
-    mixtures = _Mixtures(ours)
+    behind = _Behind(spec, ours)
     for record in sorted(ours, key=lambda r: r.seed):
         group = group_of(record)
         for metric in dict.fromkeys((*record.metrics, *(column.metric for column in spec.columns))):
@@ -335,9 +358,10 @@ def _ours(spec: TableSpec, ours: list[Record]) -> dict[tuple[Group, str, str, st
     numbers = {}
     for (group, row, metric, name), pairs in collected.items():
         seeds = tuple(s for s, _ in pairs)
-        different = mixtures([(group, row)], seeds, metric)
+        values, different = tuple(v for _, v in pairs), behind.mixed([(group, row)], seeds, metric)
+        absent, others = behind.absent([(group, row)], seeds, metric, name)
         numbers[group, row, metric, name] = Number(
-            group, row, metric, tuple(v for _, v in pairs), seeds, name, files[group, row], mixed=different
+            group, row, metric, values, seeds, name, files[group, row], mixed=different, absent=absent, others=others
         )
     return numbers
 
@@ -348,7 +372,7 @@ def _gains(
     bases = {row.name: row.base for row in spec.rows if row.base}
     relative = {column.metric for column in spec.columns if column.relative}
     data = {(group_of(r), r.row): r.data_fingerprint for r in ours}
-    mixtures = _Mixtures(ours)
+    behind = _Behind(spec, ours)
     gains: dict[tuple[Group, str, str, str], Gain] = {}
     for (group, row, metric, name), number in numbers.items():
         base = numbers.get((group, bases.get(row) or "", metric, name))
@@ -365,9 +389,10 @@ def _gains(
             alone = ", ".join(map(str, sorted(set(number.seeds) ^ set(base.seeds))))
             notes.append(f"{label}: seeds without a partner ({alone}) are left out of the gain.")
         if values:
-            different = mixtures([(group, base.row), (group, row)], common, metric)
-            difference = replace(number, values=values, seeds=common, source="", note="", mixed=different)
-            gains[group, row, metric, name] = Gain(base.row, difference)
+            cells = [(group, base.row), (group, row)]
+            different, (absent, others) = behind.mixed(cells, common, metric), behind.absent(cells, common, metric, name)
+            kept = replace(number, values=values, seeds=common, source="", note="")
+            gains[group, row, metric, name] = Gain(base.row, replace(kept, mixed=different, absent=absent, others=others))
     notes[:] = list(dict.fromkeys(notes))
     return gains
 
@@ -377,7 +402,7 @@ def _renderer_differences(
 ) -> dict[tuple[RendererPair, str, str], Number]:
     """Every pair of renderers of a preset, by name, on every trained row that both have; seeds that both have, same data."""
     data = {(group_of(r), r.row): r.data_fingerprint for r in ours}
-    mixtures = _Mixtures(ours)
+    behind = _Behind(spec, ours)
     found: dict[tuple[RendererPair, str, str], Number] = {}
     for (group, row, metric, name), number in sorted(numbers.items(), key=lambda item: item[0][0].renderer):
         if group.origin != "ours" or name != WHOLE or not spec.row(row).trained:
@@ -394,10 +419,21 @@ def _renderer_differences(
             seeds, values = _paired(number, base)
             if values:
                 pair = RendererPair(group.preset, first, group.renderer)
-                different = mixtures([(other, row), (group, row)], seeds, metric)
-                found[pair, row, metric] = replace(number, values=values, seeds=seeds, mixed=different)
+                cells = [(other, row), (group, row)]
+                different, (absent, others) = behind.mixed(cells, seeds, metric), behind.absent(cells, seeds, metric, WHOLE)
+                kept = replace(number, values=values, seeds=seeds)
+                found[pair, row, metric] = replace(kept, mixed=different, absent=absent, others=others)
     notes[:] = list(dict.fromkeys(notes))
     return found
+
+
+def _uncounted(spec: TableSpec, ours: list[Record]) -> list[str]:
+    """Which rows have no number of which metrics because nothing in the ground truth counts for them."""
+    found: dict[str, dict[str, None]] = {}
+    for record in ours:
+        for metric in absences.without_number(record):
+            found.setdefault(f"{spec.row(record.row).title} ({_where(group_of(record))})", {})[metric] = None
+    return [f"{label}: no {', '.join(metrics)}: nothing in the ground truth counts for it." for label, metrics in found.items()]
 
 
 def _where(group: Group) -> str:

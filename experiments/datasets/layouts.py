@@ -16,6 +16,7 @@ class Layout:
     """One data set's layout.
 
     title        name for people
+    classes      names of its classes, without the empty one
     splits       names of its splits
     evaluated    the split on which numbers are published
     index        (data root, split) -> the file that lists the split's frames, or a folder whose file names do
@@ -31,6 +32,7 @@ class Layout:
     """
 
     title: str
+    classes: tuple[str, ...]
     splits: tuple[str, ...]
     evaluated: str
     index: Callable[[Path, str], Path]
@@ -48,6 +50,7 @@ class Layout:
 LAYOUTS: dict[str, Layout] = {
     "occ3d": Layout(
         title="Occ3D-nuScenes",
+        classes=tuple(name for name in layout.OCC3D_CLASSES if name != "free"),
         splits=layout.SPLITS,
         evaluated="val",
         index=layout.info_path,
@@ -60,6 +63,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "surroundocc": Layout(
         title="SurroundOcc-nuScenes",
+        classes=layout_surroundocc.SURROUNDOCC_CLASSES[1:],
         splits=layout.SPLITS,
         evaluated="val",
         index=layout_surroundocc.info_path,
@@ -72,6 +76,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "kitti360": Layout(
         title="SSCBench-KITTI-360",
+        classes=layout_kitti360.CLASSES[1:],
         splits=layout_kitti360.SPLITS,
         evaluated=layout_kitti360.EVALUATED,
         index=layout_kitti360.index_path,

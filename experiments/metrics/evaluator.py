@@ -26,14 +26,19 @@ class Scores:
 
     metrics    mIoU, IoU (GaussRender's rule for absent classes); mIoU_occ3d (Occ3D's rule); RayIoU, RayIoU@1, @2, @4;
                image_mIoU, image_IoU, bev_mIoU, bev_IoU; depth_l1. Percent, depth_l1 in metres. Without the
-               measurements that were not made and the means over no class at all.
+               measurements that were not made, the means over no class at all, and those for which no element counts.
     per_class  mIoU, RayIoU, image_mIoU, bev_mIoU -> class name -> percent. Without the empty class, and without
-               classes that do not occur in the ground truth (for RayIoU: nor in the prediction).
+               classes that do not occur in the ground truth (for RayIoU: nor in the prediction). Empty, but there,
+               where it was measured and nothing counted.
+    absent     metric -> classes that the ground truth does not hold and that count 100 % in the number: of mIoU, image_mIoU
+               and bev_mIoU, and, where it holds none at all, of IoU, image_IoU and bev_IoU. Without the empty class, and
+               without the metrics where there is none.
     samples    number of samples
     """
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]]
+    absent: dict[str, list[str]]
     samples: int
 
 
@@ -104,6 +109,7 @@ def evaluate(counts: Iterable[Counts], class_names: Sequence[str], empty: int) -
     summed, number = total(counts)
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {}
+    absent: dict[str, list[str]] = {}
 
     def without_empty(values: dict[str, float]) -> dict[str, float]:
         return {name: value for name, value in values.items() if name != class_names[empty]}
@@ -114,15 +120,19 @@ def evaluate(counts: Iterable[Counts], class_names: Sequence[str], empty: int) -
             present = scores(summed[key], class_names, empty, absent="drop")
             metrics[f"{prefix}mIoU"], metrics[f"{prefix}IoU"] = published.miou, published.iou
             per_class[f"{prefix}mIoU"] = without_empty(present.per_class)
+            if summed[key].any() and published.absent:
+                absent[f"{prefix}mIoU"] = published.absent
+                if not per_class[f"{prefix}mIoU"]:
+                    absent[f"{prefix}IoU"] = published.absent
             if key == "voxels":
                 metrics["mIoU_occ3d"] = present.miou
     if "rays" in summed:
         rays = ray_scores(summed["rays"], class_names, empty)
         metrics |= {"RayIoU": rays.rayiou} | {f"RayIoU@{threshold:g}": value for threshold, value in rays.at.items()}
         per_class["RayIoU"] = rays.per_class
-    if "depth" in summed:
+    if "depth" in summed and summed["depth"][1] > 0:
         metrics["depth_l1"] = depth_l1(summed["depth"])
-    return Scores({name: value for name, value in metrics.items() if not np.isnan(value)}, per_class, number)
+    return Scores({name: value for name, value in metrics.items() if not np.isnan(value)}, per_class, absent, number)
 
 
 class OccupancyMetric(BaseMetric):

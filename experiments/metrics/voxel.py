@@ -48,12 +48,14 @@ class IoUScores:
     iou              occupied against empty, regardless of the class
     miou_with_empty  mean over all classes
     per_class        IoU by class name, the empty class included; without absent classes under the "drop" rule
+    absent           classes without a single true element, the empty one left out
     """
 
     miou: float
     iou: float
     miou_with_empty: float
     per_class: dict[str, float]
+    absent: list[str]
 
 
 def scores(matrix: Counts, class_names: Sequence[str], empty: int, absent: Absent = "one") -> IoUScores:
@@ -64,19 +66,22 @@ def scores(matrix: Counts, class_names: Sequence[str], empty: int, absent: Absen
     - "drop": nothing, the mean leaves it out (Occ3D's official ``Metric_mIoU`` with SparseOcc's addition,
       loaders/old_metrics.py:44-153). If no class is left, the mean is NaN.
 
-    On a set where every class occurs both rules agree.
+    On a set where every class occurs both rules agree. Where no element counts at all, nothing was measured: NaN by both.
     """
     if matrix.shape != (len(class_names), len(class_names)):
         raise ValueError(f"confusion matrix {list(matrix.shape)} does not fit {len(class_names)} classes")
     occupied = np.arange(len(class_names)) != empty
     seen, predicted, hit = matrix.sum(axis=1), matrix.sum(axis=0), np.diagonal(matrix)
     per_class = _iou(hit, seen, predicted, absent)
+    if not matrix.any():
+        per_class, absent = np.full(len(class_names), np.nan), "drop"
     binary = _iou(matrix[occupied][:, occupied].sum(), seen[occupied].sum(), predicted[occupied].sum(), absent)
     return IoUScores(
         miou=_mean(per_class[occupied]),
         iou=float(binary),
         miou_with_empty=_mean(per_class),
         per_class={name: float(v) for name, v in zip(class_names, per_class, strict=True) if not np.isnan(v)},
+        absent=[name for name, true, keep in zip(class_names, seen, occupied, strict=True) if keep and not true],
     )
 
 

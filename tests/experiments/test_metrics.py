@@ -39,6 +39,7 @@ def test_golden_scores_by_hand() -> None:
     assert published.miou == pytest.approx((50 + 100 / 3 + 100) / 3)
     assert published.miou_with_empty == pytest.approx((50 + 100 / 3 + 100 + 25) / 4)
     assert published.iou == pytest.approx(400 / 7)
+    assert published.absent == ["c"]
     official = scores(matrix, NAMES, empty=3, absent="drop")
     assert official.per_class == pytest.approx({"a": 50.0, "b": 100 / 3, "free": 25.0})
     assert official.miou == pytest.approx((50 + 100 / 3) / 2)
@@ -53,9 +54,13 @@ def test_both_rules_agree_where_all_classes_occur() -> None:
 
 def test_scores_of_nothing() -> None:
     nothing = np.zeros((4, 4), np.int64)
-    assert scores(nothing, NAMES, 3, "one").miou == 100.0 and scores(nothing, NAMES, 3, "one").iou == 100.0
-    official = scores(nothing, NAMES, 3, "drop")
-    assert np.isnan(official.miou) and official.per_class == {}
+    for rule in ("one", "drop"):
+        found = scores(nothing, NAMES, 3, rule)
+        assert np.isnan([found.miou, found.iou, found.miou_with_empty]).all() and found.per_class == {}
+    only_empty = np.diag([0, 0, 0, 7])
+    published, official = scores(only_empty, NAMES, 3, "one"), scores(only_empty, NAMES, 3, "drop")
+    assert published.miou == published.iou == 100.0 and published.absent == ["a", "b", "c"]
+    assert np.isnan(official.miou) and official.per_class == {"free": 100.0}
     with pytest.raises(ValueError, match="does not fit 3 classes"):
         scores(nothing, NAMES[:3], 2)
 
@@ -112,7 +117,7 @@ def test_evaluate_pools_counts_over_samples() -> None:
     depths = [np.concatenate([part[3][name].ravel() for part in parts]) for name in ("pred_depth", "gt_depth")]
     assert result.metrics["depth_l1"] == pytest.approx(depth_l1(depth_sums(*depths)))
     assert set(result.per_class) == {"mIoU", "RayIoU", "image_mIoU", "bev_mIoU"}
-    assert set(result.per_class["mIoU"]) == {"a", "b", "c"}
+    assert set(result.per_class["mIoU"]) == {"a", "b", "c"} and result.absent == {}
 
 
 def test_what_was_not_measured_is_not_reported() -> None:
@@ -120,7 +125,8 @@ def test_what_was_not_measured_is_not_reported() -> None:
     assert set(evaluate([sample_counts(predicted, target, mask, GRID)], NAMES, 3).metrics) == {"mIoU", "IoU", "mIoU_occ3d"}
     empty = np.full(GRID.shape, 3)
     nothing = evaluate([sample_counts(empty, empty, mask, GRID, ray_origins=ORIGINS)], NAMES, 3)
-    assert set(nothing.metrics) == {"mIoU", "IoU"} and nothing.per_class == {"mIoU": {}, "RayIoU": {}}
+    assert nothing.metrics == {"mIoU": 100.0, "IoU": 100.0} and nothing.per_class == {"mIoU": {}, "RayIoU": {}}
+    assert nothing.absent == {"mIoU": ["a", "b", "c"], "IoU": ["a", "b", "c"]}
     with pytest.raises(ValueError, match="'gt_depth' but not its counterpart"):
         sample_counts(predicted, target, mask, GRID, views={"gt_depth": views["gt_depth"]})
     with pytest.raises(ValueError, match="measured differently"):
@@ -129,6 +135,27 @@ def test_what_was_not_measured_is_not_reported() -> None:
         sample_counts(predicted[:2], target, mask, GRID)
     with pytest.raises(ValueError, match="no samples"):
         evaluate([], NAMES, 3)
+
+
+def test_absent_classes_are_named_by_metric_and_where_nothing_counts_there_is_no_number() -> None:
+    """Voxels hold a alone, images b alone, the view from above none but the empty class; then nothing is labelled at all."""
+    guess = np.full(GRID.shape, 3)
+    true, everywhere = np.where(np.arange(guess.size).reshape(guess.shape) < 2, 0, 3), np.ones(GRID.shape, bool)
+    free, beside = np.full((2, 3, 5), 3), np.full((2, 3, 5), 1)
+    depth = np.full((2, 3, 5), 2.0)
+    views = {"pred_semantics": free, "gt_semantics": beside, "pred_bev": free[0], "gt_bev": free[0]}
+    views |= {"pred_depth": depth, "gt_depth": depth}
+    some = evaluate([sample_counts(guess, true, everywhere, GRID, views=views)], NAMES, 3)
+    every = ["a", "b", "c"]
+    assert some.absent == {"mIoU": ["b", "c"], "image_mIoU": ["a", "c"], "bev_mIoU": every, "bev_IoU": every}
+    assert some.metrics["mIoU"] == some.metrics["image_mIoU"] == pytest.approx(200 / 3)
+    assert some.metrics["mIoU_occ3d"] == some.metrics["IoU"] == 0.0
+    unknown = {"gt_semantics": np.full_like(free, 255), "gt_bev": np.full_like(free[0], 255), "gt_depth": 0 * depth}
+    for hidden, labels in ((~everywhere, true), (everywhere, np.full_like(true, 255))):
+        counts = [sample_counts(guess, labels, hidden, GRID, views=views | unknown)]
+        nothing = evaluate(counts, NAMES, 3)
+        assert nothing.metrics == {} and nothing.absent == {}
+        assert nothing.per_class == {"mIoU": {}, "image_mIoU": {}, "bev_mIoU": {}}
 
 
 def batch_of(seeds: list[int]) -> tuple[dict[str, OccupancyBatch], list[dict[str, object]]]:

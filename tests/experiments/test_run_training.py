@@ -19,6 +19,8 @@ from run_tiny import TABLES
 
 import experiments.tables
 from experiments import records, sources
+from experiments.absences import SHUFFLED
+from experiments.datasets.layout import OCC3D_CLASSES
 from experiments.records import ROOT, Record
 from experiments.run import main
 
@@ -101,7 +103,9 @@ def test_the_printed_table_holds_every_row_and_says_where_things_are(finished: P
 def test_a_record_says_everything_its_number_depends_on(finished: Path, row: str) -> None:
     record = record_of(finished, f"{row}--cpu--seed0")
     assert {"mIoU", "IoU", "RayIoU", "RayIoU@1", "image_mIoU", "bev_mIoU", "depth_l1"} <= set(record.metrics)
-    assert record.per_class["mIoU"]
+    for metric in ("mIoU", "image_mIoU", "bev_mIoU"):
+        assert sorted([*record.per_class[metric], *record.absent.get(metric, [])]) == sorted(OCC3D_CLASSES[:17])
+    assert record.absent["mIoU"] and record.absent.get(SHUFFLED) == (None if row == "prior" else record.absent["mIoU"])
     assert record.samples == {"train": 3, "val": 2}
     assert record.iterations == (0 if row == "prior" else 6)
     assert (record.train_seconds > 0) == (row != "prior")
