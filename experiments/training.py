@@ -37,7 +37,6 @@ from experiments.engine import (
     IterationTimesHook,
     SeedIterationHook,
     TrainClockHook,
-    allow_checkpoint_types,
 )
 from experiments.evaluation import SHORT, RenderingEvaluator, ShuffledImages, ViewRenderer
 from experiments.metrics.evaluator import OccupancyMetric
@@ -102,7 +101,6 @@ def work(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Pa
     test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SHORT, len(val)))) if short else val
     times = IterationTimesHook()
     train_memory: float | None = None
-    allow_checkpoint_types()  # late: loading other weights takes the permission back
     runner = CellRunner(
         model=model,
         work_dir=str(folder.work_dir),
