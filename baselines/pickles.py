@@ -149,6 +149,8 @@ class PlainUnpickler(pickle.Unpickler):
             raise PickleError("an array of truth values holds others")
         if kind.letter == "U" and size and np.frombuffer(raw, kind.dtype.byteorder.replace("=", "<") + "u4").max() > 0x10FFFF:
             raise PickleError("an array of text holds no text")
+        if not kind.size:  # text without room for any, which numpy makes room for
+            return np.zeros(shape, kind.dtype)
         return np.ndarray(shape, kind.dtype, raw, 0, None, "F" if fortran else "C").copy("K")
 
 

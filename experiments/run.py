@@ -24,6 +24,7 @@ from experiments.plan import Launcher, Plan, PlanError, toyworld_config
 from experiments.records import Record
 from experiments.spec import Cell, TableSpec, ViewSpec, load_spec, spec_names
 from experiments.summary import print_cells, print_results, print_rows
+from experiments.tracking import public
 
 if TYPE_CHECKING:
     from experiments.runner import Job
@@ -152,7 +153,7 @@ def _job(plan: Plan, root: Path, checkpoint: Path | None, force: bool, launcher:
         checkpoint=checkpoint,
         force=force,
         launcher=launcher,
-        command=shlex.join(["python", "-m", "experiments.run", *_argv]),
+        command=public(shlex.join(["python", "-m", "experiments.run", *_argv])),
         console=console,
     )
 
