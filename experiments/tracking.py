@@ -137,9 +137,7 @@ class Tracker:
         except Exception as error:  # noqa: BLE001 - no failure of the mirror may end a cell
             self.run_id = None
             first = public((str(error).strip() or type(error).__name__).splitlines()[0])[:200]  # before it is cut
-            self._warn(
-                public(f"MLflow store {self.uri} failed to {what} ({first}); going on without it, the record is complete")
-            )
+            self._warn(public(f"MLflow store {self.uri} failed to {what} ({first}); going on without it, the record is complete"))
 
 
 def _client(uri: str) -> Any:
@@ -171,14 +169,14 @@ def public(text: str) -> str:
     for secret in _secrets():
         text = text.replace(secret, "***")
     # Up to the last @ of a word: passwords have any character. A sqlite file's path has none.
-    text = re.sub(r"(?<!sqlite:)//(?!/)\S*@", "//", text)
+    text = re.sub(r"([A-Za-z][\w+.-]*://)(?!/)\S*@", r"\1", text)
     return re.sub(r"(?i)([?&;](?:ssl)?(?:password|passwd|pwd|token|secret|key)=)[^&;\s]+", r"\1***", text)
 
 
 def _secrets() -> list[str]:
     """Passwords of the tracking server as they may turn up in messages, the longest first; none of less than four characters."""
     found = [os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")]
-    address = re.search(r"(?<!sqlite:)//(?!/)(\S*)@", tracking_uri())
+    address = re.search(r"://(?!/)(\S*)@", tracking_uri())
     if address is not None:
         user, _, password = address.group(1).partition(":")
         found += [password or user, unquote(password or user)]

@@ -34,7 +34,8 @@ def read_sparse_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
     except (OSError, ArrayFileError) as error:
         raise DataError(f"label {path} cannot be read ({error}): copy or download it again") from error
     if rows.dtype.kind not in "iu" or rows.ndim != 2 or rows.shape[1] != 4:
-        raise DataError(f"label {path} is {rows.dtype} {list(rows.shape)}, expected integers [n, 4] (x, y, z, class){_other(rows)}")
+        found = f"{rows.dtype} {list(rows.shape)}"
+        raise DataError(f"label {path} is {found}, expected integers [n, 4] (x, y, z, class){_other(rows)}")
     rows = rows.astype(np.int64)
     if ((rows[:, :3] < 0) | (rows[:, :3] >= grid.shape)).any():
         raise DataError(f"label {path} lists voxels outside of the grid {list(grid.shape)}")

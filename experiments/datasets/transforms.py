@@ -89,7 +89,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     try:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     except cv2.error as error:  # a header that names an enormous size
-        raise DataError(f"image {path} cannot be decoded ({' '.join(str(error).split())[:200]}): copy or download it again") from None
+        why = " ".join(str(error).split())[:200]
+        raise DataError(f"image {path} cannot be decoded ({why}): copy or download it again") from None
     if image is None:
         raise DataError(f"image {path} cannot be decoded: copy or download it again")
     return image  # type: ignore[return-value]
