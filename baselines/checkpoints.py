@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from baselines.checkpoint_files import CheckpointError, Sealed, read_checkpoint
 from baselines.gaussrender import VoxelToGaussians
 
 # Parts of a key that stand only where a model is trained with rendering: GaussRender's decoder and background.
@@ -39,10 +38,6 @@ _PREFIXES = {
 _CRITERION = "encoder.model.panoptic_head.criterion."
 
 
-class CheckpointError(ValueError):
-    """A checkpoint file that is absent, unreadable, unsafe or of another model."""
-
-
 class CheckpointMismatch(CheckpointError):
     """A checkpoint of another model. The message counts what does not fit and names the first ones, ``names`` has them all.
 
@@ -54,54 +49,81 @@ class CheckpointMismatch(CheckpointError):
         self.names = names
 
 
-def _history_method(owner: object, name: str) -> Any:
-    """What ``getattr`` may do in a checkpoint: name one of the four statistics of mmengine's loss history."""
-    if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
-        raise pickle.UnpicklingError(f"GLOBAL getattr of {name!r} is not allowed in a checkpoint")
-    return getattr(owner, name)
-
-
-def safe_globals() -> list[Any]:
-    """What mmengine's Runner writes into its checkpoints beyond tensors: its loss histories, and no more.
-
-    For ``torch.serialization.add_safe_globals`` or ``safe_globals``. A history is pickled with references to its own
-    methods by way of ``getattr``, for which a stand-in is registered that knows these methods only.
-    """
-    reconstruct = np.empty(0).__reduce__()[0]  # its module's name differs between numpy 1 and 2
-    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.int64)]
-    return [HistoryBuffer, reconstruct, np.ndarray, np.dtype, *dtypes, (_history_method, "builtins.getattr")]
+# Where weights lie in a file, in the order in which they are looked for: averaged ones only where there are no others (mmengine
+# keeps those that are evaluated under "state_dict"), and what wraps the names of all parameters.
+_STATES = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
+_AVERAGED = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema")
+_WRAPPERS = ("module.", "model.", "ema_model.", "model_ema.", "_orig_mod.", "net.", "network.")
+_COUNTERS = ("steps", "n_averaged")  # of averaging, beside the averages
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU, names translated to ours.
 
-    Understood are a bare state dict and a dict with one under "state_dict" (GaussRender, mmengine, mmdet3d, Lightning) or
-    "model"; the rest, such as the optimizer's state, is ignored. Raises CheckpointError for a file that is missing, is
-    no checkpoint, or asks for anything but tensors and plain data.
+    Understood are a bare state dict and a dict that holds one under the names in ``_STATES`` (GaussRender, mmengine, mmdet3d,
+    Lightning, TPVFormer) or, for want of those, averaged weights under ``_AVERAGED``; "module." and its like before all
+    names are taken off. The rest, such as the optimizer's state, is ignored. Raises CheckpointError for a file that is
+    missing, is no checkpoint, asks for anything but tensors and plain data, or holds NaN or infinite weights.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint '{path}' does not exist")
-    if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"checkpoint '{path}' is a Git LFS pointer, not the weights: fetch it with `git lfs pull`")
-    try:
-        with torch.serialization.safe_globals(safe_globals()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        refused = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), None)
-        if refused is None:
-            raise CheckpointError(f"checkpoint '{path}' is not a PyTorch checkpoint or is damaged") from error
+    content = read_checkpoint(path)
+    found = content
+    for _ in range(3):  # {"model": {"state_dict": ...}}
+        names = (*_STATES, *_AVERAGED) if isinstance(found, Mapping) else ()
+        found = next((found[name] for name in names if isinstance(found.get(name), Mapping)), found)
+    if kind := content.kind if isinstance(content, Sealed) else _sealed_model(found):
         raise CheckpointError(
-            f"checkpoint '{path}' holds more than weights and was not loaded ({refused}); save its state dict alone"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError) as error:
-        raise CheckpointError(f"checkpoint '{path}' is not a PyTorch checkpoint or is damaged") from error
-    if isinstance(content, Mapping):
-        content = next((content[k] for k in ("state_dict", "model") if isinstance(content.get(k), Mapping)), content)
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise CheckpointError(f"checkpoint '{path}' holds no state dict (a mapping of names to tensors)")
-    state = {_renamed(name): value for name, value in content.items()}
-    return {name: value for name, value in state.items() if not name.startswith(_CRITERION)}
+            f"checkpoint '{path}' holds no state dict but a whole model, of the class {kind}: load it where that class is and "
+            "save torch.save({'state_dict': model.state_dict()}, FILE)"
+        )
+    if not isinstance(found, Mapping) or not any(isinstance(v, (Tensor, np.ndarray)) for v in found.values()):
+        has = f" (its entries: {', '.join(str(key)[:40] for key in list(found)[:12])})" if isinstance(found, Mapping) else ""
+        raise CheckpointError(f"checkpoint '{path}' holds no state dict (a mapping of names to tensors){has}")
+    state = {}
+    for name, value in _unwrapped(found).items():
+        tensor = _as_tensor(value)
+        if tensor is None or not isinstance(name, str):
+            raise CheckpointError(
+                f"checkpoint '{path}': entry {str(name)[:80]!r} of its state dict is a {_kind(value)}, not a tensor; save the "
+                "state dict alone, or under the key 'state_dict': torch.save({'state_dict': model.state_dict()}, FILE)"
+            )
+        state[_renamed(name)] = tensor
+    state = {name: value for name, value in state.items() if not name.startswith(_CRITERION)}
+    for name, value in state.items():
+        if (value.is_floating_point() or value.is_complex()) and not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"checkpoint '{path}': {name} has NaN or infinite values; take a checkpoint from before the training diverged"
+            )
+    return state
+
+
+def _sealed_model(content: Any) -> str:
+    """The class of what stands where the weights should, or ""."""
+    entries = [content.get(name) for name in (*_STATES, *_AVERAGED)] if isinstance(content, Mapping) else []
+    return next((entry.kind for entry in entries if isinstance(entry, Sealed)), "")
+
+
+def _kind(value: Any) -> str:
+    return value.kind if isinstance(value, Sealed) else type(value).__name__
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (np.ndarray, np.number)) and value.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
+    return None
+
+
+def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what stands before all names, nor counters of averaging."""
+    named = dict(state)
+    while True:
+        weights = {name: value for name, value in named.items() if name not in _COUNTERS}
+        wrapper = next((w for w in _WRAPPERS if weights and all(str(name).startswith(w) for name in weights)), None)
+        if wrapper is None:
+            return named
+        named = {name.removeprefix(wrapper): value for name, value in weights.items()}
 
 
 def _renamed(name: str) -> str:
@@ -138,14 +160,25 @@ def load_released(model: nn.Module, path: str | Path, allow_missing_renderer: bo
             for n, v in state.items()
             if n in own and v.shape != own[n].shape
         ],
+        "of another kind": [
+            f"{n} {v.dtype}, the model has {own[n].dtype}"
+            for n, v in state.items()
+            if n in own and v.is_floating_point() != own[n].is_floating_point()
+        ],
     }
+    # Points in 0..1; a file of half precision has 8 bits of them at least.
+    near = {n: 1e-5 if v.dtype.itemsize >= 4 else 4e-3 for n, v in state.items()}
     if not any(problems.values()):
         problems["made for another range"] = [
-            n for n, v in state.items() if ".ref_" in n and not torch.allclose(v, own[n].cpu(), atol=1e-5)
+            n for n, v in state.items() if ".ref_" in n and not torch.allclose(v.to(own[n].dtype), own[n].cpu(), atol=near[n])
+        ]
+        problems["too large for the model's precision"] = [
+            n for n, v in state.items() if v.is_floating_point() and not torch.isfinite(v.to(own[n].dtype)).all()
         ]
     if any(problems.values()):
         raise _mismatch(Path(path), problems)
-    model.load_state_dict(state | {n: own[n] for n in excused}, strict=True)
+    rounded = [n for n, v in state.items() if ".ref_" in n and near[n] > 1e-5]  # the model has these points exactly
+    model.load_state_dict(state | {n: own[n] for n in (*excused, *rounded)}, strict=True)
     _mark_initialised(model)
     return excused
 

@@ -114,7 +114,7 @@ class CellFolder:
         """What the work folder remembers, or None if it holds nothing that can be continued."""
         try:
             return Progress(**json.loads(self._state_path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     def describe(self, fingerprint: str) -> str:

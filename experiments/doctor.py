@@ -23,7 +23,7 @@ from experiments import environment, records
 from experiments.cells import results_root
 from experiments.plan import DATA_ROOT_VARIABLE, toyworld_config
 from experiments.spec import load_table, table_names
-from experiments.tracking import Tracker, tracking_uri
+from experiments.tracking import Tracker, public, tracking_uri
 
 SETUP = "make setup"
 
@@ -161,7 +161,7 @@ def _mlflow() -> Iterator[Finding]:
         yield Finding("MLflow", False, problem[0], "start the server or unset MLFLOW_TRACKING_URI; runs go on without it")
     else:
         names = ", ".join(experiments) or "no experiments yet"
-        yield Finding("MLflow", True, f"{metadata.version('mlflow')} at {uri}: {names}")
+        yield Finding("MLflow", True, f"{metadata.version('mlflow')} at {public(uri)}: {names}")
 
 
 def _first_line(error: BaseException) -> str:

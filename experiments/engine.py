@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import _ParamScheduler
 from mmengine.registry import LOOPS, PARAM_SCHEDULERS
 from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 from torch.utils.data import Sampler
 
-from baselines.checkpoints import safe_globals
+from baselines.checkpoint_files import CheckpointError, read_checkpoint
 from experiments.datasets.sampling import TrainSampler
 
 
@@ -33,19 +34,32 @@ class TrainingDiverged(RuntimeError):
     """A loss became NaN or infinite; the message names it and the iteration."""
 
 
-def allow_checkpoint_types() -> None:
-    """Let mmengine resume from its own checkpoints: 0.10.7 loads weights only (PyTorch's default since 2.6), which
-    refuses the loss history it has saved. Exactly the types of that history are allowed, nothing else."""
-    torch.serialization.add_safe_globals(safe_globals())
-
-
 def readable(path: Path) -> bool:
-    """Whether a training checkpoint can be loaded; one that a kill cut short cannot."""
+    """Whether training can go on from a checkpoint; one that a kill cut short, or that is none of mmengine's, is left out."""
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # noqa: BLE001 - a truncated archive fails in many ways, all of which mean "not this one"
+        _training_state(path)
+    except CheckpointError:
         return False
     return True
+
+
+def _training_state(path: str | Path) -> dict[str, Any]:
+    """mmengine's checkpoint as plain data, read as weights are (mmengine itself would run what a file names).
+
+    Its "config" is left out: mmengine takes it for a program, and the project's cells have none. Raises CheckpointError.
+    """
+    content = read_checkpoint(path)
+    meta = content.get("meta") if isinstance(content, dict) else None
+    parts = {"state_dict": dict, "message_hub": dict, "optimizer": dict, "param_schedulers": (dict, list)}
+    if not isinstance(meta, dict) or not all(type(meta.get(count)) is int for count in ("epoch", "iter")):
+        raise CheckpointError(
+            f"checkpoint '{path}' is none that training can go on from: it has no 'meta' with 'epoch' and 'iter'"
+        )
+    for name, kinds in parts.items():
+        if not isinstance(content.get(name), kinds):  # type: ignore[arg-type]
+            raise CheckpointError(f"checkpoint '{path}' is none that training can go on from: it has no '{name}'")
+    meta.pop("config", None)
+    return content  # type: ignore[no-any-return]
 
 
 @PARAM_SCHEDULERS.register_module()
@@ -139,6 +153,18 @@ class CellRunner(Runner):
         logger = super().build_logger(log_level, log_file or str(Path(self.work_dir) / "train.log"), **kwargs)
         keep_quiet(logger)
         return logger
+
+    def load_checkpoint(
+        self, filename: str, map_location: Any = "cpu", strict: bool = False, revise_keys: Any = ((r"^module\.", ""),)
+    ) -> dict[str, Any]:
+        """As mmengine does it, with the file read by ``_training_state``; tensors come on the CPU and are copied from there."""
+        checkpoint = _training_state(filename)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        loaded: dict[str, Any] = _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=list(revise_keys))
+        self._has_loaded = True
+        self.logger.info(f"Load checkpoint from {filename}")
+        return loaded
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         if not self.distributed or torch.cuda.is_available():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
+from renderers.arrays import ArrayFileError, read_npz
 
 FORMAT = 1
 
@@ -96,11 +95,10 @@ def load(path: Path) -> SavedPrediction:
     """Read one frame; raises PredictionFileError, naming the file, for anything that ``save`` did not write."""
     again = "write it again with `python -m experiments.predict`"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
     except FileNotFoundError as error:
         raise PredictionFileError(f"{path} does not exist; make it with `python -m experiments.predict`") from error
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ArrayFileError) as error:
         raise PredictionFileError(f"{path} is not a readable npz file ({error}); {again}") from error
     try:
         if int(arrays["format"]) != FORMAT:
@@ -108,7 +106,7 @@ def load(path: Path) -> SavedPrediction:
         loaded = _from_arrays(arrays)
     except KeyError as error:
         raise PredictionFileError(f"{path} holds no array {error}: it is not a prediction of this program; {again}") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, PredictionFileError):
             raise
         raise PredictionFileError(f"{path} holds arrays of another kind ({error}); {again}") from error

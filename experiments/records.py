@@ -203,7 +203,7 @@ def load_quoted(table: str, root: Path = QUOTED) -> list[QuotedNumber]:
         return []
     try:
         return [QuotedNumber.model_validate(entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise RecordError(f"{path} is not a valid list of quoted numbers: {error}") from error
 
 

@@ -29,6 +29,7 @@ from experiments.plan import Launcher, Plan, PlanError, toyworld_config
 from experiments.records import Record
 from experiments.spec import Cell, TableSpec, ViewSpec, load_spec, spec_names
 from experiments.summary import done_line, print_cells, print_results, print_rows
+from experiments.tracking import public
 
 if TYPE_CHECKING:
     from experiments.runner import Job
@@ -241,7 +242,7 @@ def _job(plan: Plan, options: Options, console: Console) -> Job:
         checkpoint=options.checkpoint,
         force=options.force,
         launcher=options.launcher,
-        command=shlex.join(["python", "-m", "experiments.run", *_argv]),
+        command=public(shlex.join(["python", "-m", "experiments.run", *_argv])),
         console=console,
         stale=options.stale,
         allow_other_processes=options.allow_other_processes,

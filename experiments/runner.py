@@ -21,7 +21,7 @@ from experiments import environment, records, sources
 from experiments.cells import CellFolder, Progress, now
 from experiments.command import was_interrupted
 from experiments.datasets.unpickle import DataError
-from experiments.engine import allow_checkpoint_types, keep_quiet, readable
+from experiments.engine import keep_quiet, readable
 from experiments.plan import Launcher, PlanError
 from experiments.records import Record
 from experiments.spec import Cell
@@ -182,7 +182,6 @@ def _beginning(cell: Cell, job: Job, folder: CellFolder, fingerprint: str) -> tu
 
 
 def _newest(folder: CellFolder) -> Path | None:
-    allow_checkpoint_types()
     return next((path for path in folder.checkpoints() if readable(path)), None)
 
 

@@ -21,7 +21,7 @@ from experiments.instructions import machine_bound
 from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
 from experiments.spec import Cell, Column, Row, TableSpec, ViewSpec, views_of
-from experiments.tracking import tracking_uri
+from experiments.tracking import viewing_command
 
 
 def print_rows(console: Console, spec: TableSpec) -> None:
@@ -106,7 +106,7 @@ def print_results(
     folders = dict.fromkeys(str(root / cell.table.name / plan.preset) for plan in plans for cell in plan.cells)
     for line in (
         f"records: {', '.join(folders)}",
-        f"curves and figures: mlflow ui --backend-store-uri {tracking_uri()}",
+        f"curves and figures: {viewing_command()}",
         f"next: python -m experiments.run {spec.name} --list; python -m reports.publish {spec.name}; python -m reports.build",
     ):
         console.print(escape(line), soft_wrap=True)

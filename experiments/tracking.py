@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from filelock import FileLock
 
@@ -135,10 +136,8 @@ class Tracker:
                 yield
         except Exception as error:  # noqa: BLE001 - no failure of the mirror may end a cell
             self.run_id = None
-            first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            self._warn(
-                _public(f"MLflow store {self.uri} failed to {what} ({first}); going on without it, the record is complete")
-            )
+            first = public((str(error).strip() or type(error).__name__).splitlines()[0])[:200]  # before it is cut
+            self._warn(public(f"MLflow store {self.uri} failed to {what} ({first}); going on without it, the record is complete"))
 
 
 def _client(uri: str) -> Any:
@@ -165,9 +164,31 @@ def _artifact_location(uri: str, experiment: str) -> str | None:
     return None if file is None else (file.resolve().parent / "mlartifacts" / experiment).as_uri()
 
 
-def _public(text: str) -> str:
-    """The text with user name and password taken out of addresses."""
-    return re.sub(r"//[^/@\s]+@", "//", text)
+def public(text: str) -> str:
+    """The text without the users and passwords of addresses, and without the tracking server's password wherever it stands."""
+    for secret in _secrets():
+        text = text.replace(secret, "***")
+    # Up to the last @ of a word: passwords have any character. A sqlite file's path has none.
+    text = re.sub(r"([A-Za-z][\w+.-]*://)(?!/)\S*@", r"\1", text)
+    return re.sub(r"(?i)([?&;](?:ssl)?(?:password|passwd|pwd|token|secret|key)=)[^&;\s]+", r"\1***", text)
+
+
+def _secrets() -> list[str]:
+    """Passwords of the tracking server as they may turn up in messages, the longest first; none of less than four characters."""
+    found = [os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")]
+    address = re.search(r"://(?!/)(\S*)@", tracking_uri())
+    if address is not None:
+        user, _, password = address.group(1).partition(":")
+        found += [password or user, unquote(password or user)]
+    return sorted({secret for secret in found if len(secret) >= 4}, key=len, reverse=True)
+
+
+def viewing_command() -> str:
+    """What shows the runs: the server's address, or a command for a store without one. No password is in it."""
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        return public(uri)
+    return f"mlflow ui --backend-store-uri {uri if public(uri) == uri else '$MLFLOW_TRACKING_URI'}"
 
 
 def _metric_name(name: str) -> str:

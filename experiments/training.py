@@ -38,7 +38,6 @@ from experiments.engine import (
     IterationTimesHook,
     SeedIterationHook,
     TrainClockHook,
-    allow_checkpoint_types,
 )
 from experiments.evaluation import SHORT, RenderingEvaluator, ShuffledImages, ViewRenderer
 from experiments.metrics.evaluator import OccupancyMetric
@@ -131,7 +130,6 @@ def set_up(
     short = cell.preset.short_evaluation or cell.overrides.get("short")
     test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SHORT, len(val)))) if short else val
     times = IterationTimesHook()
-    allow_checkpoint_types()  # late: loading other weights takes the permission back
     runner = CellRunner(
         model=model,
         work_dir=str(folder.work_dir),

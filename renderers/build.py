@@ -76,7 +76,7 @@ def fetch(source: str, commit: str | None, folder: Path) -> Path:
         environment = {**os.environ, "GIT_LFS_SKIP_SMUDGE": "1", "GIT_TERMINAL_PROMPT": "0"}
         for command in (
             ["init", "-q"],
-            ["fetch", "-q", "--depth", "1", source, commit or "HEAD"],
+            ["fetch", "-q", "--depth", "1", "--", source, commit or "HEAD"],
             ["checkout", "-q", "FETCH_HEAD"],
             ["submodule", "update", "-q", "--init", "--recursive", "--depth", "1"],
         ):

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from renderers.arrays import read_npz
 from renderers.cases import Case
 from renderers.interface import Cameras, Gaussians, RasterSettings
 from renderers.scenes import pinhole
@@ -79,12 +80,9 @@ def select(names: list[str]) -> list[Workload]:
 
 def load_label(folder: Path) -> Tensor:
     """The official Occ3D label [200, 200, 16] int64 below ``folder``; raises LabelError."""
-    import numpy as np
-
     path = folder / OFFICIAL_LABEL
     try:
-        with np.load(path, allow_pickle=False) as file:
-            label = torch.from_numpy(file["semantics"].astype("int64"))
+        label = torch.from_numpy(read_npz(path)["semantics"].astype("int64"))
     except (OSError, KeyError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise LabelError(

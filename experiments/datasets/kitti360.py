@@ -16,6 +16,7 @@ from experiments.datasets import layout_kitti360 as layout
 from experiments.datasets.frames import Calibration, Labels, OccupancyFrames, pinhole
 from experiments.datasets.grids import kitti360_grid
 from experiments.datasets.unpickle import DataError
+from renderers.arrays import ArrayFileError, read_npy
 
 
 def read_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
@@ -23,12 +24,11 @@ def read_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
     if not path.is_file():
         raise DataError(f"label {path} is missing: {layout.PREPARE}")
     try:
-        stored = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        stored = read_npy(path)
+    except (OSError, ArrayFileError) as error:
         raise DataError(f"label {path} cannot be read ({error}): delete it; {layout.PREPARE}") from error
-    if not isinstance(stored, np.ndarray) or stored.dtype.kind not in "iuf" or stored.shape != grid.shape:
-        found = f"{stored.dtype} {list(stored.shape)}" if isinstance(stored, np.ndarray) else "an archive"
-        raise DataError(f"label {path} is {found}, expected numbers {list(grid.shape)}")
+    if stored.dtype.kind not in "iuf" or stored.shape != grid.shape:
+        raise DataError(f"label {path} is {stored.dtype} {list(stored.shape)}, expected numbers {list(grid.shape)}")
     with np.errstate(invalid="ignore"):
         labels = stored.astype(np.uint8)
     wrong = (labels != stored) | ((labels >= grid.num_classes) & (labels != grid.ignore))

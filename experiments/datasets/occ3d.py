@@ -6,8 +6,6 @@ frame at the lidar's time.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from experiments.datasets.geometry import lidar_to_ego, lidar_to_global, ray_ori
 from experiments.datasets.grids import occ3d_grid
 from experiments.datasets.layout import CAMERAS, GET_LABELS, field, info_path, label_path, read_infos, resolve
 from experiments.datasets.unpickle import DataError
+from renderers.arrays import ArrayFileError, read_npz
 
 
 def read_labels(path: Path, grid: OccupancyGrid) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -27,9 +26,9 @@ def read_labels(path: Path, grid: OccupancyGrid) -> tuple[NDArray[np.uint8], NDA
     if not path.is_file():
         raise DataError(f"label {path} is missing: {GET_LABELS}")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            labels, visible = arrays["semantics"], arrays["mask_camera"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = read_npz(path)
+        labels, visible = arrays["semantics"], arrays["mask_camera"]
+    except (OSError, ArrayFileError, KeyError) as error:
         raise DataError(f"label {path} cannot be read ({error}): copy or download it again") from error
     for name, array in (("semantics", labels), ("mask_camera", visible)):
         if array.shape != grid.shape or array.dtype.kind not in "biu":

@@ -20,7 +20,7 @@ def is_prepared(data_root: Path, frame: Frame) -> bool:
     """Whether the frame has a label that is complete by its header; what another tool wrote counts too."""
     try:
         stored = np.load(layout.label_path(data_root, frame), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, TypeError, RecursionError, MemoryError, OverflowError):
         return False
     return isinstance(stored, np.ndarray) and stored.shape == layout.SHAPE
 

@@ -18,6 +18,7 @@ from experiments.datasets.geometry import rigid
 from experiments.datasets.grids import surroundocc_grid
 from experiments.datasets.layout import CAMERAS
 from experiments.datasets.unpickle import DataError
+from renderers.arrays import ArrayFileError, read_npy
 
 
 def read_sparse_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
@@ -29,12 +30,12 @@ def read_sparse_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
     if not path.is_file():
         raise DataError(f"label {path} is missing: {layout.GET_LABELS}")
     try:
-        rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        rows = read_npy(path)
+    except (OSError, ArrayFileError) as error:
         raise DataError(f"label {path} cannot be read ({error}): copy or download it again") from error
-    if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu" or rows.ndim != 2 or rows.shape[1] != 4:
-        found = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, np.ndarray) else "an archive"
-        raise DataError(f"label {path} is {found}, expected integers [n, 4] (x, y, z, class)")
+    if rows.dtype.kind not in "iu" or rows.ndim != 2 or rows.shape[1] != 4:
+        found = f"{rows.dtype} {list(rows.shape)}"
+        raise DataError(f"label {path} is {found}, expected integers [n, 4] (x, y, z, class){_other(rows)}")
     rows = rows.astype(np.int64)
     if ((rows[:, :3] < 0) | (rows[:, :3] >= grid.shape)).any():
         raise DataError(f"label {path} lists voxels outside of the grid {list(grid.shape)}")
@@ -44,6 +45,15 @@ def read_sparse_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
     x, y, z, classes = rows.T
     labels[x, y, z] = np.where(classes == layout.NOISE, grid.ignore, classes)
     return labels
+
+
+def _other(array: NDArray[Any]) -> str:
+    """Whose labels an array looks like, if it is another data set's."""
+    shapes: dict[tuple[int, ...], str] = {
+        (200, 200, 16): "a dense grid, as Occ3D's labels are",
+        (256, 256, 32): "a dense grid, as KITTI-360's labels are",
+    }
+    return f"; it is {shapes[array.shape]}: SurroundOcc's own belong here" if array.shape in shapes else ""
 
 
 class SurroundOccNuScenes(OccupancyFrames[layout.KeyFrame]):

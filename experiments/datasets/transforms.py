@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from experiments.datasets.unpickle import DataError
+from renderers.arrays import ArrayFileError, read_npy
 
 Float = NDArray[np.float32]
 
@@ -85,7 +86,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """A colour image [h, w, 3] uint8, channels blue, green, red; raises DataError if it is missing or damaged."""
     if not path.is_file():
         raise DataError(f"image {path} is missing: check the data root, or download this part of the data set again")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # a header that names an enormous size
+        why = " ".join(str(error).split())[:200]
+        raise DataError(f"image {path} cannot be decoded ({why}): copy or download it again") from None
     if image is None:
         raise DataError(f"image {path} cannot be decoded: copy or download it again")
     return image  # type: ignore[return-value]
@@ -101,12 +106,11 @@ def read_depth(path: Path, width: int, height: int, source: str) -> Float:
     if not path.is_file():
         raise DataError(f"depth {path} is missing: {source}")
     try:
-        stored = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        stored = read_npy(path)
+    except (OSError, ArrayFileError) as error:
         raise DataError(f"depth {path} cannot be read ({error}): make or copy it again") from error
-    if not isinstance(stored, np.ndarray) or stored.dtype.kind not in "iuf" or stored.ndim != 2:
-        found = f"{stored.dtype} {list(stored.shape)}" if isinstance(stored, np.ndarray) else "an archive"
-        raise DataError(f"depth {path} is {found}, expected numbers [{height}, {width}]")
+    if stored.dtype.kind not in "iuf" or stored.ndim != 2:
+        raise DataError(f"depth {path} is {stored.dtype} {list(stored.shape)}, expected numbers [{height}, {width}]")
     if stored.shape[0] < height or stored.shape[1] < width:
         raise DataError(f"depth {path} is {stored.shape[1]}x{stored.shape[0]}, smaller than its {width}x{height} image")
     depth = np.ascontiguousarray(stored[:height, :width], dtype=np.float32)

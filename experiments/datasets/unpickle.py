@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-import pickle
-from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from baselines.pickles import PickleError, PlainUnpickler, RefusedGlobal, Unfinished
 
 
 class DataError(ValueError):
     """Data on disk is missing, damaged or not what the official layout says; the message names the file."""
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """What ``_codecs.encode`` does for the bytes of arrays in protocol-2 pickles, and nothing else."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"text encoding '{encoding}'")
-    return text.encode("latin1")
+@dataclass(frozen=True, eq=False)
+class Quaternion:
+    """What stands for pyquaternion's rotations, which some published pickles hold; numpy takes it as an array.
+
+    q  [4] float64 (w, x, y, z)
+    """
+
+    q: NDArray[np.float64]
+
+    @property
+    def elements(self) -> NDArray[np.float64]:
+        """``q`` under pyquaternion's other name."""
+        return self.q
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.q, dtype=dtype)
 
 
-# numpy's own rebuild functions, asked of numpy because they moved from numpy.core to numpy._core in numpy 2.
-_NUMPY_GLOBALS: dict[tuple[str, str], Any] = {
-    ("multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
-    ("multiarray", "scalar"): np.float64(0).__reduce__()[0],
-    ("numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
-}
-_PLAIN_GLOBALS: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _latin1,
-    **{("builtins", t.__name__): t for t in (bytearray, bytes, complex, dict, frozenset, list, set, slice, tuple)},
-}
+class _Rotation(Unfinished):
+    """A quaternion before its numbers."""
+
+    def finish(self, state: Any) -> Quaternion:
+        q = state.get("q") if type(state) is dict else None
+        if not isinstance(q, np.ndarray) or q.shape != (4,) or q.dtype.kind != "f":
+            raise PickleError("a quaternion has no four numbers")
+        return Quaternion(q.astype(np.float64))
 
 
-class _DataUnpickler(pickle.Unpickler):
-    """Resolves the globals that arrays and plain containers need and refuses all others."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        for prefix in ("numpy.core.", "numpy._core."):
-            key = (module.removeprefix(prefix), name)
-            if module.startswith(prefix) and key in _NUMPY_GLOBALS:
-                return _NUMPY_GLOBALS[key]
-        plain = ("builtins" if module == "__builtin__" else module, name)  # Python 2's name, in protocols 0 to 2
-        if plain in _PLAIN_GLOBALS:
-            return _PLAIN_GLOBALS[plain]
-        raise pickle.UnpicklingError(f"global '{module}.{name}'")
+_MAKERS = {("pyquaternion.quaternion", "Quaternion"): _Rotation}
 
 
 def load_infos(path: str | Path, published: str = "it belongs to the data set") -> Any:
@@ -55,18 +52,16 @@ def load_infos(path: str | Path, published: str = "it belongs to the data set") 
 
     published  where it can be had, for the error of a missing file
 
-    Only numpy arrays and scalars and plain Python values are rebuilt. Raises DataError naming the file if it is
-    missing, damaged, or holds anything else (naming the refused global, which is never imported).
+    Rebuilt are plain Python values, numpy arrays and scalars of plain kinds, and quaternions. Raises DataError naming the
+    file if it is missing, damaged, nested too deep, or holds anything else (naming the refused global, which is never
+    imported).
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"no data set pickle {path}: {published}; name the folder that holds it with --data-root")
     try:
-        with path.open("rb") as file:
-            return _DataUnpickler(file).load()
-    except pickle.UnpicklingError as error:
-        if str(error).startswith(("global ", "text encoding ")):
-            raise DataError(f"{path} is not a plain data pickle: refused {error}, which could run code") from None
-        raise DataError(f"{path} is damaged ({error}): copy or download it again") from error
-    except (EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError, ImportError, MemoryError) as error:
-        raise DataError(f"{path} is damaged ({type(error).__name__}: {error}): copy or download it again") from error
+        return PlainUnpickler(path.read_bytes(), _MAKERS).content()
+    except RefusedGlobal as error:
+        raise DataError(f"{path} is not a plain data pickle: refused {error}, which could run code") from None
+    except PickleError as error:
+        raise DataError(f"{path} is damaged, or no plain data ({error}): copy or download it again") from error

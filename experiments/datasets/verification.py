@@ -95,7 +95,7 @@ class Notes:
         self._files = files
         self._good: dict[int, str] = {}
         if self.path.is_file():
-            text = self.path.read_text(encoding="utf-8")
+            text = self.path.read_text(encoding="utf-8", errors="replace")
             for line in text.splitlines():
                 self._read(line)
             if not text.endswith("\n"):  # a process was killed while it wrote
@@ -107,10 +107,10 @@ class Notes:
     def _read(self, line: str) -> None:
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
-            return  # what a process wrote when it was killed
-        if "frame" in entry:
-            self._good[int(entry["frame"])] = str(entry["fingerprint"])
+            if "frame" in entry:
+                self._good[int(entry["frame"])] = str(entry["fingerprint"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return  # what a process wrote when it was killed: the frame is read again
 
     def known(self, number: int) -> bool:
         """Whether the frame was found good as it is now."""

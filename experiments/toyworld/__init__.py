@@ -74,7 +74,10 @@ def summary(root: Path) -> dict:
 
 
 def _holds(root: Path, config: ToyWorldConfig) -> bool:
-    return (root / _SUMMARY).is_file() and summary(root)["fingerprint"] == fingerprint(config)
+    try:
+        return bool((root / _SUMMARY).is_file() and summary(root)["fingerprint"] == fingerprint(config))
+    except (ValueError, TypeError, KeyError, RecursionError):  # no note of ours
+        return False
 
 
 def _drop_stale_kernels() -> None:

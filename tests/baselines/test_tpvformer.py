@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.runner import Runner
 from surround_rig import surround_batch, toy_grid
 from torch import Tensor
 
@@ -508,32 +507,31 @@ def test_training_is_repeatable(batch: OccupancyBatch) -> None:
 
 def test_mmengine_runner_resumes_where_it_stopped(tmp_path: Any) -> None:
     """One iteration, stop, resume for a second: the weights, buffers and progress of two in a row."""
-    from baselines.checkpoints import safe_globals
+    from experiments.engine import CellRunner
 
     samples = [{"batch": surround_batch(SMALL, width=104, height=64)}]
 
     def run(folder: str, iterations: int, resume: bool = False) -> TPVFormer:
         model = build("toy", SMALL, camera_seed=3)
-        with torch.serialization.safe_globals(safe_globals()):
-            Runner(
-                model=model,
-                work_dir=str(tmp_path / folder),
-                train_dataloader=torch.utils.data.DataLoader(samples, batch_size=1, collate_fn=operator.itemgetter(0)),
-                train_cfg={"type": "IterBasedTrainLoop", "max_iters": iterations},
-                optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-4, "momentum": 0.9}},
-                default_hooks={
-                    "checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": 1},
-                    "logger": None,
-                    "timer": None,
-                },
-                custom_hooks=[TrainingProgress()],
-                default_scope="mmdet3d",
-                visualizer={"type": "Visualizer", "vis_backends": []},
-                log_level="ERROR",
-                resume=resume,
-                experiment_name=f"{folder}-{iterations}",
-                randomness={"seed": 0},
-            ).train()
+        CellRunner(
+            model=model,
+            work_dir=str(tmp_path / folder),
+            train_dataloader=torch.utils.data.DataLoader(samples, batch_size=1, collate_fn=operator.itemgetter(0)),
+            train_cfg={"type": "IterBasedTrainLoop", "max_iters": iterations},
+            optim_wrapper={"optimizer": {"type": "SGD", "lr": 1e-4, "momentum": 0.9}},
+            default_hooks={
+                "checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": 1},
+                "logger": None,
+                "timer": None,
+            },
+            custom_hooks=[TrainingProgress()],
+            default_scope="mmdet3d",
+            visualizer={"type": "Visualizer", "vis_backends": []},
+            log_level="ERROR",
+            resume=resume,
+            experiment_name=f"{folder}-{iterations}",
+            randomness={"seed": 0},
+        ).train()
         return model
 
     straight = run("straight", 2)

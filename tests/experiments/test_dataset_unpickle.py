@@ -29,7 +29,6 @@ class Evil:
 def test_data_of_every_protocol_and_numpy(tmp_path: Path, protocol: int, numpy_package: str) -> None:
     content = {
         "infos": [{"a": np.arange(6.0).reshape(2, 3), "names": np.array(["car", "bus"]), "n": np.float64(2.5)}],
-        "objects": np.array([None, "x"], dtype=object),
         "other": OrderedDict(s={1, 2}, t=(1, b"bytes", 2.0), none=None),
     }
     raw = pickle.dumps(content, protocol=protocol)
@@ -40,7 +39,7 @@ def test_data_of_every_protocol_and_numpy(tmp_path: Path, protocol: int, numpy_p
     read = load_infos(path)
     assert np.array_equal(read["infos"][0]["a"], content["infos"][0]["a"])
     assert read["infos"][0]["names"].tolist() == ["car", "bus"] and read["infos"][0]["n"] == 2.5
-    assert read["objects"].tolist() == [None, "x"] and read["other"] == content["other"]
+    assert read["other"] == content["other"] and type(read["infos"][0]["a"]) is np.ndarray
 
 
 def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
