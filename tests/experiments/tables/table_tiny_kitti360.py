@@ -6,7 +6,7 @@ from experiments.spec import load_table
 
 _TABLE = load_table("table_kitti360")
 _TOY = _TABLE.presets["toy"]
-_WORLD = {"train_scenes": 1, "train_frames": 3, "val_scenes": 1, "val_frames": 1, "image_width": 176}
+_WORLD = {"train_scenes": 1, "train_frames": 3, "val_scenes": 1, "val_frames": 1, "image_width": 352}
 
 TABLE = replace(
     _TABLE,
@@ -15,7 +15,7 @@ TABLE = replace(
     presets={
         "toy": replace(
             _TOY,
-            data=replace(_TOY.data, image_size=(176, 47), label_camera_width=176, toyworld=_WORLD),
+            data=replace(_TOY.data, toyworld=_WORLD),  # the network is made for one size of images
             schedule=replace(_TOY.schedule, warmup_iterations=2, iterations=6, checkpoint_interval=2),
             check_shuffled_images=False,
         )
