@@ -41,8 +41,8 @@ def ray_directions() -> Float32:
 
 
 @njit(inline="always")
-def _start(origin: float, end: float, length: float) -> Any:
-    """Voxel, step, parameter of the first border and parameter between borders along one axis."""
+def _start(origin: Any, end: Any, length: Any) -> Any:
+    """Voxel, step, parameter of the first border and parameter between borders along one axis; of doubles."""
     direction = (end - origin) / length
     voxel = int(origin)  # towards zero, as the C++ cast
     step = 1 if direction >= 0 else -1
@@ -65,8 +65,9 @@ def _cast(grids: NDArray[np.uint8], empty: int, origins: Float32, ends: Float32)
     distances = np.empty((count, origins.shape[0], rays), np.float32)
     for job in prange(origins.shape[0] * rays):
         o, r = job // rays, job % rays
-        xo, yo, zo = float(origins[o, 0]), float(origins[o, 1]), float(origins[o, 2])
-        xe, ye, ze = float(ends[o, r, 0]), float(ends[o, r, 1]), float(ends[o, r, 2])
+        # Upstream walks in doubles from float32 points; numba's float() of a float32 would stay one.
+        xo, yo, zo = np.float64(origins[o, 0]), np.float64(origins[o, 1]), np.float64(origins[o, 2])
+        xe, ye, ze = np.float64(ends[o, r, 0]), np.float64(ends[o, r, 1]), np.float64(ends[o, r, 2])
         length = math.sqrt((xe - xo) ** 2 + (ye - yo) ** 2 + (ze - zo) ** 2)
         x, step_x, next_x, delta_x = _start(xo, xe, length)
         y, step_y, next_y, delta_y = _start(yo, ye, length)
