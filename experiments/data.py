@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.command import complain, guarded, told_on_interruption
-from experiments.datasets.inventory import Part, inventory
+from experiments.datasets.inventory import Inventory, Part, inventory
 from experiments.datasets.layouts import LAYOUTS, layout_of
 from experiments.datasets.unpickle import DataError
 from experiments.plan import DATA_ROOT_VARIABLE
@@ -49,10 +49,12 @@ def status(name: _Name, data_root: _Root = None) -> int:
         table.add_column(heading)
     wrong: dict[tuple[str, str], list[str]] = {}  # by where it comes from, so that this is said once
     optional: dict[tuple[str, str], list[str]] = {}
+    releases: list[str] = []
     for dataset in _datasets(name):
         for split in layout_of(dataset).splits:
             with console.status(f"looking at {dataset} {split}"):
                 found = inventory(dataset, root, split)
+            releases += _release(dataset, split, found)
             depth = [] if found.depth is None else [found.depth]
             table.add_row(dataset, split, *(_count(part) for part in (*found.parts, *depth)))
             for part in found.parts:
@@ -62,6 +64,8 @@ def status(name: _Name, data_root: _Root = None) -> int:
                 if part.problem:
                     optional.setdefault((dataset, part.source), []).append(f"{split}, {part.name}: {part.problem}")
     console.print(table)
+    for line in releases:
+        _say(console, line)
     for (dataset, source), lines in (*wrong.items(), *optional.items()):
         for line in lines:
             _say(console, f"{dataset} {line}")
@@ -156,6 +160,8 @@ def _verify_split(dataset: str, root: Path, split: str, count: int | None, seed:
     index, *rest = found.parts
     if index.problem:
         _say(console, f"{title}: {index.problem}: {index.source}")
+    for line in _release(dataset, split, found):
+        _say(console, line)
     if not found.frames:
         return 1
     for part in rest:
@@ -215,6 +221,12 @@ def _root(named: Path | None) -> Path:
     if not root.is_dir():
         raise DataError(f"data root {root} is not a folder: name the one that holds the data with --data-root")
     return root
+
+
+def _release(dataset: str, split: str, found: Inventory) -> list[str]:
+    """Which of a data set's releases a split is of; nothing where they do not differ in it, and for a split of none."""
+    index = found.parts[0]
+    return [f"{dataset} {split}: {index.there} frames, those of {index.release}"] if index.release else []
 
 
 def _count(part: Part) -> str:

@@ -100,14 +100,17 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
     renderers = _renderers(request, cuda, said)
     rows = _rows(request, preset)
     _check_pretrained(request, preset, rows)
-    overrides = _overrides(request, rows, preset, data_root)
+    overrides = _overrides(request)
+    fingerprint = _data_fingerprint(request.table, preset, data_root)
+    if data_root is not None and request.table.preset(preset).data.source == "toyworld":
+        # The folder's name is for people. What tells two data sets apart, and knows one that was moved, is the fingerprint.
+        overrides["data"] = f"{_safe(data_root.resolve().name)}-{fingerprint[:8]}"
     cells = tuple(
         request.table.cell(row, renderer, preset, seed, _overrides_of(row, overrides))
         for seed in dict.fromkeys(request.seeds or request.table.default_seeds)
         for renderer in renderers
         for row in rows
     )
-    fingerprint = _data_fingerprint(request.table, preset, data_root)
     return Plan(request.table, preset, data_root, fingerprint, renderers, cells, tuple(said))
 
 
@@ -165,7 +168,7 @@ def _rows(request: Request, preset: PresetName) -> tuple[Row, ...]:
     return runnable
 
 
-def _overrides(request: Request, rows: tuple[Row, ...], preset: PresetName, data_root: Path | None) -> dict[str, Any]:
+def _overrides(request: Request) -> dict[str, Any]:
     overrides: dict[str, Any] = {}
     if request.iterations is not None:
         if request.iterations <= 0:
@@ -183,8 +186,6 @@ def _overrides(request: Request, rows: tuple[Row, ...], preset: PresetName, data
         if not request.checkpoint.is_file():
             raise PlanError(f"checkpoint {request.checkpoint} does not exist")
         overrides["checkpoint"] = f"{_safe(request.checkpoint.stem)}-{_digest(request.checkpoint)[:8]}"
-    if data_root is not None and request.table.preset(preset).data.source == "toyworld":
-        overrides["data"] = _safe(data_root.resolve().name)
     return overrides
 
 

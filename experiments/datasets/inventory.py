@@ -21,6 +21,7 @@ class Part:
     source    what brings it: a download, or a command
     problem   what is wrong, or "" for a complete part
     missing   the listed files that are not there
+    release   of an index: that of the data set's releases which has as many frames, where they differ in the split
     """
 
     name: str
@@ -29,6 +30,7 @@ class Part:
     source: str
     problem: str = ""
     missing: tuple[Path, ...] = ()
+    release: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
     """
     known = layout_of(dataset)
     index, labels, images = known.sources
-    published = known.frames[split]
+    counts = {release: frames[split] for release, frames in known.releases.items()}
+    published = next(iter(counts.values()))
     path = known.index(data_root, split)
     try:
         frames = list(known.frame_files(data_root, split))
@@ -68,9 +71,16 @@ def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
         )
         return Inventory(parts, [], None if known.depth_files is None else Part(DEPTH, 0, None, known.get_depth))
     listed_by = path.name if path.is_file() else f"the data set's {known.index_name}"
-    short = "" if len(frames) == published else f"{listed_by} lists {len(frames)} frames, the published one {published}"
+    release = next((release for release, count in counts.items() if count == len(frames)), None)
+    if release is None:
+        listed = Part(
+            known.index_name, len(frames), published, index, f"{listed_by} lists {len(frames)} frames, {_known(counts)}"
+        )
+    else:
+        which = release if len(set(counts.values())) > 1 else ""
+        listed = Part(known.index_name, len(frames), len(frames), index, release=which)
     parts = (
-        Part(known.index_name, len(frames), published, index, short),
+        listed,
         _listed(LABELS, [files[0] for files in frames], labels),
         _listed(IMAGES, [file for files in frames for file in files[1:]], images),
     )
@@ -78,6 +88,13 @@ def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
         return Inventory(parts, frames)
     depths = known.depth_files(data_root, split)
     return Inventory(parts, frames, _listed(DEPTH, depths, known.get_depth), depths)
+
+
+def _known(counts: dict[str, int]) -> str:
+    """``the published one 6019``, or the number of each release."""
+    if len(set(counts.values())) == 1:
+        return f"the published one {next(iter(counts.values()))}"
+    return ", ".join(f"{release} {count}" for release, count in counts.items())
 
 
 def _listed(name: str, files: list[Path], source: str) -> Part:

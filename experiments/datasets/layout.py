@@ -13,7 +13,7 @@ PUBLISHED = "RenderOcc publishes it (github.com/pmj110119/RenderOcc, docs/prepar
 GET_LABELS = "unpack Occ3D's gts.tar.gz (github.com/Tsinghua-MARS-Lab/Occ3D) in the data root"
 
 # nuScenes' own part, the same for every data set that labels it. Only key frames of the six cameras are read: no sweeps.
-NUSCENES_FRAMES = {"train": 28130, "val": 6019}
+NUSCENES_RELEASES = {"nuScenes' trainval set": {"train": 28130, "val": 6019}}
 NUSCENES_IMAGE_SIZE = (1600, 900)
 GET_IMAGES = (
     "unpack the camera key frames of nuScenes' trainval set (nuscenes.org/nuscenes, Download, under its terms) below the data "

@@ -29,7 +29,11 @@ SPLITS = tuple(DRIVES)
 EVALUATED = "test"
 SCENE_GAP = 50
 """Frame numbers (5 s at 10 Hz): where more of them are left out, a drive is elsewhere and another scene begins."""
-FRAMES = {"train": 8487, "val": 1812, "test": 2566}
+# The download has fewer frames than SSCBench's README counts, on purpose: github.com/ai4ce/SSCBench/issues/23.
+RELEASES = {
+    "SSCBench's present release": {"train": 8483, "val": 1812, "test": 2165},
+    "the data set as SSCBench's README counts it": {"train": 8487, "val": 1812, "test": 2566},
+}
 CAMERA = "image_00"
 IMAGE_SIZE = (1408, 376)
 

@@ -22,7 +22,7 @@ class Layout:
     index        (data root, split) -> the file that lists the split's frames, or a folder whose file names do
     listing      (data root, split) -> the bytes that list the split's frames
     frame_files  (data root, split) -> for each frame, label first, the files it consists of
-    frames       split -> number of its frames as published
+    releases     release -> split -> number of its frames; a split is complete with that of any, the first is today's download
     image_size   (width, height) in pixels of every image as published
     folders      below the data root: that of the labels, that of the images
     sources      what brings the index, the labels, the images
@@ -38,7 +38,7 @@ class Layout:
     index: Callable[[Path, str], Path]
     listing: Callable[[Path, str], bytes]
     frame_files: Callable[[Path, str], Iterator[list[Path]]]
-    frames: Mapping[str, int]
+    releases: Mapping[str, Mapping[str, int]]
     image_size: tuple[int, int]
     folders: tuple[str, str]
     sources: tuple[str, str, str]
@@ -56,7 +56,7 @@ LAYOUTS: dict[str, Layout] = {
         index=layout.info_path,
         listing=lambda root, split: layout.info_path(root, split).read_bytes(),
         frame_files=layout.frame_files,
-        frames=layout.NUSCENES_FRAMES,
+        releases=layout.NUSCENES_RELEASES,
         image_size=layout.NUSCENES_IMAGE_SIZE,
         folders=("gts", "nuscenes/samples"),
         sources=(layout.PUBLISHED, layout.GET_LABELS, layout.GET_IMAGES),
@@ -69,7 +69,7 @@ LAYOUTS: dict[str, Layout] = {
         index=layout_surroundocc.info_path,
         listing=lambda root, split: layout_surroundocc.info_path(root, split).read_bytes(),
         frame_files=layout_surroundocc.frame_files,
-        frames=layout.NUSCENES_FRAMES,
+        releases=layout.NUSCENES_RELEASES,
         image_size=layout.NUSCENES_IMAGE_SIZE,
         folders=("surroundocc/samples", "nuscenes/samples"),
         sources=(layout_surroundocc.PUBLISHED, layout_surroundocc.GET_LABELS, layout.GET_IMAGES),
@@ -82,7 +82,7 @@ LAYOUTS: dict[str, Layout] = {
         index=layout_kitti360.index_path,
         listing=layout_kitti360.listing,
         frame_files=layout_kitti360.frame_files,
-        frames=layout_kitti360.FRAMES,
+        releases=layout_kitti360.RELEASES,
         image_size=layout_kitti360.IMAGE_SIZE,
         folders=("preprocess/labels", "data_2d_raw"),
         sources=(layout_kitti360.PUBLISHED, layout_kitti360.PREPARE, layout_kitti360.GET_IMAGES),

@@ -16,7 +16,7 @@ import pytest
 import surroundocc_layout
 
 from experiments import data
-from experiments.datasets import layouts, verification
+from experiments.datasets import layout_kitti360, layouts, verification
 from experiments.datasets.layout import info_path
 from experiments.datasets.unpickle import load_infos
 
@@ -45,9 +45,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     size = (occ3d_layout.WIDTH, occ3d_layout.HEIGHT)
     frames = {"occ3d": {"train": 3, "val": 3}, "surroundocc": {"train": 3, "val": 1}}
     for name, counts in frames.items():
-        monkeypatch.setitem(layouts.LAYOUTS, name, replace(layouts.LAYOUTS[name], frames=counts, image_size=size))
+        small = replace(layouts.LAYOUTS[name], releases={"published": counts}, image_size=size)
+        monkeypatch.setitem(layouts.LAYOUTS, name, small)
     counts, size = {"train": 3, "val": 1, "test": 3}, (kitti360_layout.WIDTH, kitti360_layout.HEIGHT)
-    small = replace(layouts.LAYOUTS["kitti360"], frames=counts, image_size=size)
+    small = replace(layouts.LAYOUTS["kitti360"], releases={"published": counts}, image_size=size)
     monkeypatch.setitem(layouts.LAYOUTS, "kitti360", small)
 
 
@@ -291,6 +292,48 @@ def test_kitti360_from_downloads_to_verified(command: Command, tmp_path: Path, t
     np.save(root / f"depth/{DRIVE}/000300.npy", np.full((188, 704), np.nan, np.float32))
     code, out, _ = command("verify", "kitti360", "--data-root", root, "--all")
     assert code == 1 and "000300.npy has NaN, infinite or negative values" in out and reads == [("test", 1)]
+
+
+def listed(root: Path, **frames: int) -> Path:
+    """The names by which KITTI-360's frames are listed, so many a split, and nothing else."""
+    for split, count in frames.items():
+        folder = layout_kitti360.voxel_folder(root, layout_kitti360.drive_name(layout_kitti360.DRIVES[split][0]))
+        folder.mkdir(parents=True)
+        for number in range(count):
+            (folder / f"{5 * number:06d}.bin").touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "release"),
+    [(8483, 2165, "SSCBench's present release"), (8487, 2566, "the data set as SSCBench's README counts it")],
+)
+def test_kitti360_is_complete_in_either_release(command: Command, tmp_path: Path, train: int, test: int, release: str) -> None:
+    root = listed(tmp_path / "kitti360", train=train, val=1812, test=test)
+    code, out, _ = command("status", "kitti360", "--data-root", root)
+    assert code == 1 and "voxel files" not in out, "only labels and images are missing"
+    assert f"kitti360 train: {train} frames, those of {release}" in out and f"{train} of {train}" in out
+    assert f"kitti360 test: {test} frames, those of {release}" in out and f"{test} of {test}" in out
+    assert "kitti360 val: 1812 frames" not in out, "the same in both"
+
+
+def test_kitti360_with_another_number_of_frames_is_told_both(command: Command, tmp_path: Path) -> None:
+    root = listed(tmp_path / "kitti360", test=2164, val=1811)
+    code, out, _ = command("status", "kitti360", "--data-root", root)
+    assert code == 1 and "2164 of 2165" in out and "those of" not in out
+    both = "SSCBench's present release 2165, the data set as SSCBench's README counts it 2566"
+    assert f"kitti360 test, voxel files: the data set's voxel files lists 2164 frames, {both}" in out
+    assert "lists 1811 frames, the published one 1812" in out
+
+
+def test_kitti360_that_is_whole_in_the_second_release(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = kitti360_layout.write_layout(tmp_path / "kitti360")
+    counts, size = {"train": 3, "val": 1, "test": 3}, (kitti360_layout.WIDTH, kitti360_layout.HEIGHT)
+    releases = {"today's": counts | {"test": 2}, "the first": counts}
+    monkeypatch.setitem(layouts.LAYOUTS, "kitti360", replace(layouts.LAYOUTS["kitti360"], releases=releases, image_size=size))
+    for action in ("status", "verify"):
+        code, out, err = command(action, "kitti360", "--data-root", root)
+        assert (code, err) == (0, "") and "kitti360 test: 3 frames, those of the first" in out and "today" not in out
 
 
 def test_kitti360_without_depth_is_complete_for_most_rows(command: Command, tmp_path: Path, tiny: None) -> None:

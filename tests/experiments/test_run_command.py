@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import occ3d_layout
 import pytest
 from run_tiny import TABLES
 
@@ -114,11 +116,33 @@ def test_a_view_leaves_out_the_tables_whose_data_is_not_there(command: Command, 
     arguments = ("--preset", "toy", "--data-root", str(root), "--dry-run")
     code, out, err = command("table_tiny_2d", *arguments)
     assert code == 0 and "error" not in err
-    assert "small--cpu--seed0--data=data" in out
+    assert "small--cpu--seed0--data=data-" in out
     assert "table_tiny_surroundocc is left out: no data set pickle" in out and "surroundocc+gaussrender--cpu" not in out
     (tmp_path / "empty").mkdir()
     code, _, err = command("table_tiny_2d", "--data-root", str(tmp_path / "empty"))
     assert code == 2 and "bevdetv2-nuscenes_infos_train.pkl" in err, "nothing is left"
+
+
+def test_data_roots_of_one_name_are_not_one_cell(command: Command, tmp_path: Path) -> None:
+    """What is told apart is the data: a moved folder has the cells it had, its place has those of what lies there now."""
+
+    def cell(root: Path) -> str:
+        code, out, _ = command("table_tiny", "--row", "small", "--preset", "toy", "--data-root", str(root), "--dry-run")
+        assert code == 0
+        return re.findall(r"small--cpu--seed0--data=[\w.-]+", out)[0]
+
+    first, other = occ3d_layout.write_layout(tmp_path / "a/data", 1), occ3d_layout.write_layout(tmp_path / "b/data", 2)
+    names = [cell(first), cell(other)]
+    assert names[0] != names[1] and all(name.startswith("small--cpu--seed0--data=data-") for name in names)
+    long = [tmp_path / f"{'x' * 60}{end}" for end in "ab"]
+    assert len({cell(occ3d_layout.write_layout(root, frames)) for root, frames in zip(long, (1, 2), strict=True)}) == 2
+    (tmp_path / "c").mkdir()
+    moved = first.rename(tmp_path / "c/data")
+    other.rename(first)
+    assert [cell(moved), cell(first)] == names
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link/data").symlink_to(moved)
+    assert cell(tmp_path / "link/data") == names[0]
 
 
 def test_missing_first_weights_are_found_before_anything_runs(
@@ -212,7 +236,7 @@ class TestDefaults:
         data.mkdir()
         made = self.make(data_root=data)
         assert (made.preset, made.data_root) == ("toy", data)
-        assert made.cells[1].name == "tpvformer--cpu--seed0--data=real_frames"
+        assert made.cells[1].name == "tpvformer--cpu--seed0--data=real_frames-data"
         assert "toy-size model" in made.said[0]
 
     def test_the_toy_preset_by_name_means_its_own_data(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
