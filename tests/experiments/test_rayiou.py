@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
@@ -120,36 +118,6 @@ ORIGINS = np.array([[0.986, 0.0, 1.84], [6.0, 1.0, 1.84], [-30.0, 2.0, 1.8]])
 
 def count(predicted: np.ndarray, target: np.ndarray) -> np.ndarray:
     return ray_counts(predicted, target, ORIGINS, num_classes=18, **OCC3D)
-
-
-def walk(grid: np.ndarray, origin: list[float], end: list[float]) -> tuple[tuple[int, ...], float]:
-    """The published operator's walk (dvr.cu) in Python's doubles, from inside: the last voxel and where the ray leaves it."""
-    length = math.dist(origin, end)
-    voxel = [int(x) for x in origin]
-    direction = [(b - a) / length for a, b in zip(origin, end, strict=True)]
-    step = [1 if d >= 0 else -1 for d in direction]
-    border = [(v + (s > 0) - o) / d if d else math.inf for v, s, o, d in zip(voxel, step, origin, direction, strict=True)]
-    while True:
-        axis = min((2, 1, 0), key=lambda a: border[a])  # z before y before x
-        here, leave = tuple(voxel), border[axis]
-        voxel[axis] += step[axis]
-        border[axis] += step[axis] / direction[axis] if direction[axis] else math.inf
-        if grid[here] != FREE or not 0 <= voxel[axis] < grid.shape[axis]:
-            return here, leave
-
-
-def test_the_walk_is_in_doubles() -> None:
-    """No ray ends in another voxel than a walk in doubles; one in float32 errs by a voxel on three of these."""
-    grid, origin = world(0), ORIGINS[2:]
-    directions = ray_directions()[::60]
-    classes, distances = cast(grid[None], origin, **OCC3D, directions=directions)  # type: ignore[arg-type]
-    scale, lower = np.float64(np.float32(0.4)), np.array([-40.0, -40.0, -1.0])
-    start = ((origin[0] - lower) / scale).astype(np.float32).tolist()
-    for ray, direction in enumerate(directions):
-        end = ((origin[0] + direction - lower) / scale).astype(np.float32).tolist()
-        voxel, leave = walk(grid, start, end)
-        assert classes[0, 0, ray] == grid[voxel]
-        assert distances[0, 0, ray] == np.float32(leave) * np.float32(0.4)
 
 
 def test_a_perfect_prediction_scores_everything() -> None:
