@@ -130,7 +130,7 @@ def _runs(record: Record, timed: bool) -> Iterator[_Run]:
         return _Run(made.code, made.git_commit, made.git_dirty, when, sources, settings)
 
     yield run(record, record.started, record.sources)
-    yield from (run(confirmation, confirmation.when, {}) for confirmation in record.confirmed)
+    yield from (run(confirmation, confirmation.when, confirmation.sources) for confirmation in record.confirmed)
 
 
 def _settings(made: Record | Confirmation, renderer: str, timed: bool) -> Iterator[tuple[str, _Setting]]:

@@ -65,11 +65,13 @@ TABLE = TableSpec(
         # has as many pixels a voxel as published. One camera makes an iteration cheap, and one image an iteration makes it
         # teach little: more of them than with six cameras, but for Symphonies, which is given the depth. mIoU of TPVFormer (seed
         # 0, the prior has 4.9): 8.1 after 600 iterations at 4e-3, 8.3 with AdamW's second beta at 0.99, 9.8 after 1000 at 5e-3;
-        # two images an iteration (7.5 after 400) and group norm in the image network (7.0 after 600) were left out.
+        # of SurroundOcc 8.4 after 1000 at 8e-3, 9.9 after 1200 at 4e-3; of Symphonies after 400 10.4 at 8e-3, 9.5 at 4e-3, 7.4
+        # with losses on the voxels in sight. Left out: two images an iteration (TPVFormer 7.5 after 400), group norm in the
+        # image network (7.0 after 600).
         "toy": replace(
             _TOY,
-            schedule=replace(_TOY.schedule, lr=5e-3, betas=(0.9, 0.99), iterations=1000),
-            loss_in_sight=0.8,
+            schedule=replace(_TOY.schedule, lr=4e-3, betas=(0.9, 0.99), iterations=1200),
+            loss_in_sight=0.7,
             data=replace(_TOY.data, image_size=(352, 94), coarsen=4, label_camera_width=352),
             gaussrender={"bev_reduction": 4},
         ),
