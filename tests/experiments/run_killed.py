@@ -36,6 +36,7 @@ def start(cell: Cell, folder: Path, iterations: int) -> int:
             log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a killed process writes nothing later
             words = ["--row", cell.row.name, "--renderer", "cpu", "--iterations", str(iterations), "--results", str(folder)]
             code = run.main([cell.table.name, *words])
         finally:

@@ -35,7 +35,7 @@ def chains(folder: Path, iterations: int, kills: int, seed: int, cells: tuple[st
     assert [result["cell"] for result in results] == list(cells)
     for result in results:
         assert result["tensors"] > 100 and result["different"] == [], result
-        assert len(result["continued"]) == result["kills"] == kills, result
+        assert 1 <= result["kills"] <= kills and result["continued"], result  # a kill may find the cell done
 
 
 def test_a_killed_cell_ends_with_the_same_weights(tmp_path: Path) -> None:
