@@ -358,10 +358,19 @@ def _ours(spec: TableSpec, ours: list[Record]) -> dict[tuple[Group, str, str, st
     numbers = {}
     for (group, row, metric, name), pairs in collected.items():
         seeds = tuple(s for s, _ in pairs)
-        values, different = tuple(v for _, v in pairs), behind.mixed([(group, row)], seeds, metric)
+        different = behind.mixed([(group, row)], seeds, metric)
         absent, others = behind.absent([(group, row)], seeds, metric, name)
         numbers[group, row, metric, name] = Number(
-            group, row, metric, values, seeds, name, files[group, row], mixed=different, absent=absent, others=others
+            group,
+            row,
+            metric,
+            tuple(v for _, v in pairs),
+            seeds,
+            name,
+            files[group, row],
+            mixed=different,
+            absent=absent,
+            others=others,
         )
     return numbers
 
