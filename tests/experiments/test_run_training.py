@@ -96,6 +96,7 @@ def test_the_printed_table_holds_every_row_and_says_where_things_are(finished: P
         "preset toy",
     ):
         assert part in text
+    assert "†1: 5 of 17 classes do not occur and count 100 %; in brackets over the others" in text
     assert "train 6/6" in text and "s left" in text and "render_image" in text, "progress in lines, with live losses"
 
 
@@ -105,7 +106,8 @@ def test_a_record_says_everything_its_number_depends_on(finished: Path, row: str
     assert {"mIoU", "IoU", "RayIoU", "RayIoU@1", "image_mIoU", "bev_mIoU", "depth_l1"} <= set(record.metrics)
     for metric in ("mIoU", "image_mIoU", "bev_mIoU"):
         assert sorted([*record.per_class[metric], *record.absent.get(metric, [])]) == sorted(OCC3D_CLASSES[:17])
-    assert record.absent["mIoU"] and record.absent.get(SHUFFLED) == (None if row == "prior" else record.absent["mIoU"])
+    assert record.absent.get(SHUFFLED) == (None if row == "prior" else record.absent.get("mIoU")), "the same labels"
+    assert len(record.absent["image_mIoU"]) == 5, "what the two frames' cameras do not see"
     assert record.samples == {"train": 3, "val": 2}
     assert record.iterations == (0 if row == "prior" else 6)
     assert (record.train_seconds > 0) == (row != "prior")
@@ -139,6 +141,7 @@ def test_mlflow_holds_the_run_with_curves_and_figures(finished: Path) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params["schedule.lr"] == "0.001" and run.data.params["version.torch"] == torch.__version__
     assert run.data.metrics["mIoU"] == pytest.approx(record.metrics["mIoU"])
+    assert run.data.tags["absent.image_mIoU"].startswith("5 of 17 classes do not occur and count 100 %; over the others ")
     assert {"train/loss", "train/loss_render_image", "train/lr"} <= set(run.data.metrics)
     assert any(name.startswith("system/") for name in run.data.metrics)
     assert len(client.list_artifacts(record.mlflow_run_id, "figures")) == 8
