@@ -89,7 +89,7 @@ def _listed(name: str, files: list[Path], source: str, data_root: Path) -> Part:
         problem += f"; {outside} is outside of the data root: the index was made for the folders of another machine"
         source = (
             "files of nuScenes are found by the end of such a path, from samples/ on: put or link them to nuscenes/samples of "
-            f"the data root, or make the index with paths that begin with ./data/nuscenes/. If they are not on this machine: {source}"
+            f"the data root, or make the index with paths that begin with ./data/nuscenes/. If they are not here: {source}"
         )
     return Part(name, len(files) - len(missing), len(files), source, problem, missing)
 

@@ -76,10 +76,10 @@ class FrameChecks(Dataset[tuple[int, str]]):
         counts = np.bincount(labels[labels != grid.ignore].ravel(), minlength=grid.num_classes)
         most = int(counts.argmax())
         if most != grid.empty and 2 * counts[most] > counts.sum():
+            shares = [f"{100 * counts[c] / counts.sum():.0f} % {grid.class_names[c]} ({c})" for c in (most, grid.empty)]
             raise DataError(
-                f"label of frame {token}: {100 * counts[most] / counts.sum():.0f} % of its voxels are {grid.class_names[most]} "
-                f"({most}), {100 * counts[grid.empty] / counts.sum():.0f} % {grid.class_names[grid.empty]} ({grid.empty}): it has the "
-                f"class ids of another data set; {self.layout.title}'s own labels are needed ({self.layout.sources[1]})"
+                f"label of frame {token} is {' and '.join(shares)}: it has the class ids of another data set; "
+                f"{self.layout.title}'s own labels are needed ({self.layout.sources[1]})"
             )
 
 
