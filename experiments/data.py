@@ -52,8 +52,12 @@ def status(name: _Name, data_root: _Root = None) -> int:
     releases: list[str] = []
     for dataset in _datasets(name):
         for split in layout_of(dataset).splits:
-            with console.status(f"looking at {dataset} {split}"):
-                found = inventory(dataset, root, split)
+            try:
+                with console.status(f"looking at {dataset} {split}"):
+                    found = inventory(dataset, root, split)
+            except (DataError, OSError) as error:
+                wrong.setdefault((dataset, "nothing else was looked at"), []).append(f"{split}: {error}")
+                continue
             releases += _release(dataset, split, found)
             depth = [] if found.depth is None else [found.depth]
             table.add_row(dataset, split, *(_count(part) for part in (*found.parts, *depth)))
@@ -76,21 +80,25 @@ def status(name: _Name, data_root: _Root = None) -> int:
 
 
 @app.command()
-def prepare(name: _Name, data_root: _Root = None) -> int:
-    """Make the files that are not downloaded: KITTI-360's labels. What is there already is not made again."""
+def prepare(
+    name: _Name,
+    data_root: _Root = None,
+    again: Annotated[bool, typer.Option("--again", help="Also make anew the labels that are there.")] = False,
+) -> int:
+    """Make the files that are not downloaded: KITTI-360's labels. What is there already is not made again without --again."""
     root = _root(data_root)
     console = Console(highlight=False)
     failed = 0
     with told_on_interruption("interrupted; labels written so far are complete, the same command goes on from there"):
         for dataset in _datasets(name):
             if dataset == "kitti360":
-                failed += _prepare_kitti360(root, console)
+                failed += _prepare_kitti360(root, console, again)
             else:
                 _say(console, f"{dataset}: nothing to prepare, its labels are read as they are published")
     return 1 if failed else 0
 
 
-def _prepare_kitti360(root: Path, console: Console) -> int:
+def _prepare_kitti360(root: Path, console: Console, again: bool) -> int:
     """Number of frames whose labels cannot be made, and of splits that are not there."""
     from experiments.datasets import layout_kitti360 as layout
     from experiments.datasets.prepare_kitti360 import is_prepared
@@ -107,7 +115,7 @@ def _prepare_kitti360(root: Path, console: Console) -> int:
             failed.append(split)
             continue
         with console.status(f"{title}: looking for labels"):
-            todo = [frame for frame in frames if not is_prepared(root, frame)]
+            todo = [frame for frame in frames if again or not is_prepared(root, frame)]
         before = len(failed)
         bar = Bar(console, f"{title} labels", len(frames), len(frames) - len(todo))
         try:
@@ -146,7 +154,11 @@ def verify(
     with told_on_interruption("interrupted; frames that were read are noted, the same command goes on from there"):
         for dataset in _datasets(name):
             for split in layout_of(dataset).splits:
-                problems += _verify_split(dataset, root, split, None if all_ else frames, seed, console)
+                try:
+                    problems += _verify_split(dataset, root, split, None if all_ else frames, seed, console)
+                except (DataError, OSError) as error:  # the other splits and data sets are looked at all the same
+                    _say(console, f"{dataset} {split}: {error}")
+                    problems += 1
     if problems:
         complain(f"{problems} problem(s) found in {root}; once they are mended, the same command reads only what changed")
     return 1 if problems else 0
@@ -175,7 +187,9 @@ def _verify_split(dataset: str, root: Path, split: str, count: int | None, seed:
 
         checks = FrameChecks(dataset, root, split)
         depths = [[path] if path.is_file() else [] for path in found.depths] or [[] for _ in found.frames]
-        files = [[*own, *depth] for own, depth in zip(found.frames, depths, strict=True)]
+        raw = layout_of(dataset).raw_files
+        sources = [[path for path in own if path.is_file()] for own in raw(root, split)] if raw else [[] for _ in found.frames]
+        files = [[*own, *depth, *source] for own, depth, source in zip(found.frames, depths, sources, strict=True)]
         notes = Notes(default_cache() / "verified", dataset, root, split, files)
     everything = range(len(checks))
     drawn = everything if count is None else sorted(random.Random(seed).sample(everything, min(count, len(checks))))

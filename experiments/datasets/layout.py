@@ -81,16 +81,35 @@ def field(info: dict[str, Any], key: str, where: Path) -> Any:
 
 def resolve(data_root: str | Path, stored: str) -> Path:
     """A path as the pickles store it ("./data/...", relative to the repository) below the data root."""
+    if not isinstance(stored, str):
+        raise DataError(f"the info pickle below {data_root} names a file by a {type(stored).__name__}, not by a path")
     path = PurePosixPath(stored)
     if path.is_absolute():
-        return Path(stored)
+        return found(data_root, Path(stored))
     parts = path.parts[1:] if path.parts and path.parts[0] == "data" else path.parts
-    return Path(data_root, *parts)
+    return found(data_root, Path(data_root, *parts))
+
+
+def found(data_root: str | Path, path: Path) -> Path:
+    """A file of nuScenes that a pickle names: ``path`` if it is there, else the one below the data root with the same end.
+
+    Pickles made elsewhere name files by the paths of that machine; from samples/ or sweeps/ on they are nuScenes' own.
+    """
+    for folder in ("samples", "sweeps"):
+        if folder in path.parts:
+            start = len(path.parts) - 1 - path.parts[::-1].index(folder)
+            own = Path(data_root, "nuscenes", *path.parts[start:])
+            if own != path and not path.is_file() and own.is_file():
+                return own
+    return path
 
 
 def label_path(data_root: str | Path, info: dict[str, Any], where: Path) -> Path:
     """gts/<scene>/<token>/labels.npz: the last two components of ``occ_path`` (GaussRender pipeline.py:448-463)."""
-    scene, token = PurePosixPath(str(field(info, "occ_path", where))).parts[-2:]
+    parts = PurePosixPath(str(field(info, "occ_path", where))).parts[-2:]
+    if len(parts) != 2:
+        raise DataError(f"{where}: 'occ_path' of {info.get('token', 'a frame')} does not end in <scene>/<token>")
+    scene, token = parts
     return Path(data_root) / "gts" / scene / token / "labels.npz"
 
 

@@ -200,6 +200,11 @@ def depth_files(data_root: str | Path, split: str) -> list[Path]:
     return [depth_path(data_root, frame) for frame in read_frames(data_root, split)]
 
 
+def raw_files(data_root: str | Path, split: str) -> list[list[Path]]:
+    """The raw voxels of each frame of a split, of which its label is made."""
+    return [[voxel_path(data_root, frame, kind) for kind in ("label", "invalid")] for frame in read_frames(data_root, split)]
+
+
 def class_of_raw() -> NDArray[np.uint8]:
     """[65536] class id of every raw id (dataset/configs/kitti360.yaml)."""
     table = np.full(1 << 16, UNKNOWN, np.uint8)

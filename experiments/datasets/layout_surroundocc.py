@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from experiments.datasets.layout import CAMERAS, OCC3D_CLASSES, SPLITS, checked_root
+from experiments.datasets.layout import CAMERAS, OCC3D_CLASSES, SPLITS, checked_root, found
 from experiments.datasets.unpickle import DataError, load_infos
 
 PUBLISHED = "GaussianFormer publishes it (github.com/huang-yh/GaussianFormer, its README links the pickles)"
@@ -78,11 +78,11 @@ def read_frames(data_root: str | Path, split: str) -> list[KeyFrame]:
 
 def image_path(data_root: str | Path, frame: KeyFrame, camera: str, where: Path) -> Path:
     """nuscenes/<file name as stored>, e.g. nuscenes/samples/CAM_FRONT/....jpg."""
-    return Path(data_root, "nuscenes", str(frame.sensor(camera, where)["filename"]))
+    return found(data_root, Path(data_root, "nuscenes", str(frame.sensor(camera, where)["filename"])))
 
 
 def lidar_path(data_root: str | Path, frame: KeyFrame, where: Path) -> Path:
-    return Path(data_root, "nuscenes", str(frame.sensor(LIDAR, where)["filename"]))
+    return found(data_root, Path(data_root, "nuscenes", str(frame.sensor(LIDAR, where)["filename"])))
 
 
 def label_path(data_root: str | Path, frame: KeyFrame, where: Path) -> Path:

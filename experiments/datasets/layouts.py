@@ -29,6 +29,7 @@ class Layout:
     index_name   of the index, for people
     depth_files  (data root, split) -> for each frame the file with its depth, where some models take one
     get_depth    what brings the depth
+    raw_files    (data root, split) -> for each frame the files that its label was made of, where they are published
     """
 
     title: str
@@ -45,6 +46,7 @@ class Layout:
     index_name: str = "info pickle"
     depth_files: Callable[[Path, str], list[Path]] | None = None
     get_depth: str = ""
+    raw_files: Callable[[Path, str], list[list[Path]]] | None = None
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -89,6 +91,7 @@ LAYOUTS: dict[str, Layout] = {
         index_name="voxel files",
         depth_files=layout_kitti360.depth_files,
         get_depth=layout_kitti360.GET_DEPTH,
+        raw_files=layout_kitti360.raw_files,
     ),
 }
 

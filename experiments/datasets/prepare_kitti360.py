@@ -20,7 +20,7 @@ def is_prepared(data_root: Path, frame: Frame) -> bool:
     """Whether the frame has a label that is complete by its header; what another tool wrote counts too."""
     try:
         stored = np.load(layout.label_path(data_root, frame), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError, RecursionError, MemoryError, OverflowError):
+    except Exception:  # noqa: BLE001 - numpy reads the header as a piece of Python, which fails in many ways
         return False
     return isinstance(stored, np.ndarray) and stored.shape == layout.SHAPE
 
@@ -32,18 +32,37 @@ def prepare(data_root: Path, frame: Frame) -> Path:
     preprocess.py:73-89), which writes the same values as float32. Raises DataError for a raw file that is missing or has
     another size than the grid.
     """
-    raw = _read(layout.voxel_path(data_root, frame, "label"), np.dtype(np.uint16))
-    invalid = _read(layout.voxel_path(data_root, frame, "invalid"), np.dtype(np.uint8))
+    classes = _classes(data_root, frame)
     target = layout.label_path(data_root, frame)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.save(file, layout.classes_of_voxels(raw, invalid))
+            np.save(file, classes)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     return target
+
+
+def check_against_raw(data_root: Path, frame: Frame, labels: NDArray[np.uint8]) -> None:
+    """Raises DataError if a frame's class ids [256, 256, 32] are not those that its raw voxels give, if it has them."""
+    if not all(layout.voxel_path(data_root, frame, kind).is_file() for kind in ("label", "invalid")):
+        return
+    classes = _classes(data_root, frame)
+    wrong = labels != classes
+    if wrong.any():
+        has, expected = labels[wrong][0], classes[wrong][0]
+        raise DataError(
+            f"label {layout.label_path(data_root, frame)} is not that of its raw voxels: {int(wrong.sum())} voxels differ, the "
+            f"first has class {has} where the raw voxels say {expected}; it was made with another class map or of another "
+            "frame; python -m experiments.data prepare kitti360 --again makes the labels anew"
+        )
+
+
+def _classes(data_root: Path, frame: Frame) -> NDArray[np.uint8]:
+    raw = _read(layout.voxel_path(data_root, frame, "label"), np.dtype(np.uint16))
+    return layout.classes_of_voxels(raw, _read(layout.voxel_path(data_root, frame, "invalid"), np.dtype(np.uint8)))
 
 
 def _read(path: Path, dtype: np.dtype[Voxel]) -> NDArray[Voxel]:

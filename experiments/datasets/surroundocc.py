@@ -40,7 +40,10 @@ def read_sparse_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
     if ((rows[:, :3] < 0) | (rows[:, :3] >= grid.shape)).any():
         raise DataError(f"label {path} lists voxels outside of the grid {list(grid.shape)}")
     if ((rows[:, 3] < 0) | (rows[:, 3] >= grid.num_classes)).any():
-        raise DataError(f"label {path} holds classes {rows[:, 3].min()}..{rows[:, 3].max()}, known: 0..{grid.num_classes - 1}")
+        hint = "; 17 is free in Occ3D's labels: SurroundOcc's own belong here" if rows[:, 3].max() == 17 else ""
+        raise DataError(
+            f"label {path} holds classes {rows[:, 3].min()}..{rows[:, 3].max()}, known: 0..{grid.num_classes - 1}{hint}"
+        )
     labels = np.full(grid.shape, grid.empty, np.uint8)
     x, y, z, classes = rows.T
     labels[x, y, z] = np.where(classes == layout.NOISE, grid.ignore, classes)

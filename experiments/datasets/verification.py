@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,7 +19,7 @@ from experiments.datasets.layouts import layout_of
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError
 
-CHECKS = 1  # raise it with every check that is added: frames noted under an older number are read again
+CHECKS = 2  # raise it with every check that is added: frames noted under an older number are read again
 
 _ENDS = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".png": b"IEND\xaeB`\x82"}
 _MATRICES = ("projection", "intrinsics", "reference_to_camera", "reference_to_lidar")
@@ -30,7 +31,8 @@ class FrameChecks(Dataset[tuple[int, str]]):
 
     Each frame goes through the loader as training reads it, at the published image size: its images are decoded, its
     labels and mask are checked for shape and class range, its matrices for their form. On top of that: images of the
-    published size and complete files, finite matrices. Where the frame has a depth file, that is read too.
+    published size and complete files, finite matrices, and labels of this data set: its empty class fills most of a scene,
+    and where the raw voxels are there, they say the same. Where the frame has a depth file, that is read too.
 
     Raises DataError where the split cannot be listed.
     """
@@ -49,6 +51,8 @@ class FrameChecks(Dataset[tuple[int, str]]):
             self._check(number)
         except (DataError, OSError) as error:
             return number, str(error)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # values of a wrong type
+            return number, f"frame {number} of the {self.layout.index_name} is unusable ({type(error).__name__}: {error})"
         return number, ""
 
     def _check(self, number: int) -> None:
@@ -62,8 +66,21 @@ class FrameChecks(Dataset[tuple[int, str]]):
         for name in _MATRICES:
             if not torch.isfinite(getattr(batch, name)).all():
                 raise DataError(f"frame {meta['token']}: {name} has NaN or infinite values")
+        self._check_classes(number, str(meta["token"]))
+        self.frames.check_source(number)
         if self.depths and self.depths[number].is_file():
             self.frames.depth(number)
+
+    def _check_classes(self, number: int, token: str) -> None:
+        labels, grid = self.frames.labels(number)[0], self.frames.grid
+        counts = np.bincount(labels[labels != grid.ignore].ravel(), minlength=grid.num_classes)
+        most = int(counts.argmax())
+        if most != grid.empty and 2 * counts[most] > counts.sum():
+            shares = [f"{100 * counts[c] / counts.sum():.0f} % {grid.class_names[c]} ({c})" for c in (most, grid.empty)]
+            raise DataError(
+                f"label of frame {token} is {' and '.join(shares)}: it has the class ids of another data set; "
+                f"{self.layout.title}'s own labels are needed ({self.layout.sources[1]})"
+            )
 
 
 def _check_end(path: Path) -> None:
