@@ -1,5 +1,4 @@
-"""GaussRender: rendered supervision for voxel occupancy, usable on any model's logits (README.md, "GaussRender on your own
-network")."""
+"""GaussRender: rendered supervision for voxel occupancy, on any model's logits (README.md, "GaussRender on your own network")."""
 
 from baselines.gaussrender.checks import check_cameras
 from baselines.gaussrender.config import PAPER, GaussRenderConfig, camera_strategy, gaussian_scale
