@@ -320,7 +320,7 @@ def test_kitti360_is_complete_in_either_release(command: Command, tmp_path: Path
 def test_kitti360_with_another_number_of_frames_is_told_both(command: Command, tmp_path: Path) -> None:
     root = listed(tmp_path / "kitti360", test=2164, val=1811)
     code, out, _ = command("status", "kitti360", "--data-root", root)
-    assert code == 1 and "2164 of 2165" in out and "those of" not in out
+    assert code == 1 and "2164 of 2165" in out and "frames, those of" not in out
     both = "SSCBench's present release 2165, the data set as SSCBench's README counts it 2566"
     assert f"kitti360 test, voxel files: the data set's voxel files lists 2164 frames, {both}" in out
     assert "lists 1811 frames, the published one 1812" in out
