@@ -296,7 +296,6 @@ _REBUILDERS = (
     "_rebuild_tensor_v2",
     "_rebuild_tensor_v3",
     "_rebuild_parameter",
-    "_rebuild_parameter_with_state",
 )
 _MAKERS: dict[tuple[str, str], Any] = {
     **{("torch", name): dtype for name, dtype in _STORAGES.items()},

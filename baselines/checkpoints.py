@@ -77,7 +77,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             "save torch.save({'state_dict': model.state_dict()}, FILE)"
         )
     if not isinstance(found, Mapping) or not any(isinstance(v, (Tensor, np.ndarray)) for v in found.values()):
-        has = f" (its entries: {', '.join(str(key)[:40] for key in list(found)[:12])})" if isinstance(found, Mapping) else ""
+        has = f" (its entries: {', '.join(str(key)[:40] for key in list(content)[:12])})" if isinstance(content, Mapping) else ""
         raise CheckpointError(f"checkpoint '{path}' holds no state dict (a mapping of names to tensors){has}")
     state = {}
     for name, value in _unwrapped(found).items():

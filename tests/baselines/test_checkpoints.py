@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from surround_rig import surround_batch, toy_grid
 from torch import Tensor
 
+from baselines.checkpoint_files import read_checkpoint
 from baselines.checkpoints import CheckpointError, load_fcos3d_pretrain, load_released, read_state_dict
 from baselines.tpvformer import TPVFormer, tpvformer_config
 
@@ -220,3 +224,101 @@ def test_fcos3d_start(prefixes: tuple[str, str], tmp_path: Path) -> None:
     torch.save(state, tmp_path / "b.pth")
     with pytest.raises(CheckpointError, match="1 missing in the file: img_backbone.layer4.0.conv2.weight"):
         load_fcos3d_pretrain(model, tmp_path / "b.pth")
+
+
+def own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return dict(state)
+
+
+HISTORY = {"log_scalars": {"loss": HistoryBuffer([1.0, 2.0], [1, 1])}, "runtime_info": {"cfg": "x"}}
+FORMS = {
+    "bare": own_names,
+    "TPVFormer's own": lambda s: {"state_dict": {f"module.{n}": v for n, v in s.items()}, "best_val_miou": np.float64(55.0)},
+    "model": lambda s: {"model": s, "lr": np.float32(0.1), "names": np.array(["car", "bus"]), "args": argparse.Namespace(lr=1)},
+    "model_state_dict": lambda s: {"model_state_dict": s, "path": Path("x")},
+    "below model": lambda s: {"model": {"state_dict": {f"module.model.{n}": v for n, v in s.items()}}},
+    "EMA": lambda s: {"ema_state_dict": {"steps": torch.tensor(3), **{f"module.{n}": v for n, v in s.items()}}},
+    "EMA beside": lambda s: {"ema": {n: v + 1 for n, v in s.items()}, "state_dict": s},
+    "Lightning": lambda s: {"state_dict": {f"model.{n}": v for n, v in s.items()}, "callbacks": {"x": {"best": torch.ones(1)}}},
+    "mmengine": lambda s: {"meta": {"iter": 3}, "state_dict": s, "message_hub": HISTORY, "optimizer": {"state": {}}},
+    "parameters": lambda s: {"state_dict": {n: torch.nn.Parameter(v) if v.is_floating_point() else v for n, v in s.items()}},
+    "numpy": lambda s: {"state_dict": {n: v.numpy() for n, v in s.items()}},
+    "compiled": lambda s: {f"_orig_mod.{n}": v for n, v in s.items()},
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_form_in_which_weights_are_saved_loads(legacy: bool, tmp_path: Path) -> None:
+    state = {"a.weight": torch.randn(3, 4), "a.bias": torch.randn(3), "a.count": torch.tensor(5)}
+    for name, form in FORMS.items():
+        torch.save(form(state), tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+        read = read_state_dict(tmp_path / "a.pth")
+        assert list(read) == list(state) and all(torch.equal(read[n], v) for n, v in state.items()), name
+
+
+def test_what_a_file_holds_of_tensors_is_what_torch_reads(tmp_path: Path) -> None:
+    """Every kind of number, views, a shared storage, no elements; zipped and legacy."""
+    base = torch.arange(24.0).reshape(4, 6)
+    kinds = (torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool)
+    content = {str(kind): torch.ones(3).to(kind) for kind in kinds}
+    content |= {"transposed": base.T, "view": base[1:, ::2], "expanded": base[:1].expand(5, 6), "empty": base[:0]}
+    for zip_file in (True, False):
+        torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zip_file)
+        ours, theirs = read_checkpoint(tmp_path / "a.pth"), torch.load(tmp_path / "a.pth", weights_only=True)
+        for name, value in theirs.items():
+            assert torch.equal(ours[name], value) and ours[name].dtype == value.dtype and ours[name].stride() == value.stride()
+
+
+def test_safetensors_load(tmp_path: Path) -> None:
+    state = {"a": torch.randn(2, 3), "b": torch.ones(4, dtype=torch.int64)}
+    header, data = {}, b""
+    for name, value in state.items():
+        raw = value.numpy().tobytes()
+        kind = {torch.float32: "F32", torch.int64: "I64"}[value.dtype]
+        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    read = read_state_dict(tmp_path / "a.safetensors")
+    assert all(torch.equal(read[n], v) for n, v in state.items())
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data[:-1])
+    with pytest.raises(CheckpointError, match="a.safetensors.*b has no"):
+        read_state_dict(tmp_path / "a.safetensors")
+
+
+def test_half_precision_loads_into_a_model_of_single(tmp_path: Path) -> None:
+    state = build(False, seed=1).state_dict()
+    for kind in (torch.float16, torch.bfloat16):
+        torch.save({n: v.to(kind) if v.is_floating_point() else v for n, v in state.items()}, tmp_path / "a.pth")
+        model = build(False, seed=2)
+        load_released(model, tmp_path / "a.pth")
+        own = model.state_dict()
+        assert all(own[n].dtype == v.dtype for n, v in state.items())
+        assert all(torch.allclose(own[n].float(), v.float(), rtol=1e-2, atol=1e-6) for n, v in state.items() if ".ref_" not in n)
+        assert all(torch.equal(own[n], v) for n, v in state.items() if ".ref_" in n)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"state_dict": {"a": torch.tensor([1.0, float("nan")])}}, "a has NaN or infinite values"),
+        ({"a": torch.tensor([float("inf")])}, "a has NaN or infinite values"),
+        ({"a": torch.ones(1), "epoch": 3}, "entry 'epoch' of its state dict is a int"),
+        ({"model": torch.nn.Linear(1, 1)}, r"entry \['model'\].* is of torch.nn.modules.linear.Linear"),
+        ({"state_dict": {"a": torch.ones(1)}, "f": torch.nn.functional.gelu}, r"entry \['f'\] is of torch"),
+        ({"state_dict": {"a": torch.ones(2).to_sparse()}}, r"entry \['state_dict'\]\['a'\] is of torch"),
+        ({"weights": {}, "epoch": 2}, "its entries: weights, epoch"),
+    ],
+)
+def test_what_cannot_load_is_named(content: Any, said: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=said):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_loss_histories_come_back_as_they_were(tmp_path: Path) -> None:
+    torch.save({"message_hub": HISTORY}, tmp_path / "a.pth")
+    read = read_checkpoint(tmp_path / "a.pth")["message_hub"]["log_scalars"]["loss"]
+    assert type(read) is HistoryBuffer and read.data[0].tolist() == [1.0, 2.0] and read.mean() == 1.5
+    read.update(4.0)
+    assert HISTORY["log_scalars"]["loss"].data[0].tolist() == [1.0, 2.0]

@@ -359,6 +359,50 @@ def test_preparing_names_what_cannot_be_made_and_makes_the_rest(command: Command
     assert code == 0 and "kitti360 test: 1 labels made, 2 were there, 0 cannot be made" in out
 
 
+def test_labels_of_another_class_map_are_found_and_made_anew(command: Command, tmp_path: Path, tiny: None) -> None:
+    root = kitti360_layout.write_layout(tmp_path / "kitti360")
+    label = root / f"preprocess/labels/{DRIVE}/000300_1_1.npy"
+    right = np.load(label)
+    np.save(label, np.where(right == 1, 2, right).astype(np.uint8))
+    code, out, _ = command("verify", "kitti360", "--data-root", root, "--all")
+    assert code == 1 and f"label {label} is not that of its raw voxels" in out and "has class 2 where the raw voxels say 1" in out
+    assert command("prepare", "kitti360", "--data-root", root, "--again")[0] == 0
+    assert np.array_equal(np.load(label), right)
+    assert command("verify", "kitti360", "--data-root", root, "--all")[0] == 0
+
+
+def test_images_named_by_another_machines_paths(command: Command, occ3d: Path) -> None:
+    path = info_path(occ3d, "train")
+    content = load_infos(path)
+    for info in content["infos"]:
+        for camera in info["cams"].values():
+            camera["data_path"] = camera["data_path"].replace("./data/nuscenes", "/home/somebody/nuscenes")
+    path.write_bytes(pickle.dumps(content))
+    assert command("status", "occ3d", "--data-root", occ3d)[0] == 0  # found by the ends of their paths
+    an_image(occ3d, 0).unlink()
+    code, out, _ = command("status", "occ3d", "--data-root", occ3d)
+    assert code == 1 and "1 of 18 files are missing; /home/somebody/nuscenes/samples/" in out
+    assert "outside of the data root" in out and "nuscenes/samples" in out
+
+
+def test_labels_with_another_data_sets_ids_are_known(command: Command, occ3d: Path) -> None:
+    path = next((occ3d / "gts").glob("*/*/labels.npz"))
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {"semantics": np.zeros_like(arrays["semantics"])})
+    code, out, _ = command("verify", "occ3d", "--data-root", occ3d, "--all")
+    assert code == 1 and "100 % others (0) and 0 % free (17): it has the class ids of another data set" in out
+
+
+def test_one_data_sets_fault_does_not_end_the_others(command: Command, occ3d: Path) -> None:
+    path = info_path(occ3d, "train")
+    content = load_infos(path)
+    del content["infos"][0]["scene_name"]
+    path.write_bytes(pickle.dumps(content))
+    code, out, err = command("verify", "all", "--data-root", occ3d, "--all")
+    assert code == 1 and "occ3d train: " in out and "has no 'scene_name'" in out
+    assert "occ3d val: 3 of 3 frames read completely and good" in out and "surroundocc val" in out and "kitti360 test" in out
+
+
 def test_other_data_sets_need_no_preparing(command: Command, occ3d: Path) -> None:
     code, out, _ = command("prepare", "occ3d", "--data-root", occ3d)
     assert code == 0 and "occ3d: nothing to prepare" in out
