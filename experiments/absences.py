@@ -87,8 +87,11 @@ def bracketed(others: float | None, digits: int, sign: str = "") -> str:
 
 
 def uncounted(record: Record, metric: str) -> bool:
-    """Whether the metric has no number because it was measured and nothing in the ground truth counts for it."""
-    return metric not in record.metrics and _MEASURED_WITH.get(metric, metric) in record.per_class
+    """Whether the metric has no number because it was measured and nothing in the ground truth counts for it.
+
+    Then there are no numbers per class either, and the record has a place for them.
+    """
+    return metric not in record.metrics and record.per_class.get(_MEASURED_WITH.get(metric, metric)) == {}
 
 
 def without_number(record: Record) -> list[str]:
