@@ -193,9 +193,9 @@ def coarse_labels(labels: Tensor, factor: int, grid: OccupancyGrid, rule: Coarse
                 any voxel in it is, else empty
     "corner"    the voxel with the highest indices decides alone, empty or not: valeoai/GaussRender's training
                 (occupancy_loss.py:253-275) writes all voxels of a block to one place, and this one comes last. (On a GPU it
-                need not: there the published code is not deterministic.) Thin things go: of the occupied blocks of real
-                frames (three, with Occ3D's and with SurroundOcc's labels) it keeps 22 to 26 % at half the resolution, 5 to
-                9 % at a quarter and 1 to 5 % at an eighth
+                need not: there the published code is not deterministic.) Thin things go: of the occupied blocks of an official
+                Occ3D label it keeps 34 % at half the resolution, 13 % at a quarter and 5 % at an eighth; of sparser labels
+                less
     """
     if rule == "corner":
         last = slice(factor - 1, None, factor)

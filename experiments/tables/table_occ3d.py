@@ -19,7 +19,7 @@ SURROUNDOCC_TOY_SCHEDULE = replace(_TOY_SCHEDULE, lr=5e-3)
 _PRETRAINED = "r101_dcn_fcos3d_pretrain.pth"
 SURROUNDOCC_NOTE = (
     "its coarse scales learn, in mini and paper, from the one voxel of a block that the published training keeps, which loses "
-    "three quarters and more of what is occupied there; in toy from each block's most frequent occupied class"
+    "two thirds and more of what is occupied there; in toy from each block's most frequent occupied class"
 )
 SURROUNDOCC = Row(
     "surroundocc", "SurroundOcc", model="surroundocc", note=SURROUNDOCC_NOTE, schedules={"toy": SURROUNDOCC_TOY_SCHEDULE}
