@@ -20,6 +20,7 @@ from experiments.datasets.layouts import layout_of
 from experiments.instructions import machine_bound
 from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
+from experiments.shell import runnable
 from experiments.spec import Cell, Column, Row, TableSpec, ViewSpec, views_of
 from experiments.tracking import viewing_command
 
@@ -109,7 +110,7 @@ def print_results(
         f"curves and figures: {viewing_command()}",
         f"next: python -m experiments.run {spec.name} --list; python -m reports.publish {spec.name}; python -m reports.build",
     ):
-        console.print(escape(line), soft_wrap=True)
+        console.print(escape(runnable(line)), soft_wrap=True)
 
 
 def _machine_bound(record: Record | None) -> str:
