@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments import plan as planning
-from experiments.cells import CellFolder, Stale, results_root, unwritable
+from experiments.cells import Busy, CellFolder, Stale, results_root, unwritable
 from experiments.command import Interrupted, complain, guarded, rank
 from experiments.plan import Launcher, Plan, PlanError, toyworld_config
 from experiments.records import Record
@@ -142,6 +142,7 @@ def _run(spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, co
         _start(launcher, console)
     done: dict[str, Record] = {}
     failures: list[str] = []
+    todo: list[tuple[Cell, Job, bool]] = []
     for plan in plans:
         settled: dict[str, Record] = {}
         for cell in plan.cells:
@@ -153,18 +154,23 @@ def _run(spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, co
             if job is None or (launcher == "none" and cell.key in settled):
                 done[cell.key] = settled[cell.key]
                 console.print(escape(done_line(cell, settled[cell.key])), soft_wrap=True)
-                continue
-            from experiments.runner import CellFailed, run_cell
+            else:
+                todo.append((cell, job, launcher != "none"))  # processes of a launcher go through the cells as one
+    for cell, job, wait in todo:
+        from experiments.runner import CellFailed, run_cell
 
-            try:
-                done[cell.key] = run_cell(cell, job)
-            except KeyboardInterrupt:
-                raise _interrupted(cell, root) from None
-            except CellFailed as error:
-                failures.append(str(error))
-                complain(str(error))
-                if launcher != "none":
-                    return 1  # the other processes wait inside this cell; the launcher ends them
+        try:
+            done[cell.key] = run_cell(cell, job, wait)
+        except Busy:
+            console.print(f"{escape(cell.name)}: another run works on it; the others are taken first", soft_wrap=True)
+            todo.append((cell, job, True))  # to the end of what this loop goes through
+        except KeyboardInterrupt:
+            raise _interrupted(cell, root) from None
+        except CellFailed as error:
+            failures.append(str(error))
+            complain(str(error))
+            if launcher != "none":
+                return 1  # the other processes wait inside this cell; the launcher ends them
     if done:
         print_results(console, spec, plans, done, root)
     if failures:

@@ -90,16 +90,17 @@ def end_processes(finished: bool) -> None:
         torch.distributed.destroy_process_group()
 
 
-def run_cell(cell: Cell, job: Job) -> Record:
+def run_cell(cell: Cell, job: Job, wait: bool = True) -> Record:
     """Run a cell to its record, or return the record it already has.
 
-    Continues from the newest readable checkpoint of the same fingerprint. Raises CellFailed for what goes wrong while
-    running, and lets errors of the user's input (data, checkpoint) through as they are.
+    While another run works on it, waits for that, or raises ``cells.Busy``. Continues from the newest readable checkpoint of the
+    same fingerprint. Raises CellFailed for what goes wrong while running, and lets errors of the user's input (data, checkpoint)
+    through as they are.
     """
     folder = CellFolder(cell, job.results)
     if get_dist_info()[0] != 0:
         return _as_follower(cell, job, folder)
-    with folder.lock(lambda line: job.console.print(escape(line), soft_wrap=True)):
+    with folder.lock(lambda line: job.console.print(escape(line), soft_wrap=True), wait):
         fingerprint = cell.fingerprint(job.data_fingerprint)
         settled = folder.settled(fingerprint, job.force, job.stale)
         if settled is not None:

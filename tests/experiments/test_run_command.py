@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import occ3d_layout
 import pytest
 from run_tiny import TABLES
 
 import experiments.tables
-from experiments import plan, toyworld
+from experiments import plan, run, runner, toyworld
+from experiments.cells import CellFolder
 from experiments.run import main, spread_lists
-from experiments.spec import load_table
+from experiments.spec import Cell, load_table
 from experiments.toyworld import ToyWorldConfig
 from renderers import registry
 from renderers.interface import Availability
@@ -102,6 +105,28 @@ def test_a_results_folder_that_cannot_be_written_is_named(command: Command, tmp_
     code, _, err = command("table_tiny", "--row", "prior", "--results", str(tmp_path / "file" / "results"))
     assert code == 2
     assert "results folder" in err and "OCC_RESULTS" in err
+
+
+def test_a_second_run_takes_the_next_cell_and_waits_when_nothing_else_is_left(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, order = load_table("table_tiny"), []
+    first = CellFolder(table.cell(table.row("prior"), "cpu", "toy", 0), tmp_path / "results")
+    held = contextlib.ExitStack()
+
+    def run_cell(cell: Cell, job: Any, wait: bool) -> None:
+        with CellFolder(cell, tmp_path / "results").lock(
+            lambda _: held.close(), wait
+        ):  # the first run ends once it is waited for
+            order.append(cell.seed)
+        raise runner.CellFailed("this is all")
+
+    monkeypatch.setattr(runner, "run_cell", run_cell)
+    monkeypatch.setattr(run, "_job", lambda *_: object())
+    held.enter_context(first.lock(print))
+    code, out, err = command("table_tiny", "--row", "prior", "--seed", "0", "1", "2", "--renderer", "cpu")
+    assert (code, order) == (1, [1, 2, 0])
+    assert out.count("another run works on it; the others are taken first") == 1 and "3 of 3 cells failed" in err
 
 
 def test_a_folder_without_the_data_names_the_file_that_is_missing(command: Command, tmp_path: Path) -> None:
