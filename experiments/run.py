@@ -52,6 +52,9 @@ def command(
     checkpoint: Annotated[Path | None, typer.Option(help="Released or own checkpoint for --eval-only.")] = None,
     short: Annotated[bool, typer.Option("--short", help="Stop the evaluation after 101 samples.")] = False,
     iterations: Annotated[int | None, typer.Option(help="Train this many iterations instead of the preset's.")] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Everything a row does in under a minute: 3 iterations, 2 samples. A variant.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again, from the start.")] = False,
     stale: Annotated[str, typer.Option(help="Finished cells whose code changed since: keep (and say so) or rerun.")] = "keep",
     confirm: Annotated[
@@ -64,7 +67,9 @@ def command(
         bool, typer.Option("--allow-other-processes", help="Continue a training with another number of processes.")
     ] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show rows, presets and the state of every cell.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run and how long it takes, and check all it needs.")
+    ] = False,
     launcher: Annotated[str, typer.Option(help="none, pytorch (under torchrun) or slurm.")] = "none",
 ) -> int:
     """Train and evaluate the cells of a paper table, skip those that are finished, and print the table."""
@@ -85,6 +90,7 @@ def command(
         checkpoint=checkpoint,
         short=short,
         iterations=iterations,
+        smoke=smoke,
     )
     console = Console(highlight=False, quiet=rank() != 0)
     plans = planning.make_all(requests, _cuda)
@@ -96,6 +102,8 @@ def command(
             if list_:
                 print_rows(console, plan.table)
             print_cells(console, plan, root, force, cast(Stale, stale))
+        if dry_run:
+            return _preflight(plans, root, force, cast(Stale, stale), cast(Launcher, launcher), console)
         return 0
     options = Options(root, checkpoint, force, cast(Stale, stale), other_processes, cast(Launcher, launcher))
 
@@ -114,6 +122,22 @@ def command(
     finally:
         end_processes(finished=code == 0)
     return code
+
+
+def _preflight(plans: Sequence[Plan], root: Path, force: bool, stale: Stale, launcher: Launcher, console: Console) -> int:
+    """Say how long a run would take and what would stop it; 2 if something would."""
+    from experiments import preflight
+
+    with console.status("looking at models and data"):
+        found = preflight.problems(plans, root, launcher)
+    console.print(escape(preflight.estimate(plans, root, force, stale)), soft_wrap=True)
+    for line in found:
+        complain(line)
+    if not found:
+        console.print(
+            "models, options, data, first weights, launcher, results folder: nothing would stop this run", soft_wrap=True
+        )
+    return 2 if found else 0
 
 
 @dataclass(frozen=True)

@@ -42,18 +42,25 @@ def start_processes(launcher: Launcher) -> None:
     ``end_processes`` must follow before the process exits.
     """
     keep_quiet(MMLogger.get_current_instance())
+    check_launcher(launcher)
     if launcher == "none":
         return
-    variable = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}[launcher]
-    if variable not in os.environ:
-        starter = {"pytorch": "torchrun --nproc_per_node N -m experiments.run ...", "slurm": "srun python -m experiments.run ..."}
-        raise PlanError(f"--launcher {launcher} needs the processes to be started by it: {starter[launcher]}")
     if launcher == "slurm":
         _torchrun_variables()
     if torch.cuda.is_available():
         init_dist("pytorch", backend="nccl")  # mmengine also gives the process its device
     else:
         torch.distributed.init_process_group("gloo")
+
+
+def check_launcher(launcher: Launcher) -> None:
+    """Raise PlanError outside of the launcher's processes."""
+    if launcher == "none":
+        return
+    variable = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}[launcher]
+    if variable not in os.environ:
+        starter = {"pytorch": "torchrun --nproc_per_node N -m experiments.run ...", "slurm": "srun python -m experiments.run ..."}
+        raise PlanError(f"--launcher {launcher} needs the processes to be started by it: {starter[launcher]}")
 
 
 def _torchrun_variables() -> None:

@@ -39,7 +39,7 @@ from experiments.engine import (
     SeedIterationHook,
     TrainClockHook,
 )
-from experiments.evaluation import SHORT, RenderingEvaluator, ShuffledImages, ViewRenderer
+from experiments.evaluation import SHORT, SMOKE, RenderingEvaluator, ShuffledImages, ViewRenderer
 from experiments.metrics.evaluator import OccupancyMetric
 from experiments.metrics.prior import fit_prior
 from experiments.metrics.shares import class_weights
@@ -127,8 +127,9 @@ def set_up(
     views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
     metric = OccupancyMetric(val.grid, rays=val.has_ray_origins)
     shown = ProgressHook(job.console, f"{cell.name}:")
-    short = cell.preset.short_evaluation or cell.overrides.get("short")
-    test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SHORT, len(val)))) if short else val
+    smoke = cell.overrides.get("smoke")
+    short = cell.preset.short_evaluation or cell.overrides.get("short") or smoke
+    test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SMOKE if smoke else SHORT, len(val)))) if short else val
     times = IterationTimesHook()
     runner = CellRunner(
         model=model,
@@ -376,10 +377,12 @@ def _shuffled(
     Nothing where the scenes do not allow it, and where no voxel counts.
     """
     try:
-        dataset = ShuffledImages(val, [val[index].meta[0]["scene"] for index in range(len(val))])
+        dataset: Dataset[OccupancyBatch] = ShuffledImages(val, [val[index].meta[0]["scene"] for index in range(len(val))])
     except ValueError as error:
         console.print(f"{escape(cell.name)}: check left out: {error}", soft_wrap=True)
         return {}, {}
+    if cell.overrides.get("smoke"):
+        dataset = Subset(dataset, range(min(SMOKE, len(val))))
     shown.title = f"{cell.name}: shuffled images,"
     metric = OccupancyMetric(val.grid, rays=False)
     metrics = TestLoop(runner, _test_loader(cell, dataset), Evaluator([metric])).run()
