@@ -118,7 +118,7 @@ def run_cell(cell: Cell, job: Job, wait: bool = True) -> Record:
         _say_start(cell, job, folder, start)
         share(start)
         tracker = Tracker(lambda line: job.console.print(f"warning: {escape(line)}", soft_wrap=True))
-        run_id = tracker.start(cell.table.name, cell.name, progress.mlflow_run_id, tags(cell))
+        run_id = tracker.start(cell.table.name, cell.name, progress.mlflow_run_id, tags(cell, progress.git_commit))
         progress = replace(progress, mlflow_run_id=run_id)
         folder.remember(progress)
         try:
@@ -198,8 +198,11 @@ def _say_start(cell: Cell, job: Job, folder: CellFolder, start: Path | None) -> 
     job.console.print(f"{escape(cell.name)}: {text}  ({folder.work_dir})", soft_wrap=True)
 
 
-def tags(cell: Cell) -> dict[str, str]:
-    return {"row": cell.row.name, "renderer": cell.renderer, "preset": cell.preset_name, "seed": str(cell.seed)}
+def tags(cell: Cell, commit: str) -> dict[str, str]:
+    """Of a cell's MLflow run; the page shows those of MLflow's own names as the run's source and version."""
+    own = {"row": cell.row.name, "renderer": cell.renderer, "preset": cell.preset_name, "seed": str(cell.seed)}
+    source = {"mlflow.source.name": "experiments.run", "mlflow.source.type": "LOCAL"}
+    return own | source | ({} if commit == "unknown" else {"mlflow.source.git.commit": commit})
 
 
 def explained(error: BaseException, cell: Cell, folder: CellFolder) -> BaseException:

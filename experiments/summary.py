@@ -22,7 +22,7 @@ from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
 from experiments.shell import runnable
 from experiments.spec import Cell, Column, Row, TableSpec, ViewSpec, views_of
-from experiments.tracking import viewing_command
+from experiments.tracking import viewing
 
 
 def print_rows(console: Console, spec: TableSpec) -> None:
@@ -103,7 +103,7 @@ def print_results(
     folders = dict.fromkeys(str(root / cell.table.name / plan.preset) for plan in plans for cell in plan.cells)
     for line in (
         f"records: {', '.join(folders)}",
-        f"curves and figures: {viewing_command()}",
+        *(f"curves and figures: {viewing(name)}" for name in dict.fromkeys(cell.table.name for p in plans for cell in p.cells)),
         f"next: python -m experiments.run {spec.name} --list; python -m reports.publish {spec.name}; python -m reports.build",
     ):
         console.print(escape(runnable(line)), soft_wrap=True)

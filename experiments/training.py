@@ -23,7 +23,7 @@ from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
 from experiments import absences, environment, figures, instructions, models, sources
-from experiments.cells import WEIGHTS, CellFolder, Progress, Stale
+from experiments.cells import WEIGHTS, CellFolder, Progress, Stale, now
 from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames, collate
 from experiments.datasets.layouts import layout_of
@@ -233,7 +233,10 @@ def work(
         first_losses=course.first_losses,
     )
     tracker.metrics(metrics | {f"check/{name}": value for name, value in checks.items()}, step=iterations)
-    tracker.metrics({f"{metric}/{name}": v for metric, values in per_class.items() for name, v in values.items()}, iterations)
+    if per_class:
+        classes = list(dict.fromkeys(name for values in per_class.values() for name in values))
+        columns = {metric: [values.get(name) for name in classes] for metric, values in per_class.items()}
+        tracker.table({"class": classes, **columns, "measured": [now()] * len(classes)}, "per_class.json")
     tracker.tags(absences.tags(record, layout_of(cell.table.dataset).classes))
     return record
 
