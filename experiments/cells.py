@@ -35,6 +35,10 @@ class ResultsError(ValueError):
     """The results folder cannot be used; the message names it and the way out."""
 
 
+class Busy(RuntimeError):
+    """Another run works on the cell."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """What a work folder remembers of an unfinished cell, besides its checkpoints.
@@ -158,8 +162,8 @@ class CellFolder:
             self.remember(replace(progress, **changes))
 
     @contextmanager
-    def lock(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Hold the cell; waits, saying so once, while another run works on it. The lock dies with its process."""
+    def lock(self, say: Callable[[str], None], wait: bool = True) -> Iterator[None]:
+        """Hold the cell; while another run works on it waits, saying so once, or raises Busy. The lock dies with its process."""
         path = self.record_path.with_name(f".{self.cell.name}.lock")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,6 +171,8 @@ class CellFolder:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
+                if not wait:
+                    raise Busy(self.cell.name) from None
                 say(f"{self.cell.name}: another run works on it; waiting for that run to end")
                 lock.acquire()
         except OSError as error:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import typer
 from typer.exceptions import TyperException
 
+from experiments.shell import runnable
+
 INTERRUPTED = 130
 
 
@@ -81,7 +83,7 @@ def complain(message: str) -> None:
     """One line on stderr."""
     # Every process speaks: the first to fail may be the only one that knows why, and the launcher ends the others.
     who = f" (process {rank()})" if rank() else ""
-    print(f"error{who}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"error{who}: {runnable(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
 def rank() -> int:

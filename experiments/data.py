@@ -23,6 +23,7 @@ from experiments.datasets.inventory import Inventory, Part, inventory
 from experiments.datasets.layouts import LAYOUTS, layout_of
 from experiments.datasets.unpickle import DataError
 from experiments.plan import DATA_ROOT_VARIABLE
+from experiments.shell import runnable
 
 NAMED = 20  # problems of one kind that are named before only their number is given
 _WHO_TAKES_DEPTH = "Depth is only read by Symphonies; the other rows of table_kitti360 run without it."
@@ -255,7 +256,7 @@ def _name(console: Console, items: list[str]) -> None:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(escape(line), soft_wrap=True)
+    console.print(escape(runnable(line)), soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,31 +1,29 @@
 """``python -m experiments.doctor``: everything a run depends on, what is missing, and the command that would bring it.
 
-It never fails: whatever is broken becomes a line of the table, and the exit code is 0.
+It never fails: whatever is broken becomes a line of the table, and the exit code is 0. Any Python may run it, before the set-up
+too: it goes on in ``.venv`` if it is there and works, and until then needs nothing but the standard library.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from experiments import environment, records
-from experiments.cells import results_root
-from experiments.plan import DATA_ROOT_VARIABLE, toyworld_config
-from experiments.spec import load_table, table_names
-from experiments.tracking import Tracker, public, tracking_uri
+from experiments import install
+from experiments.shell import program, runnable
 
 SETUP = "make setup"
+_SPACE = 6  # GB that the environment and the generated worlds take
+_PACKAGES = ("typer", "rich", "pydantic", "filelock")  # without which no command of the project starts
 
 
 class Finding(NamedTuple):
@@ -39,6 +37,9 @@ class Finding(NamedTuple):
 
 def examine(data_root: Path | None = None) -> Iterator[Finding]:
     """All findings, in the order of the table."""
+    yield from _setup()
+    if _lacking():
+        return
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("machine", _machine),
         ("PyTorch", _torch),
@@ -56,9 +57,48 @@ def examine(data_root: Path | None = None) -> Iterator[Finding]:
             yield Finding(name, False, _first_line(error), SETUP)
 
 
-def _machine() -> Iterator[Finding]:
+def _setup() -> Iterator[Finding]:
+    """What ``make setup`` needs, and what it has done so far. Standard library only."""
     python = sys.version_info
-    yield Finding("Python", (3, 10) <= python[:2] < (3, 13), platform.python_version(), "use Python 3.10, 3.11 or 3.12")
+    yield Finding(
+        "Python", (3, 10) <= python[:2] < (3, 13), f"{platform.python_version()}, {sys.executable}", f"{SETUP} PYTHON=python3.11"
+    )
+    if (3, 10) <= python[:2] < (3, 13):
+        missing = install.missing_packages()
+        remedy = f"sudo apt-get install {' '.join(missing)} (as root, {SETUP} does it)"
+        yield Finding(
+            "compiler", not missing, f"missing: {', '.join(missing)}" if missing else "g++ and Python's headers", remedy
+        )
+    free = shutil.disk_usage(install.ROOT).free / 1e9
+    yield Finding("disk", free > _SPACE, f"{free:.0f} GB free at {install.ROOT}", f"make room: {_SPACE} GB are needed")
+    if Path(sys.prefix).resolve() == install.VENV.resolve():
+        steps = install.unfinished()
+        detail = f"{install.VENV}; not done or changed since: {', '.join(steps)}" if steps else f"{install.VENV}, complete"
+        yield Finding("environment", not steps, detail, SETUP)
+        called = program("python") == "python"
+        yield Finding("active", called, "the shell's python is its own" if called else "not in this shell", install.activation())
+    elif lacking := _lacking():
+        state = "is incomplete" if install.VENV.exists() else "does not exist"
+        yield Finding("environment", False, f"{install.VENV} {state}; this Python lacks {lacking}", f"{SETUP} (about 4 minutes)")
+    else:
+        yield Finding("environment", True, f"{sys.prefix}, not made by {SETUP}")
+
+
+def _lacking() -> str:
+    """Packages that this Python lacks to run the project's commands; "" if none."""
+    return ", ".join(name for name in _PACKAGES if importlib.util.find_spec(name) is None)
+
+
+def _environment_works() -> bool:
+    try:
+        return subprocess.run([install.python(), "-c", f"import {', '.join(_PACKAGES)}"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def _machine() -> Iterator[Finding]:
+    from experiments import environment
+
     hardware = environment.hardware(gpu=False)
     yield Finding("machine", True, f"{hardware.cpu}, {hardware.cores} cores, {hardware.memory_gb:.0f} GiB")
     state = environment.git_state()
@@ -103,6 +143,8 @@ def _renderers() -> Iterator[Finding]:
 
 
 def _data(named: Path | None) -> Iterator[Finding]:
+    from experiments.plan import DATA_ROOT_VARIABLE
+
     configured = os.environ.get(DATA_ROOT_VARIABLE)
     root = named or (Path(configured) if configured else None)
     if root is None:
@@ -121,6 +163,8 @@ def _data(named: Path | None) -> Iterator[Finding]:
 
 def _toyworld() -> Iterator[Finding]:
     from experiments import toyworld
+    from experiments.plan import toyworld_config
+    from experiments.spec import load_table, table_names
 
     seen: set[str] = set()
     for table in sorted(map(load_table, table_names()), key=lambda table: table.brief):
@@ -142,6 +186,9 @@ def _toyworld() -> Iterator[Finding]:
 
 
 def _results() -> Iterator[Finding]:
+    from experiments import records
+    from experiments.cells import results_root
+
     root = results_root()
     count, broken = 0, ""
     for path in sorted(root.glob("*/*/*.json")):
@@ -154,6 +201,8 @@ def _results() -> Iterator[Finding]:
 
 
 def _mlflow() -> Iterator[Finding]:
+    from experiments.tracking import Tracker, public, tracking_uri
+
     uri = tracking_uri()
     problem: list[str] = []
     experiments = Tracker(problem.append, uri).experiments()
@@ -171,14 +220,28 @@ def _first_line(error: BaseException) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Print the table; always returns 0."""
     parser = argparse.ArgumentParser(prog="python -m experiments.doctor", description=__doc__)
-    parser.add_argument("--data-root", type=Path, help=f"folder of the real data (default: {DATA_ROOT_VARIABLE})")
+    parser.add_argument("--data-root", type=Path, help="folder of the real data (default: OCC_DATA_ROOT)")
     options = parser.parse_args(argv)
+    if _lacking():
+        if _environment_works():
+            words = sys.argv[1:] if argv is None else argv
+            os.execv(install.python(), [install.python(), "-m", "experiments.doctor", *words])
+        for finding in examine(options.data_root):
+            print(f"{finding.what}: {'yes' if finding.ok else 'NO'}, {finding.detail}")
+            if not finding.ok:
+                print(f"    to make it available: {finding.remedy}")
+        print(f"The rest is looked at once the environment is there: {SETUP}")
+        return 0
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(show_lines=False)
     for heading in ("what", "", "found", "to make it available"):
         table.add_column(heading, overflow="fold")
     for finding in examine(options.data_root):
         mark = "[green]yes[/green]" if finding.ok else "[yellow]no[/yellow]"
-        table.add_row(escape(finding.what), mark, escape(finding.detail), "" if finding.ok else escape(finding.remedy))
+        table.add_row(escape(finding.what), mark, escape(finding.detail), "" if finding.ok else escape(runnable(finding.remedy)))
     Console().print(table)
     return 0
 

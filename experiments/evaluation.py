@@ -16,6 +16,7 @@ from baselines.interface import OccupancyBatch, OccupancyGrid
 from renderers import Cameras, Renderer
 
 SHORT = 101  # samples of a short evaluation: `valeoai/GaussRender eval.py` stops after as many
+SMOKE = 2  # of one that only shows that everything runs
 
 Views = dict[str, Tensor]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -68,9 +69,13 @@ def digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
+def _stamp(name: str, key: str) -> Path:
+    return STEPS / f"{name}-{key}"
+
+
 def step(name: str, key: str, action: Callable[[Path], None]) -> None:
     """Do ``action`` unless a stamp says that it was done for the same ``key``."""
-    stamp = STEPS / f"{name}-{key}"
+    stamp = _stamp(name, key)
     if stamp.exists():
         return
     print(f"  {name} ...", end="", flush=True)
@@ -84,8 +89,8 @@ def step(name: str, key: str, action: Callable[[Path], None]) -> None:
     print(f" {time.monotonic() - start:.0f} s", flush=True)
 
 
-def check_machine() -> None:
-    """Python's version, a C++ compiler and Python's headers; the last two are installed where apt-get can be used."""
+def missing_packages() -> list[str]:
+    """System packages that the set-up needs and this machine lacks, by Debian's names; raises SetupError for a wrong Python."""
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
         raise SetupError(f"Python 3.10 to 3.12 is needed, this is {platform.python_version()}; call with PYTHON=python3.11")
     import sysconfig
@@ -99,6 +104,12 @@ def check_machine() -> None:
         import ensurepip  # noqa: F401
     except ImportError:
         missing.append(f"python{sys.version_info[0]}.{sys.version_info[1]}-venv")
+    return missing
+
+
+def check_machine() -> None:
+    """Python's version, a C++ compiler and Python's headers; the last two are installed where apt-get can be used."""
+    missing = missing_packages()
     if not missing:
         return
     command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
@@ -209,41 +220,56 @@ def install_packages(log: Path) -> None:
     pip("install", "--no-deps", "--force-reinstall", headless, log=log)
 
 
+def activation() -> str:
+    """The command that makes a shell find the environment's programs."""
+    return f"source {shlex.quote(os.path.relpath(VENV / 'bin' / 'activate'))}"
+
+
+def steps() -> list[tuple[str, str, Callable[[Path], None]]]:
+    """Name, key (of what it depends on) and action of every step, in order."""
+    base = digest(platform.python_version(), TORCH, *BUILD_TOOLS)
+    renderer = "".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "renderers" / "cpu").glob("**/*.[ch]*")))
+    return [
+        ("torch", base, lambda log: pip("install", TORCH, *BUILD_TOOLS, log=log)),
+        ("packages", digest(base, LOCK.read_text(encoding="utf-8")), install_packages),
+        ("mmcv", digest(base, MMCV), install_mmcv),
+        (
+            "project",
+            digest(base, (ROOT / "pyproject.toml").read_text(encoding="utf-8")),
+            lambda log: pip("install", "--no-deps", "--no-build-isolation", "-e", str(ROOT), log=log),
+        ),
+        (
+            "cpu-renderer",
+            digest(base, platform.machine(), renderer),
+            lambda log: run([python(), "-m", "renderers.cpu.build"], log, cwd=ROOT),
+        ),
+    ]
+
+
+def unfinished() -> list[str]:
+    """Names of the steps that ``make setup`` with this Python would do."""
+    return [name for name, key, _ in steps() if not _stamp(name, key).exists()]
+
+
 def main() -> int:
     start = time.monotonic()
     try:
         check_machine()
         create_venv()
-        base = digest(platform.python_version(), TORCH, *BUILD_TOOLS)
-        todo = [
-            ("torch", base, lambda log: pip("install", TORCH, *BUILD_TOOLS, log=log)),
-            ("packages", digest(base, LOCK.read_text(encoding="utf-8")), install_packages),
-            ("mmcv", digest(base, MMCV), install_mmcv),
-            (
-                "project",
-                digest(base, (ROOT / "pyproject.toml").read_text(encoding="utf-8")),
-                lambda log: pip("install", "--no-deps", "--no-build-isolation", "-e", str(ROOT), log=log),
-            ),
-        ]
-        if any(not (STEPS / f"{name}-{key}").exists() for name, key, _ in todo):
+        missing = unfinished()
+        if missing:
             print(f"Setting up {VENV} (about 4 minutes on 2 cores; logs: {VENV}/setup-*.log)", flush=True)
-        for name, key, action in todo:
+        for name, key, action in steps():
             step(name, key, action)
-        renderer = "".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "renderers" / "cpu").glob("**/*.[ch]*")))
-        step(
-            "cpu-renderer",
-            digest(base, platform.machine(), renderer),
-            lambda log: run([python(), "-m", "renderers.cpu.build"], log, cwd=ROOT),
-        )
     except SetupError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    spent = time.monotonic() - start
-    if spent > 3:
-        print(f"Set up in {spent:.0f} s.", flush=True)
+    if missing:
+        print(f"Set up in {time.monotonic() - start:.0f} s. Commands that start with `python` need the environment to be active:")
+        print(f"  {activation()}    # once in every new shell", flush=True)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.model import OccupancyModel
+from experiments.datasets.grids import GRIDS
 from experiments.spec import Cell
 
 IMAGE_NETWORKS = ("img_backbone", "encoder.model")
@@ -55,13 +57,35 @@ def build(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, ...] | No
 
     class_weights  of the cross entropy, in place of the data set's published ones
     """
-    key, preset = cell.row.model, cell.preset
-    if key == "prior":
+    if cell.row.model == "prior":
         return PriorModel(grid)
-    if key not in MODEL_KEYS:
-        raise ValueError(f"row '{cell.row.name}' names the unknown model '{key}' (known: {', '.join(MODEL_KEYS)})")
     from mmdet3d.registry import MODELS
 
+    return cast(OccupancyModel, MODELS.build(_configuration(cell, grid, class_weights)))
+
+
+def check(cell: Cell) -> None:
+    """Raise ValueError for a cell that ``build`` would refuse for its builder key or for the names of its options."""
+    if cell.row.model == "prior":
+        return
+    from mmdet3d.registry import MODELS
+
+    from baselines.gaussrender import GaussRenderConfig
+
+    if cell.table.dataset not in GRIDS:
+        raise ValueError(f"unknown data set '{cell.table.dataset}' (known: {', '.join(GRIDS)})")
+    GaussRenderConfig(**(cell.gaussrender or {}))
+    config = _configuration(cell, GRIDS[cell.table.dataset](cell.data.coarsen), None)
+    known = inspect.signature(MODELS.get(config["type"])).parameters
+    unknown = [name for name in config if name != "type" and name not in known]
+    if unknown:
+        raise ValueError(f"'{cell.row.model}' has no option {', '.join(unknown)} (known: {', '.join(known)})")
+
+
+def _configuration(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, ...] | None) -> dict[str, Any]:
+    key, preset = cell.row.model, cell.preset
+    if key is None or key not in MODEL_KEYS:
+        raise ValueError(f"row '{cell.row.name}' names the unknown model '{key}' (known: {', '.join(MODEL_KEYS)})")
     from baselines.surroundocc import surroundocc_config
     from baselines.symphonies import symphonies_config
     from baselines.tpvformer import tpvformer_config
@@ -79,7 +103,7 @@ def build(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, ...] | No
         camera_seed=cell.seed,
         loss={"class_weights": class_weights, "in_sight": preset.loss_in_sight, "coarse": preset.coarse_labels},
     )
-    return cast(OccupancyModel, MODELS.build(config | copy.deepcopy(cell.row.options)))
+    return config | copy.deepcopy(cell.row.options)
 
 
 def load_pretrained(cell: Cell, model: OccupancyModel, path: Path) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from experiments.toyworld import ToyWorldConfig
 
 DATA_ROOT_VARIABLE = "OCC_DATA_ROOT"
+SMOKE_ITERATIONS = 3
 Launcher = Literal["none", "pytorch", "slurm"]
 
 
@@ -42,6 +43,7 @@ class Request:
     checkpoint: Path | None = None
     short: bool = False
     iterations: int | None = None
+    smoke: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,10 @@ def _overrides(request: Request) -> dict[str, Any]:
         if request.iterations <= 0:
             raise PlanError(f"--iterations must be a positive number, got {request.iterations}")
         overrides["iterations"] = request.iterations
+    if request.smoke:
+        if request.short or request.iterations is not None or request.eval_only:
+            raise PlanError("--smoke sets its own length of everything: it does not go with --short, --iterations or --eval-only")
+        overrides |= {"smoke": True, "iterations": SMOKE_ITERATIONS}
     if any(seed < 0 for seed in request.seeds):
         raise PlanError(f"--seed must not be negative, got {min(request.seeds)}")
     if request.short:

@@ -26,6 +26,7 @@ from experiments.command import guarded
 from experiments.datasets.layouts import layout_of
 from experiments.plan import Plan, PlanError, Request, toyworld_config
 from experiments.run import spread_lists
+from experiments.shell import runnable
 from experiments.spec import Cell, TableSpec, load_table
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def command(
     weights = checkpoint or _weights(cell, plan, results_root(results), console)
     paths = _predict(spec, plan, cell, weights, split, index, out)
     said = f"{len(paths)} frames of {split} in {out}; look at them: python -m reports.visualise {out} --out pictures"
-    console.print(escape(said), soft_wrap=True)
+    console.print(escape(runnable(said)), soft_wrap=True)
     return 0
 
 

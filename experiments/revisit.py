@@ -182,7 +182,7 @@ def _re_evaluate(cell: Cell, job: Job, folder: CellFolder, record: Record, weigh
     leads = get_dist_info()[0] == 0
     tracker = Tracker(lambda line: job.console.print(f"warning: {escape(line)}", soft_wrap=True)) if leads else _NO_TRACKING
     if leads:
-        tracker.start(cell.table.name, cell.name, record.mlflow_run_id, tags(cell))
+        tracker.start(cell.table.name, cell.name, record.mlflow_run_id, tags(cell, record.git_commit))
     try:
         again = work(cell, job, folder, _today(cell, record), None, tracker, weights)
     except BaseException as error:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments import plan as planning
-from experiments.cells import CellFolder, Stale, results_root, unwritable
+from experiments.cells import Busy, CellFolder, Stale, results_root, unwritable
 from experiments.command import Interrupted, complain, guarded, rank
 from experiments.plan import Launcher, Plan, PlanError, toyworld_config
 from experiments.records import Record
@@ -52,6 +52,9 @@ def command(
     checkpoint: Annotated[Path | None, typer.Option(help="Released or own checkpoint for --eval-only.")] = None,
     short: Annotated[bool, typer.Option("--short", help="Stop the evaluation after 101 samples.")] = False,
     iterations: Annotated[int | None, typer.Option(help="Train this many iterations instead of the preset's.")] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Everything a row does in under a minute: 3 iterations, 2 samples. A variant.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again, from the start.")] = False,
     stale: Annotated[str, typer.Option(help="Finished cells whose code changed since: keep (and say so) or rerun.")] = "keep",
     confirm: Annotated[
@@ -64,7 +67,9 @@ def command(
         bool, typer.Option("--allow-other-processes", help="Continue a training with another number of processes.")
     ] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show rows, presets and the state of every cell.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run and how long it takes, and check all it needs.")
+    ] = False,
     launcher: Annotated[str, typer.Option(help="none, pytorch (under torchrun) or slurm.")] = "none",
 ) -> int:
     """Train and evaluate the cells of a paper table, skip those that are finished, and print the table."""
@@ -85,6 +90,7 @@ def command(
         checkpoint=checkpoint,
         short=short,
         iterations=iterations,
+        smoke=smoke,
     )
     console = Console(highlight=False, quiet=rank() != 0)
     plans = planning.make_all(requests, _cuda)
@@ -96,6 +102,8 @@ def command(
             if list_:
                 print_rows(console, plan.table)
             print_cells(console, plan, root, force, cast(Stale, stale))
+        if dry_run:
+            return _preflight(plans, root, force, cast(Stale, stale), cast(Launcher, launcher), console)
         return 0
     options = Options(root, checkpoint, force, cast(Stale, stale), other_processes, cast(Launcher, launcher))
 
@@ -114,6 +122,22 @@ def command(
     finally:
         end_processes(finished=code == 0)
     return code
+
+
+def _preflight(plans: Sequence[Plan], root: Path, force: bool, stale: Stale, launcher: Launcher, console: Console) -> int:
+    """Say how long a run would take and what would stop it; 2 if something would."""
+    from experiments import preflight
+
+    with console.status("looking at models and data"):
+        found = preflight.problems(plans, root, launcher)
+    console.print(escape(preflight.estimate(plans, root, force, stale)), soft_wrap=True)
+    for line in found:
+        complain(line)
+    if not found:
+        console.print(
+            "models, options, data, first weights, launcher, results folder: nothing would stop this run", soft_wrap=True
+        )
+    return 2 if found else 0
 
 
 @dataclass(frozen=True)
@@ -142,6 +166,7 @@ def _run(spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, co
         _start(launcher, console)
     done: dict[str, Record] = {}
     failures: list[str] = []
+    todo: list[tuple[Cell, Job, bool]] = []
     for plan in plans:
         settled: dict[str, Record] = {}
         for cell in plan.cells:
@@ -153,18 +178,23 @@ def _run(spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, co
             if job is None or (launcher == "none" and cell.key in settled):
                 done[cell.key] = settled[cell.key]
                 console.print(escape(done_line(cell, settled[cell.key])), soft_wrap=True)
-                continue
-            from experiments.runner import CellFailed, run_cell
+            else:
+                todo.append((cell, job, launcher != "none"))  # processes of a launcher go through the cells as one
+    for cell, job, wait in todo:
+        from experiments.runner import CellFailed, run_cell
 
-            try:
-                done[cell.key] = run_cell(cell, job)
-            except KeyboardInterrupt:
-                raise _interrupted(cell, root) from None
-            except CellFailed as error:
-                failures.append(str(error))
-                complain(str(error))
-                if launcher != "none":
-                    return 1  # the other processes wait inside this cell; the launcher ends them
+        try:
+            done[cell.key] = run_cell(cell, job, wait)
+        except Busy:
+            console.print(f"{escape(cell.name)}: another run works on it; the others are taken first", soft_wrap=True)
+            todo.append((cell, job, True))  # to the end of what this loop goes through
+        except KeyboardInterrupt:
+            raise _interrupted(cell, root) from None
+        except CellFailed as error:
+            failures.append(str(error))
+            complain(str(error))
+            if launcher != "none":
+                return 1  # the other processes wait inside this cell; the launcher ends them
     if done:
         print_results(console, spec, plans, done, root)
     if failures:

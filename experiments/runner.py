@@ -42,18 +42,25 @@ def start_processes(launcher: Launcher) -> None:
     ``end_processes`` must follow before the process exits.
     """
     keep_quiet(MMLogger.get_current_instance())
+    check_launcher(launcher)
     if launcher == "none":
         return
-    variable = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}[launcher]
-    if variable not in os.environ:
-        starter = {"pytorch": "torchrun --nproc_per_node N -m experiments.run ...", "slurm": "srun python -m experiments.run ..."}
-        raise PlanError(f"--launcher {launcher} needs the processes to be started by it: {starter[launcher]}")
     if launcher == "slurm":
         _torchrun_variables()
     if torch.cuda.is_available():
         init_dist("pytorch", backend="nccl")  # mmengine also gives the process its device
     else:
         torch.distributed.init_process_group("gloo")
+
+
+def check_launcher(launcher: Launcher) -> None:
+    """Raise PlanError outside of the launcher's processes."""
+    if launcher == "none":
+        return
+    variable = {"pytorch": "RANK", "slurm": "SLURM_PROCID"}[launcher]
+    if variable not in os.environ:
+        starter = {"pytorch": "torchrun --nproc_per_node N -m experiments.run ...", "slurm": "srun python -m experiments.run ..."}
+        raise PlanError(f"--launcher {launcher} needs the processes to be started by it: {starter[launcher]}")
 
 
 def _torchrun_variables() -> None:
@@ -90,16 +97,17 @@ def end_processes(finished: bool) -> None:
         torch.distributed.destroy_process_group()
 
 
-def run_cell(cell: Cell, job: Job) -> Record:
+def run_cell(cell: Cell, job: Job, wait: bool = True) -> Record:
     """Run a cell to its record, or return the record it already has.
 
-    Continues from the newest readable checkpoint of the same fingerprint. Raises CellFailed for what goes wrong while
-    running, and lets errors of the user's input (data, checkpoint) through as they are.
+    While another run works on it, waits for that, or raises ``cells.Busy``. Continues from the newest readable checkpoint of the
+    same fingerprint. Raises CellFailed for what goes wrong while running, and lets errors of the user's input (data, checkpoint)
+    through as they are.
     """
     folder = CellFolder(cell, job.results)
     if get_dist_info()[0] != 0:
         return _as_follower(cell, job, folder)
-    with folder.lock(lambda line: job.console.print(escape(line), soft_wrap=True)):
+    with folder.lock(lambda line: job.console.print(escape(line), soft_wrap=True), wait):
         fingerprint = cell.fingerprint(job.data_fingerprint)
         settled = folder.settled(fingerprint, job.force, job.stale)
         if settled is not None:
@@ -110,7 +118,7 @@ def run_cell(cell: Cell, job: Job) -> Record:
         _say_start(cell, job, folder, start)
         share(start)
         tracker = Tracker(lambda line: job.console.print(f"warning: {escape(line)}", soft_wrap=True))
-        run_id = tracker.start(cell.table.name, cell.name, progress.mlflow_run_id, tags(cell))
+        run_id = tracker.start(cell.table.name, cell.name, progress.mlflow_run_id, tags(cell, progress.git_commit))
         progress = replace(progress, mlflow_run_id=run_id)
         folder.remember(progress)
         try:
@@ -190,8 +198,11 @@ def _say_start(cell: Cell, job: Job, folder: CellFolder, start: Path | None) -> 
     job.console.print(f"{escape(cell.name)}: {text}  ({folder.work_dir})", soft_wrap=True)
 
 
-def tags(cell: Cell) -> dict[str, str]:
-    return {"row": cell.row.name, "renderer": cell.renderer, "preset": cell.preset_name, "seed": str(cell.seed)}
+def tags(cell: Cell, commit: str) -> dict[str, str]:
+    """Of a cell's MLflow run; the page shows those of MLflow's own names as the run's source and version."""
+    own = {"row": cell.row.name, "renderer": cell.renderer, "preset": cell.preset_name, "seed": str(cell.seed)}
+    source = {"mlflow.source.name": "experiments.run", "mlflow.source.type": "LOCAL"}
+    return own | source | ({} if commit == "unknown" else {"mlflow.source.git.commit": commit})
 
 
 def explained(error: BaseException, cell: Cell, folder: CellFolder) -> BaseException:

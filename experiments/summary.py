@@ -8,10 +8,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from experiments import absences, records, sources
 from experiments.cells import CellFolder, Stale
@@ -20,19 +20,18 @@ from experiments.datasets.layouts import layout_of
 from experiments.instructions import machine_bound
 from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
+from experiments.shell import runnable
 from experiments.spec import Cell, Column, Row, TableSpec, ViewSpec, views_of
-from experiments.tracking import viewing_command
+from experiments.tracking import viewing
 
 
 def print_rows(console: Console, spec: TableSpec) -> None:
     """Rows of a table with the presets they run in."""
-    table = Table(title=escape(spec.title), title_justify="left")
-    for heading in ("row", "model", "presets", "note"):
-        table.add_column(heading)
+    lines = []
     for row in spec.rows:
         presets = ", ".join(name for name in spec.presets if name in row.presets) if row.runs else "-"
-        table.add_row(row.name, escape(row.title), presets, escape(row.note))
-    console.print(table)
+        lines.append((row.name, row.title, presets, row.note))
+    _print(console, spec.title, ("row", "model", "presets", "note"), lines)
     console.print(f"presets: {', '.join(spec.presets)}")
 
 
@@ -50,9 +49,7 @@ def _but(record: Record) -> str:
 
 def print_cells(console: Console, plan: Plan, root: Path, force: bool, stale: Stale) -> None:
     """Cells of a plan with their state on disk and what a run would do; below, what changed since they were finished."""
-    table = Table(title=f"cells of {plan.table.name}, preset {plan.preset}", title_justify="left")
-    for heading in ("cell", "state", "a run would"):
-        table.add_column(heading, overflow="fold")
+    lines = []
     finished: dict[str, Record] = {}
     for cell in plan.cells:
         folder, fingerprint = CellFolder(cell, root), cell.fingerprint(plan.data_fingerprint)
@@ -63,8 +60,8 @@ def print_cells(console: Console, plan: Plan, root: Path, force: bool, stale: St
             finished[name] = record
             state = f"done{_but(record)}"
             action = "run it again" if folder.settled(fingerprint, force, stale) is None else "skip it"
-        table.add_row(escape(name), escape(state), action if not force else "run it again")
-    console.print(table)
+        lines.append((name, state, action if not force else "run it again"))
+    _print(console, f"cells of {plan.table.name}, preset {plan.preset}{_variant(plan)}", ("cell", "state", "a run would"), lines)
     print_changes(console, finished)
     console.print(f"results: {escape(str(root))}", soft_wrap=True)
 
@@ -106,10 +103,10 @@ def print_results(
     folders = dict.fromkeys(str(root / cell.table.name / plan.preset) for plan in plans for cell in plan.cells)
     for line in (
         f"records: {', '.join(folders)}",
-        f"curves and figures: {viewing_command()}",
+        *(f"curves and figures: {viewing(name)}" for name in dict.fromkeys(cell.table.name for p in plans for cell in p.cells)),
         f"next: python -m experiments.run {spec.name} --list; python -m reports.publish {spec.name}; python -m reports.build",
     ):
-        console.print(escape(line), soft_wrap=True)
+        console.print(escape(runnable(line)), soft_wrap=True)
 
 
 def _machine_bound(record: Record | None) -> str:
@@ -122,9 +119,7 @@ def _print_numbers(console: Console, plan: Plan, spec: TableSpec | ViewSpec, don
     quoted = records.load_published(plan.table.name) if plan.preset == "paper" else []
     seeds = sorted({cell.seed for cell in plan.cells})
     heading = plan.table.title if isinstance(spec, TableSpec) else f"{plan.table.title.partition(':')[0]}, {spec.title.lower()}"
-    variant = "".join(dict.fromkeys(f", {cell.variant}" for cell in plan.cells if cell.overrides))
-    title = f"{heading} - preset {plan.preset}, seed{'s' * (len(seeds) > 1)} {_list(seeds)}{variant}"
-    table = Table(title=escape(title), title_justify="left")
+    title = f"{heading} - preset {plan.preset}, seed{'s' * (len(seeds) > 1)} {_list(seeds)}{_variant(plan)}"
     marks = Marks()
     headings = [(column, renderer) for renderer in plan.renderers for column in columns]
     lines = []
@@ -132,17 +127,34 @@ def _print_numbers(console: Console, plan: Plan, spec: TableSpec | ViewSpec, don
         ours = [_ours(plan, done, row, renderer, column, marks) for column, renderer in headings]
         theirs = [_quoted(quoted, row, column) for column in columns]
         if any(text != "-" for text in ours + theirs):
-            lines.append([escape(row.title), *ours, *theirs])
+            lines.append([row.title, *ours, *theirs])
     headings += [(column, "quoted") for column in columns]
     filled = [place for place in range(len(headings)) if any(line[place + 1] != "-" for line in lines)]
-    table.add_column("row")
-    for column, origin in (headings[place] for place in filled):
-        table.add_column(f"{column.title}\n{origin}", justify="right", style="dim" if origin == "quoted" else None)
-    for line in lines:
-        table.add_row(line[0], *(line[place + 1] for place in filled))
-    console.print(table)
+    shown = [headings[place] for place in filled]
+    _print(
+        console,
+        title,
+        ("row", *(f"{column.title}\n{origin}" for column, origin in shown)),
+        [(line[0], *(line[place + 1] for place in filled)) for line in lines],
+        right=lambda column: column > 0,
+        dim=lambda column: column > 0 and shown[column - 1][1] == "quoted",
+    )
     for note in marks.lines():
         console.print(escape(note), soft_wrap=True)
+
+
+def _variant(plan: Plan) -> str:
+    """What marks a table whose cells the command line changed; "" for plain ones. The prior has fewer changes than the others."""
+    names = dict.fromkeys(cell.variant for cell in plan.cells if cell.overrides)
+    return f", VARIANT {' and '.join(names)}: no numbers of the preset" if names else ""
+
+
+def _print(console: Console, title: str, *content: Any, **options: Any) -> None:
+    # Not above: this package needs torch, which a command that gets as far as printing has loaded, and a light module must not.
+    from renderers.tables import print_table
+
+    if not console.quiet:
+        print_table(title, *content, **options, console=console)
 
 
 def _ours(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str, column: Column, marks: Marks) -> str:

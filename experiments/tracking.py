@@ -90,6 +90,19 @@ class Tracker:
         now = int(time.time() * 1000)
         self._batch("log metrics", metrics=[Metric(_metric_name(k), float(v), now, step) for k, v in values.items()])
 
+    def table(self, columns: Mapping[str, list[Any]], file: str) -> None:
+        """Log columns of equal length as a table; what a continued run logged to the same file before stays above."""
+        if self.run_id is not None:
+            with self._guard(f"store {file}"):
+                self._client.log_table(self.run_id, dict(columns), file)
+
+    def page(self, experiment: str) -> str:
+        """Path of an experiment's page below a server's address; "" where the store has none of that name or is away."""
+        with self._guard("find an experiment"):
+            found = _client(self.uri).get_experiment_by_name(experiment)
+            return "" if found is None else f"/#/experiments/{found.experiment_id}"
+        return ""
+
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload a file."""
         if self.run_id is not None:
@@ -183,12 +196,15 @@ def _secrets() -> list[str]:
     return sorted({secret for secret in found if len(secret) >= 4}, key=len, reverse=True)
 
 
-def viewing_command() -> str:
-    """What shows the runs: the server's address, or a command for a store without one. No password is in it."""
+def viewing(experiment: str) -> str:
+    """What shows an experiment's runs: its page on the server, or a command and a page for a store without one. No password is
+    in it."""
     uri = tracking_uri()
+    page = Tracker(lambda line: None, uri).page(experiment)
     if uri.startswith(("http://", "https://")):
-        return public(uri)
-    return f"mlflow ui --backend-store-uri {uri if public(uri) == uri else '$MLFLOW_TRACKING_URI'}"
+        return public(uri).rstrip("/") + page
+    command = f"mlflow ui --backend-store-uri {uri if public(uri) == uri else '$MLFLOW_TRACKING_URI'}"
+    return f"{command}, then http://127.0.0.1:5000{page}"
 
 
 def _metric_name(name: str) -> str:

@@ -23,7 +23,7 @@ from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
 from experiments import absences, environment, figures, instructions, models, sources
-from experiments.cells import WEIGHTS, CellFolder, Progress, Stale
+from experiments.cells import WEIGHTS, CellFolder, Progress, Stale, now
 from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames, collate
 from experiments.datasets.layouts import layout_of
@@ -39,7 +39,7 @@ from experiments.engine import (
     SeedIterationHook,
     TrainClockHook,
 )
-from experiments.evaluation import SHORT, RenderingEvaluator, ShuffledImages, ViewRenderer
+from experiments.evaluation import SHORT, SMOKE, RenderingEvaluator, ShuffledImages, ViewRenderer
 from experiments.metrics.evaluator import OccupancyMetric
 from experiments.metrics.prior import fit_prior
 from experiments.metrics.shares import class_weights
@@ -127,8 +127,9 @@ def set_up(
     views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
     metric = OccupancyMetric(val.grid, rays=val.has_ray_origins)
     shown = ProgressHook(job.console, f"{cell.name}:")
-    short = cell.preset.short_evaluation or cell.overrides.get("short")
-    test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SHORT, len(val)))) if short else val
+    smoke = cell.overrides.get("smoke")
+    short = cell.preset.short_evaluation or cell.overrides.get("short") or smoke
+    test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SMOKE if smoke else SHORT, len(val)))) if short else val
     times = IterationTimesHook()
     runner = CellRunner(
         model=model,
@@ -232,7 +233,10 @@ def work(
         first_losses=course.first_losses,
     )
     tracker.metrics(metrics | {f"check/{name}": value for name, value in checks.items()}, step=iterations)
-    tracker.metrics({f"{metric}/{name}": v for metric, values in per_class.items() for name, v in values.items()}, iterations)
+    if per_class:
+        classes = list(dict.fromkeys(name for values in per_class.values() for name in values))
+        columns = {metric: [values.get(name) for name in classes] for metric, values in per_class.items()}
+        tracker.table({"class": classes, **columns, "measured": [now()] * len(classes)}, "per_class.json")
     tracker.tags(absences.tags(record, layout_of(cell.table.dataset).classes))
     return record
 
@@ -376,10 +380,12 @@ def _shuffled(
     Nothing where the scenes do not allow it, and where no voxel counts.
     """
     try:
-        dataset = ShuffledImages(val, [val[index].meta[0]["scene"] for index in range(len(val))])
+        dataset: Dataset[OccupancyBatch] = ShuffledImages(val, [val[index].meta[0]["scene"] for index in range(len(val))])
     except ValueError as error:
         console.print(f"{escape(cell.name)}: check left out: {error}", soft_wrap=True)
         return {}, {}
+    if cell.overrides.get("smoke"):
+        dataset = Subset(dataset, range(min(SMOKE, len(val))))
     shown.title = f"{cell.name}: shuffled images,"
     metric = OccupancyMetric(val.grid, rays=False)
     metrics = TestLoop(runner, _test_loader(cell, dataset), Evaluator([metric])).run()

@@ -358,7 +358,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"written: {request.json}")
     if request.save is not None:
         where = request.save / TABLE / run.machine.slug(request.device)
-        print(f"records: {where}\nnext: python -m reports.publish {TABLE}; python -m reports.build")
+        python = shlex.quote(os.path.relpath(sys.executable))  # no word that the shell may not know
+        print(f"records: {where}\nnext: {python} -m reports.publish {TABLE}; {python} -m reports.build")
     failed = sorted({name for found in run.results.values() for name, r in found.items() if r.status == "failed"})
     if failed:
         print(f"error: measurements failed: {', '.join(failed)} (reasons above)", file=sys.stderr)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from renderers.machine import Machine
 from renderers.measure import Result
+from renderers.tables import print_table
 
 Results = Mapping[str, Mapping[str, Result]]
 
@@ -59,7 +60,7 @@ def print_summary(machine: Machine, results: Results, memory: str, agreement: st
             quality = (number(r.peak_mb), number(r.max_abs_error, 2), number(loss, 2), number(speed_up(found, renderer)))
             rows.append((workload, renderer, *times, *quality))
     if rows:
-        _table("renderers: median (smallest-largest)", headings, rows)
+        print_table("renderers: median (smallest-largest)", headings, rows, 2, lambda column: column > 1)
     _print_stages(results)
     for reason, workloads in reasons.items():
         print(f"{reason} ({', '.join(workloads)})")
@@ -84,27 +85,9 @@ def _print_stages(results: Results) -> None:
                 rate = rate if way == "forward" else ("", "")
                 rows.append((workload, way, *(number(stages[n]) for n in names), *rate))
     if rows:
-        _table("cpu renderer: ms by stage", ("workload", "pass", *names, "blend GFLOP/s", "of the peak"), rows)
+        headings = ("workload", "pass", *names, "blend GFLOP/s", "of the peak")
+        print_table("cpu renderer: ms by stage", headings, rows, 2, lambda column: column > 1)
 
 
 def _percent(part: float | None) -> str:
     return "-" if part is None else f"{100 * part:.0f} %"
-
-
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
-        print(f"\n{title}")
-        for row in (headings, ["-" * width for width in widths], *rows):
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        return
-    table = Table(title=title, title_justify="left")
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i < 2 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console = Console(highlight=False, markup=False)
-    console.print(table, width=console.width if console.is_terminal else 140)

@@ -12,6 +12,7 @@ import typer
 
 from experiments import renderer_records
 from experiments.records import ROOT, RecordError
+from experiments.shell import runnable
 from experiments.spec import SpecError, TableSpec, load_spec, spec_names
 from reports import brief, markdown, renderer_figures, renderers, status, views
 from reports.figures import figures, stored_digest
@@ -148,12 +149,12 @@ def main(check: Annotated[bool, typer.Option("--check", help="Change nothing; ex
         outputs = build(ROOT)
         changed = outputs.stale(ROOT) if check else outputs.write(ROOT)
     except (RecordError, SpecError, ReportError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(runnable(f"error: {error}"), err=True)
         raise typer.Exit(2) from error
     for path in changed:
         typer.echo(f"{'stale' if check else 'wrote' if path.exists() else 'removed'}: {path.relative_to(ROOT)}")
     if check and changed:
-        typer.echo("error: the reports are stale; run `python -m reports.build` and commit what it changes", err=True)
+        typer.echo(runnable("error: the reports are stale; run `python -m reports.build` and commit what it changes"), err=True)
         raise typer.Exit(1)
     if not changed:
         typer.echo("reports are up to date")

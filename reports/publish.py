@@ -26,6 +26,7 @@ from experiments.comparable import differences
 from experiments.datasets.layouts import layout_of
 from experiments.records import Record, RecordError
 from experiments.renderer_records import RendererRecord
+from experiments.shell import runnable
 from experiments.spec import SpecError, TableSpec, ViewSpec, load_spec, views_of
 from reports import summary
 from reports.summary import ReportError, weights
@@ -304,7 +305,7 @@ def main(
                 raise ReportError(f"{table} has no checkpoints; choose by workload (--row) and --renderer")
             for line in publish_renderers(results_root(), records.COMMITTED, preset, row, renderer, show, replace):
                 typer.echo(line)
-            typer.echo("next: python -m reports.build")
+            typer.echo(runnable("next: python -m reports.build"))
             return
         chosen = select(load_spec(table), results_root(), records.COMMITTED, preset, row, renderer, checkpoint)
         if show:
@@ -319,12 +320,12 @@ def main(
         if all(c.state == "variant" for c in chosen):
             raise ReportError("nothing was published: all chosen records are variants; run the cells without overrides")
     except (RecordError, SpecError, ReportError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(runnable(f"error: {error}"), err=True)
         raise typer.Exit(2) from error
     for candidate in chosen:
         if remark := sources.notice(candidate.record):
             typer.echo(f"note: {candidate.name}: {remark}")
-    typer.echo("next: python -m reports.build")
+    typer.echo(runnable("next: python -m reports.build"))
 
 
 if __name__ == "__main__":

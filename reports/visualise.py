@@ -28,6 +28,7 @@ from rich.progress import track
 from experiments.command import guarded
 from experiments.figures import palette
 from experiments.predictions import PredictionFileError, SavedPrediction, load
+from experiments.shell import program
 from reports import voxel_view
 from reports.summary import ReportError
 from reports.voxel_view import Viewpoint
@@ -67,7 +68,7 @@ def command(
             written.append(_written(out / f"{_file_name(scene)}.gif", _animation(members, fps)))
         if viewer is not None:
             recording = _written(out / f"{_file_name(scene)}.rrd", lambda to, of=members: record(viewer, of, to))  # type: ignore[misc]
-            console.print(escape(f"look around in it: rerun {recording}"), soft_wrap=True)
+            console.print(escape(f"look around in it: {program('rerun')} {recording}"), soft_wrap=True)
     for path in written:
         console.print(escape(f"wrote {path}"), soft_wrap=True)
     return 0

@@ -7,11 +7,14 @@ from experiments import instructions
 instructions.hold()  # as the commands do; processes that tests start inherit it
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# The environment counts as active whoever calls the tests, so that commands in messages are always the short ones.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
 @pytest.fixture(scope="session")

@@ -48,3 +48,7 @@ def kitti360_grid(coarsen: int = 1) -> OccupancyGrid:
         dataset="kitti360",
     )
     return grid if coarsen == 1 else grid.coarsened(coarsen)
+
+
+GRIDS = {"occ3d": occ3d_grid, "surroundocc": surroundocc_grid, "kitti360": kitti360_grid}
+"""By data set."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 
 from experiments import doctor
 from experiments.doctor import Finding, examine, main
+from experiments.records import ROOT
 from renderers import registry
 from renderers.interface import Availability
 
@@ -30,6 +34,9 @@ def test_everything_a_run_depends_on_is_looked_at() -> None:
     found = findings()
     expected = {
         "Python",
+        "compiler",
+        "disk",
+        "environment",
         "machine",
         "checkout",
         "torch",
@@ -86,3 +93,37 @@ def test_the_command_ends_well_even_if_a_whole_part_breaks(
     out = capsys.readouterr().out
     assert "everything is wrong" in " ".join(out.split()) or "wrong" in out
     assert "Traceback" not in out
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A checkout as far as the doctor needs it before the set-up."""
+    (tmp_path / "experiments").mkdir()
+    for name in ("__init__", "doctor", "install", "shell"):
+        shutil.copy(ROOT / "experiments" / f"{name}.py", tmp_path / "experiments")
+    return tmp_path
+
+
+def before_setup(checkout: Path, *words: str) -> str:
+    """What the doctor prints under a Python without any package."""
+    command = [sys.executable, "-S", "-m", "experiments.doctor", *words]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_before_the_set_up_it_says_what_is_missing(bare: Path) -> None:
+    said = before_setup(bare)
+    assert f"environment: NO, {bare / '.venv'} does not exist; this Python lacks typer" in said
+    assert "make setup" in said and "compiler:" in said and "disk:" in said
+
+
+def test_under_another_python_it_goes_on_in_the_environment(bare: Path) -> None:
+    python = bare / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "went on: $*"\n')
+    python.chmod(0o755)
+    assert before_setup(bare, "--data-root", "x") == "went on: -m experiments.doctor --data-root x\n"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    assert ".venv is incomplete" in before_setup(bare)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import occ3d_layout
 import pytest
 from run_tiny import TABLES
+from test_records import make_record
 
 import experiments.tables
-from experiments import plan, toyworld
+from experiments import environment, plan, preflight, records, run, runner, toyworld
+from experiments.cells import CellFolder
 from experiments.run import main, spread_lists
-from experiments.spec import load_table
+from experiments.spec import Cell, load_table
 from experiments.toyworld import ToyWorldConfig
 from renderers import registry
 from renderers.interface import Availability
@@ -71,6 +78,7 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["checkpoint gone.pth does not exist"],
     ),
     "checkpoint for many rows": (["table_tiny", "--eval-only", "--checkpoint", "x.pth"], ["name one row with --row", "small"]),
+    "a smoke test of another length": (["table_tiny", "--smoke", "--short"], ["--smoke", "does not go with --short"]),
     "unknown launcher": (["table_tiny", "--launcher", "mpi"], ["unknown launcher 'mpi'", "none, pytorch, slurm"]),
     "launcher without its processes": (["table_tiny", "--launcher", "pytorch"], ["--launcher pytorch", "torchrun"]),
 }
@@ -102,6 +110,28 @@ def test_a_results_folder_that_cannot_be_written_is_named(command: Command, tmp_
     code, _, err = command("table_tiny", "--row", "prior", "--results", str(tmp_path / "file" / "results"))
     assert code == 2
     assert "results folder" in err and "OCC_RESULTS" in err
+
+
+def test_a_second_run_takes_the_next_cell_and_waits_when_nothing_else_is_left(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, order = load_table("table_tiny"), []
+    first = CellFolder(table.cell(table.row("prior"), "cpu", "toy", 0), tmp_path / "results")
+    held = contextlib.ExitStack()
+
+    def run_cell(cell: Cell, job: Any, wait: bool) -> None:
+        with CellFolder(cell, tmp_path / "results").lock(
+            lambda _: held.close(), wait
+        ):  # the first run ends once it is waited for
+            order.append(cell.seed)
+        raise runner.CellFailed("this is all")
+
+    monkeypatch.setattr(runner, "run_cell", run_cell)
+    monkeypatch.setattr(run, "_job", lambda *_: object())
+    held.enter_context(first.lock(print))
+    code, out, err = command("table_tiny", "--row", "prior", "--seed", "0", "1", "2", "--renderer", "cpu")
+    assert (code, order) == (1, [1, 2, 0])
+    assert out.count("another run works on it; the others are taken first") == 1 and "3 of 3 cells failed" in err
 
 
 def test_a_folder_without_the_data_names_the_file_that_is_missing(command: Command, tmp_path: Path) -> None:
@@ -170,7 +200,45 @@ def test_list_and_dry_run_show_cells_and_run_nothing(command: Command, tmp_path:
     code, out, _ = command("table_tiny", "--dry-run", "--row", "small", "--iterations", "3")
     assert code == 0
     assert "small--cpu--seed0--iterations=3" in out and "run it" in out and "prior" not in out
+    assert "VARIANT iterations=3" in out and "time: unknown for 1 cells" in out and "nothing would stop this run" in out
+    code, out, _ = command("table_tiny", "--dry-run", "--row", "small", "prior", "--smoke")
+    assert code == 0 and "small--cpu--seed0--iterations=3--smoke" in out and "prior--cpu--seed0--smoke" in out
     assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_finds_what_would_stop_a_run(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = load_table("table_tiny")
+    rows = [replace(r, options={"hidden_": 1}) if r.name == "small" else r for r in table.rows]
+    rows = [replace(r, gaussrender_options={"bev": 1}) if r.gaussrender else r for r in rows]
+    monkeypatch.setattr(
+        run, "load_spec", lambda _: replace(table, rows=(*rows, replace(table.row("small"), name="x", model="gpt")))
+    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1e9))
+    (tmp_path / "results").write_text("")
+    code, _, err = command("table_tiny", "--dry-run", "--launcher", "pytorch", "--renderer", "cpu")
+    assert code == 2
+    for part in ("torchrun", "results", "no option hidden_ (known: ", "'bev'", "unknown model 'gpt'"):
+        assert part in err
+    code, _, err = command("table_tiny", "--dry-run", "--results", str(tmp_path / "elsewhere"), "--row", "prior")
+    assert code == 2 and "1.0 GB are free" in err
+
+
+def test_a_dry_run_tells_the_time_by_records_of_the_row(tmp_path: Path) -> None:
+    table = load_table("table_tiny")
+    cells = tuple(table.cell(table.row("small"), "cpu", "toy", seed) for seed in (0, 1))
+    planned = plan.Plan(table, "toy", None, "data", ("cpu",), cells, ())
+    assert "unknown for 2 cells" in preflight.estimate([planned], tmp_path, False, "keep")
+    here = {"hardware": environment.hardware(), "train_seconds": 600.0, "eval_seconds": 60.0, "started": "2026-01-01T00:00:00"}
+    for seed, fingerprint in ((0, cells[0].fingerprint("data")), (7, "other")):
+        cell = table.cell(table.row("small"), "cpu", "toy", seed)
+        about = {"table": "table_tiny", "row": "small", "iterations": cell.schedule.iterations, "fingerprint": fingerprint}
+        known = make_record(**about, **here)
+        records.save(known, CellFolder(cell, tmp_path).record_path)
+    text = preflight.estimate([planned], tmp_path, False, "keep")
+    assert text == "time: about 11 min (1 by earlier runs on this machine)", "the finished cell takes none"
+    half = replace(cells[1], overrides={"iterations": (cells[1].schedule.iterations or 0) // 2})
+    text = preflight.estimate([replace(planned, cells=(half,))], tmp_path, False, "keep")
+    assert "about 6 min" in text or "about 5 min" in text
 
 
 def test_a_view_lists_the_cells_of_its_tables_and_an_ablation_those_that_it_shares(command: Command) -> None:

@@ -100,6 +100,16 @@ def test_the_printed_table_holds_every_row_and_says_where_things_are(finished: P
     assert "train 6/6" in text and "s left" in text and "render_image" in text, "progress in lines, with live losses"
 
 
+def test_a_smoke_test_goes_through_everything_as_a_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = command_in(tmp_path, monkeypatch, capsys)("table_tiny", "--row", "small", "--smoke")
+    assert code == 0, err
+    record = record_of(tmp_path, "small--cpu--seed0--iterations=3--smoke")
+    assert record.iterations == 3 and record.samples["val"] == 2 and SHUFFLED in record.checks
+    assert "VARIANT iterations=3--smoke" in " ".join(out.split())
+
+
 @pytest.mark.parametrize("row", ["prior", "small", ROW])
 def test_a_record_says_everything_its_number_depends_on(finished: Path, row: str) -> None:
     record = record_of(finished, f"{row}--cpu--seed0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import uuid
@@ -37,6 +38,7 @@ def test_a_run_holds_parameters_curves_tags_and_files(uri: str, tmp_path: Path) 
     file = tmp_path / "figure.png"
     file.write_bytes(b"png")
     tracker.artifact(file, "figures")
+    tracker.table({"class": ["car", "truck"], "mIoU": [1.5, None]}, "per_class.json")
     tracker.finish()
     assert said == []
 
@@ -50,6 +52,9 @@ def test_a_run_holds_parameters_curves_tags_and_files(uri: str, tmp_path: Path) 
     assert [f.path for f in client.list_artifacts(run_id, "figures")] == ["figures/figure.png"]
     assert (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / name).is_dir()
     assert name in tracker.experiments()
+    kept = json.loads(Path(client.download_artifacts(run_id, "per_class.json", str(tmp_path))).read_text())
+    assert kept == {"columns": ["class", "mIoU"], "data": [["car", 1.5], ["truck", None]]}
+    assert tracker.page(name) == f"/#/experiments/{run.info.experiment_id}" and tracker.page("no such table") == ""
 
 
 def test_a_resumed_cell_continues_its_run_and_a_lost_one_gets_a_new(uri: str) -> None:
