@@ -96,7 +96,7 @@ def _prepare_kitti360(root: Path, console: Console) -> int:
     from experiments.datasets import layout_kitti360 as layout
     from experiments.datasets.prepare_kitti360 import is_prepared
     from experiments.datasets.prepare_kitti360 import prepare as prepare_frame
-    from experiments.progress import Bar
+    from experiments.bars import Bar
 
     failed: list[str] = []
     for split in layout.SPLITS:
@@ -171,7 +171,7 @@ def _verify_split(dataset: str, root: Path, split: str, count: int | None, seed:
             _name(console, [str(path) for path in part.missing])
     with console.status("loading the libraries"):
         from experiments.datasets.verification import FrameChecks, Notes, check_frames
-        from experiments.progress import Bar
+        from experiments.bars import Bar
         from experiments.toyworld import default_cache
 
         checks = FrameChecks(dataset, root, split)
