@@ -101,10 +101,10 @@ def prepare(
 
 def _prepare_kitti360(root: Path, console: Console, again: bool) -> int:
     """Number of frames whose labels cannot be made, and of splits that are not there."""
+    from experiments.bars import Bar
     from experiments.datasets import layout_kitti360 as layout
     from experiments.datasets.prepare_kitti360 import is_prepared
     from experiments.datasets.prepare_kitti360 import prepare as prepare_frame
-    from experiments.progress import Bar
 
     failed: list[str] = []
     for split in layout.SPLITS:
@@ -182,8 +182,8 @@ def _verify_split(dataset: str, root: Path, split: str, count: int | None, seed:
             _say(console, f"{title}: {part.problem} ({part.name}): {part.source}")
             _name(console, [str(path) for path in part.missing])
     with console.status("loading the libraries"):
+        from experiments.bars import Bar
         from experiments.datasets.verification import FrameChecks, Notes, check_frames
-        from experiments.progress import Bar
         from experiments.toyworld import default_cache
 
         checks = FrameChecks(dataset, root, split)

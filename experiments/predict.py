@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments import plan as planning
+from experiments.bars import Bar
 from experiments.cells import WEIGHTS, CellFolder, results_root
 from experiments.command import guarded
 from experiments.datasets.layouts import layout_of
@@ -73,7 +74,7 @@ def command(
     cell = plan.cells[0]
     split = split or layout_of(cell.table.dataset).evaluated
     weights = checkpoint or _weights(cell, plan, results_root(results), console)
-    paths = _predict(spec, plan, cell, weights, split, index, out)
+    paths = _predict(spec, plan, cell, weights, split, index, out, console)
     said = f"{len(paths)} frames of {split} in {out}; look at them: python -m reports.visualise {out} --out pictures"
     console.print(escape(runnable(said)), soft_wrap=True)
     return 0
@@ -97,7 +98,7 @@ def _weights(cell: Cell, plan: Plan, root: Path, console: Console) -> Path | Non
 
 
 def _predict(
-    spec: TableSpec, plan: Plan, cell: Cell, weights: Path | None, split: str, indices: Sequence[int], out: Path
+    spec: TableSpec, plan: Plan, cell: Cell, weights: Path | None, split: str, indices: Sequence[int], out: Path, console: Console
 ) -> list[Path]:
     import torch
 
@@ -123,10 +124,16 @@ def _predict(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).eval()
     paths = []
-    for index in dict.fromkeys(indices):
-        sample = frames[index]
-        paths.append(out / f"{split}_{index:05d}.npz")
-        save(_answer(model, sample, cell, index, frames.camera_names, device), paths[-1])
+    chosen = list(dict.fromkeys(indices))
+    bar = Bar(console, f"{cell.name}: predict", len(chosen))
+    try:
+        for index in chosen:
+            sample = frames[index]
+            paths.append(out / f"{split}_{index:05d}.npz")
+            save(_answer(model, sample, cell, index, frames.camera_names, device), paths[-1])
+            bar.advance()
+    finally:
+        bar.close()
     return paths
 
 

@@ -98,6 +98,8 @@ class Tracker:
 
     def page(self, experiment: str) -> str:
         """Path of an experiment's page below a server's address; "" where the store has none of that name or is away."""
+        if (file := _sqlite_file(self.uri)) is not None and not file.exists():
+            return ""  # asking would create it
         with self._guard("find an experiment"):
             found = _client(self.uri).get_experiment_by_name(experiment)
             return "" if found is None else f"/#/experiments/{found.experiment_id}"

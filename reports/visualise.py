@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 
+from experiments.bars import Bar
 from experiments.command import guarded
 from experiments.figures import palette
 from experiments.predictions import PredictionFileError, SavedPrediction, load
@@ -50,22 +50,34 @@ def command(
     animate: Annotated[bool, typer.Option("--animate", help="Also a GIF a scene, in the order of the frames.")] = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Also a recording for the interactive viewer rerun.")] = False,
     fps: Annotated[float, typer.Option(min=0.1, max=50, help="Frames a second of an animation.")] = 2.0,
+    against: Annotated[str | None, typer.Option(help="Row whose files, among those given, are shown beside the others'.")] = None,
     width: Annotated[int, typer.Option(min=600, max=6000, help="Width of a still in pixels.")] = WIDTH,
 ) -> int:
     """Draw predicted and true occupancy, per camera, from behind and from above, with the input images."""
     viewer = _rerun() if rerun else None
-    paths = _listed(files)
+    paths = _listed(files, apart=against is None)
     frames = [load(path) for path in paths]
+    others: list[SavedPrediction | None] = [None] * len(frames)
+    if against is not None:
+        paths, frames, others = _paired(paths, frames, against)
     console = Console(highlight=False)
     absent = sum(not Path(path).is_file() for frame in frames for path in frame.image_paths)
     if absent:
         console.print(f"{absent} input images are not where they were; their places stay empty", soft_wrap=True)
     written = []
-    for path, frame in track(list(zip(paths, frames, strict=True)), "drawing", console=console, transient=True):
-        written.append(_written(out / f"{path.stem}.png", _still(frame, width)))
+    bar = Bar(console, "drawing", len(paths))
+    try:
+        for path, frame, other in zip(paths, frames, others, strict=True):
+            written.append(_written(out / f"{path.stem}.png", _still(frame, width, other)))
+            bar.advance()
+    finally:
+        bar.close()
+    beside = {id(frame): other for frame, other in zip(frames, others, strict=True)}
     for scene, members in _by_scene(frames).items():
         if animate:
-            written.append(_written(out / f"{_file_name(scene)}.gif", _animation(members, fps)))
+            console.print(escape(f"drawing the animation of {scene}, {len(members)} frames"), soft_wrap=True)
+            pairs = [(frame, beside[id(frame)]) for frame in members]
+            written.append(_written(out / f"{_file_name(scene)}.gif", _animation(pairs, fps)))
         if viewer is not None:
             recording = _written(out / f"{_file_name(scene)}.rrd", lambda to, of=members: record(viewer, of, to))  # type: ignore[misc]
             console.print(escape(f"look around in it: {program('rerun')} {recording}"), soft_wrap=True)
@@ -74,8 +86,11 @@ def command(
     return 0
 
 
-def _listed(given: Sequence[Path]) -> list[Path]:
-    """The npz files that are named or lie in named folders, each once; raises PredictionFileError if there are none."""
+def _listed(given: Sequence[Path], apart: bool) -> list[Path]:
+    """The npz files that are named or lie in named folders, each once; raises PredictionFileError if there are none.
+
+    apart  each becomes a picture of its own, named after it
+    """
     found: list[Path] = []
     for path in given:
         inside = sorted(path.glob("*.npz")) if path.is_dir() else [path]
@@ -84,10 +99,32 @@ def _listed(given: Sequence[Path]) -> list[Path]:
         found += inside
     names: dict[str, Path] = {}
     for path in dict.fromkeys(found):
-        if path.stem in names:
-            raise PredictionFileError(f"{names[path.stem]} and {path} would give the same picture; draw them apart")
+        if apart and path.stem in names:
+            raise PredictionFileError(
+                f"{names[path.stem]} and {path} would give the same picture; draw them apart, or two rows with --against"
+            )
         names[path.stem] = path
-    return list(names.values())
+    return list(names.values() if apart else dict.fromkeys(found))
+
+
+def row_of(frame: SavedPrediction) -> str:
+    """The row that predicted a frame, by its source: "<table> <preset> <row>--<renderer>--seed<k>"."""
+    return frame.source.split()[-1].partition("--")[0]
+
+
+def _paired(
+    paths: Sequence[Path], frames: Sequence[SavedPrediction], against: str
+) -> tuple[list[Path], list[SavedPrediction], list[SavedPrediction | None]]:
+    """The frames of another row than ``against`` with that row's prediction of each."""
+    rows = list(dict.fromkeys(map(row_of, frames)))
+    if against not in rows or len(rows) != 2:
+        raise PredictionFileError(f"--against {against} needs files of that row and of one other; these are of {', '.join(rows)}")
+    theirs = {frame.token: frame for frame in frames if row_of(frame) == against}
+    kept = [(path, frame) for path, frame in zip(paths, frames, strict=True) if row_of(frame) != against]
+    for path, frame in kept:
+        if frame.token not in theirs or frame.grid != theirs[frame.token].grid:
+            raise PredictionFileError(f"{path} has no counterpart of {against}; predict frame {frame.index} with that row too")
+    return [path for path, _ in kept], [frame for _, frame in kept], [theirs[frame.token] for _, frame in kept]
 
 
 def _by_scene(frames: Sequence[SavedPrediction]) -> dict[str, list[SavedPrediction]]:
@@ -120,15 +157,17 @@ class _Panel:
     picture: Image.Image
 
 
-def compose(frame: SavedPrediction, width: int = WIDTH) -> Image.Image:
-    """The still of a frame, ``width`` pixels wide."""
+def compose(frame: SavedPrediction, width: int = WIDTH, other: SavedPrediction | None = None) -> Image.Image:
+    """The still of a frame, ``width`` pixels wide; ``other`` is another row's prediction of it, to stand beside."""
     text, small = _font(width / 110), _font(width / 130)
     line = round(width / 70)
     margin, inner = _MARGIN * width // WIDTH, width - 2 * _MARGIN * width // WIDTH
     panels: list[_Panel] = []
-    words: list[tuple[int, int, str, Any]] = [(margin, margin // 2, f"{frame.source}, {frame.scene}, frame {frame.index}", text)]
+    source = frame.source if other is None else f"{frame.source} and {other.source}"
+    title = f"{source}, {frame.scene}, frame {frame.index}"
+    words: list[tuple[int, int, str, Any]] = [(margin, margin // 2, title, text)]
     top = margin // 2 + line + _GAP
-    for heading, pictures in _rows(frame, inner):
+    for heading, pictures in _rows(frame, inner, other):
         words.append((margin, top, heading, small))
         top += line
         left = margin
@@ -136,7 +175,8 @@ def compose(frame: SavedPrediction, width: int = WIDTH) -> Image.Image:
             panels.append(_Panel(left, top, picture))
             left += picture.width + _GAP
         top += max(picture.height for picture in pictures) + _GAP
-    legend = list(_legend(frame, small, margin, top + _GAP, width - margin, line))
+    shown = [frame.predicted, frame.true] + ([] if other is None else [other.predicted])
+    legend = list(_legend(frame, shown, small, margin, top + _GAP, width - margin, line))
     height = (legend[-1][1] if legend else top) + 2 * line
     canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)
@@ -152,31 +192,47 @@ def compose(frame: SavedPrediction, width: int = WIDTH) -> Image.Image:
     return canvas
 
 
-def _rows(frame: SavedPrediction, inner: int) -> Iterator[tuple[str, list[Image.Image]]]:
+def _rows(frame: SavedPrediction, inner: int, other: SavedPrediction | None) -> Iterator[tuple[str, list[Image.Image]]]:
     """Headings and the pictures below each, from the left, together ``inner`` pixels wide."""
     order = [frame.camera_names.index(name) for name in _ORDER if name in frame.camera_names]
     order = order if len(order) == len(frame.camera_names) else list(range(len(frame.camera_names)))
     columns = max(len(order), 3)
     each = (inner - (columns - 1) * _GAP) // columns
-    shown = {
-        "Input": [_input(frame, v, each) for v in order],
-        "Predicted": [_seen(frame, frame.predicted, _camera(frame, v, each)) for v in order],
-        "True": [_seen(frame, frame.true, _camera(frame, v, each)) for v in order],
-    }
+    answers = {"Predicted": frame.predicted, "True": frame.true}
+    if other is not None:
+        answers = {f"Predicted, {row_of(f)}": f.predicted for f in (frame, other)} | {"True": frame.true}
     if len(order) == 1:
-        yield "Input - predicted - true", [pictures[0] for pictures in shown.values()]
+        columns = max(columns, 1 + len(answers))
+        each = (inner - (columns - 1) * _GAP) // columns
+    shown = {"Input": [_input(frame, v, each) for v in order]}
+    for name, labels in answers.items():
+        shown[name] = [_seen(frame, labels, _camera(frame, v, each)) for v in order]
+    for pictures in shown.values():
+        for v, picture in zip(order, pictures, strict=True):
+            _name(picture, frame.camera_names[v])
+    if len(order) == 1:
+        yield " - ".join(shown), [pictures[0] for pictures in shown.values()]
     else:
         yield from shown.items()
     grid = frame.grid
     # Beside the square from above, the view from behind is 1.5 times as wide as high.
     square = voxel_view.from_above(grid, 1000)
-    height = round((inner - 3 * _GAP) / (2 * (1.5 + square.width / square.height)))
+    pairs = len(answers)
+    height = round((inner - (2 * pairs - 1) * _GAP) / (pairs * (1.5 + square.width / square.height)))
     behind = voxel_view.from_behind(grid, round(1.5 * height), height)
     above = voxel_view.from_above(grid, round(height * square.width / square.height))
     views = []
-    for labels in (frame.predicted, frame.true):
+    for labels in answers.values():
         views += [_seen(frame, labels, behind), _with_car(_seen(frame, labels, above), frame, above)]
-    yield "Predicted (left) and true (right), from behind and from above; the triangle is the car", views
+    yield f"{', '.join(answers)}, from the left: each from behind and from above; the triangle is the car", views
+
+
+def _name(picture: Image.Image, camera: str) -> None:
+    """Write a camera's name into the picture's corner."""
+    pen, font = ImageDraw.Draw(picture), _font(picture.width / 22)
+    left, top, right, bottom = pen.textbbox((5, 3), camera, font=font)
+    pen.rectangle((left - 3, top - 2, right + 3, bottom + 2), fill="#202020")
+    pen.text((5, 3), camera, fill="white", font=font)
 
 
 def _camera(frame: SavedPrediction, view: int, width: int) -> Viewpoint:
@@ -206,17 +262,15 @@ def _input(frame: SavedPrediction, view: int, width: int) -> Image.Image:
         with Image.open(frame.image_paths[view]) as image:
             return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     except (OSError, UnidentifiedImageError):
-        field = Image.new("RGB", size, "#e8e8e8")
-        ImageDraw.Draw(field).text((8, 6), frame.camera_names[view], fill="#606060", font=_font(width / 20))
-        return field
+        return Image.new("RGB", size, "#e8e8e8")
 
 
 def _legend(
-    frame: SavedPrediction, font: Any, left: int, top: int, right: int, line: int
+    frame: SavedPrediction, shown: Sequence[NDArray[np.uint8]], font: Any, left: int, top: int, right: int, line: int
 ) -> Iterator[tuple[int, int, str, tuple[int, int, int]]]:
     """Left, top, name and colour of every class that occurs, in rows of the canvas' width."""
     grid, colours, x = frame.grid, palette(frame.grid), left
-    for index in np.unique(np.concatenate([frame.predicted.ravel(), frame.true.ravel()])):
+    for index in np.unique(np.concatenate([labels.ravel() for labels in shown])):
         if index in (grid.empty, grid.ignore) or index >= grid.num_classes:
             continue
         name = grid.class_names[index]
@@ -232,19 +286,26 @@ def _font(size: float) -> Any:
     return ImageFont.load_default(max(9, round(size)))
 
 
-def _still(frame: SavedPrediction, width: int) -> Callable[[Path], None]:
-    return lambda path: compose(frame, width).save(path, optimize=True)
+def _still(frame: SavedPrediction, width: int, other: SavedPrediction | None) -> Callable[[Path], None]:
+    return lambda path: compose(frame, width, other).save(path, optimize=True)
 
 
-def _animation(frames: Sequence[SavedPrediction], fps: float) -> Callable[[Path], None]:
+def _animation(frames: Sequence[tuple[SavedPrediction, SavedPrediction | None]], fps: float) -> Callable[[Path], None]:
     def write(path: Path) -> None:
-        pictures = [compose(frame, ANIMATION_WIDTH) for frame in frames]
+        pictures = [compose(frame, ANIMATION_WIDTH, other) for frame, other in frames]
         size = (ANIMATION_WIDTH, max(picture.height for picture in pictures))  # legends differ in length
         padded = []
         for picture in pictures:
             canvas = Image.new("RGB", size, "white")
             canvas.paste(picture)
-            padded.append(canvas.quantize(256, dither=Image.Dither.NONE))
+            padded.append(canvas)
+        # One palette for all frames: with one each, what stands still would change its colour. Found on every second pixel.
+        small = [picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.NEAREST) for picture in padded]
+        sheet = Image.new("RGB", (small[0].width, small[0].height * len(small)))
+        for number, picture in enumerate(small):
+            sheet.paste(picture, (0, number * picture.height))
+        colours = sheet.quantize(256, dither=Image.Dither.NONE)
+        padded = [picture.quantize(palette=colours, dither=Image.Dither.NONE) for picture in padded]
         padded[0].save(path, save_all=True, append_images=padded[1:], duration=round(1000 / fps), loop=0)
 
     return write

@@ -130,6 +130,39 @@ def test_stills_and_an_animation_are_written(tmp_path: Path, capsys: pytest.Capt
     assert "/" not in second.name.replace(str(out), "")
 
 
+def test_an_animation_has_one_palette(tmp_path: Path) -> None:
+    """A class that one frame alone shows changes no colour of the others."""
+    strange = frame(1)
+    strange.predicted[5:20, 5:40, 0:3] = TREE
+    visualise._animation([(frame(0), None), (strange, None)], 2.0)(path := tmp_path / "a.gif")
+    with Image.open(path) as gif:
+        pictures = []
+        for number in range(2):
+            gif.seek(number)
+            pictures.append(np.asarray(gif.convert("RGB")))
+    seen = [{tuple(c) for c in picture.reshape(-1, 3)} for picture in pictures]
+    assert len(seen[0] | seen[1]) <= 256
+
+
+def test_two_rows_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = replace(
+        frame(), source="table toy other--cpu--seed0", predicted=np.where(frame().predicted == CAR, TREE, frame().predicted)
+    )
+    save(frame(), tmp_path / "a" / "val_0.npz")
+    save(other, tmp_path / "b" / "val_0.npz")
+    out = tmp_path / "out"
+    assert visualise.main([*map(str, (tmp_path / "a", tmp_path / "b")), "--against", "other", "--out", str(out)]) == 0
+    assert [path.name for path in out.iterdir()] == ["val_0.png"]
+    assert "drawing 1/1" in capsys.readouterr().out, "progress in lines where there is no terminal"
+    headings = [heading for heading, _ in visualise._rows(frame(), 1000, other)]
+    assert headings[:4] == ["Input", "Predicted, small", "Predicted, other", "True"]
+    views = list(visualise._rows(frame(), 1000, other))[-1][1]
+    assert len(views) == 6 and sum(v.width for v in views) + 5 * 6 <= 1003
+    tree = palette(GRID)[TREE].astype(float)
+    hues = [(np.abs(np.asarray(v) / 255.0 - tree / 255) < 0.1).all(axis=-1).any() for v in views[0::2]]
+    assert hues == [False, True, False]
+
+
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     good = tmp_path / "good.npz"
     save(frame(), good)
@@ -138,12 +171,16 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     save(replace(frame(), predicted=nothing()[:3]), tmp_path / "short.npz")
     (tmp_path / "twin").mkdir()
     save(frame(), tmp_path / "twin" / "good.npz")
+    lonely = tmp_path / "lonely.npz"
+    save(replace(frame(3), source="table toy other--cpu--seed0"), lonely)
     cases: list[tuple[list[Any], list[str]]] = [
         ([tmp_path / "gone.npz"], ["gone.npz does not exist", "experiments.predict"]),
         ([tmp_path / "bad.npz"], ["bad.npz is not a readable npz file"]),
         ([tmp_path / "short.npz"], ["short.npz: predicted is [3, 50, 4], expected [50, 50, 4]"]),
         ([tmp_path / "empty"], ["empty holds no npz file"]),
         ([good, tmp_path / "twin"], ["would give the same picture"]),
+        ([good, "--against", "other"], ["--against other needs files of that row and of one other", "small"]),
+        ([good, lonely, "--against", "other"], ["good.npz has no counterpart of other", "predict frame 0"]),
         ([good, "--out", good], ["cannot be written", "--out"]),
         ([good, "--width", "10"], ["--width", "600"]),
         ([good, "--rerun"], ["--rerun needs the rerun viewer", "pip install -e '.[viewer]'"]),
