@@ -153,7 +153,10 @@ def test_files_that_are_not_there_are_refused_before_anything_runs(tmp_path: Pat
     with pytest.raises(DataError, match="train, depth: 3 of 3 files.*0004.*--row names rows that take no depth"):
         plan.make(replace(request, rows=("symphonies",)), lambda: False)
     image = next((root / f"data_2d_raw/2013_05_28_drive_{drive}_sync").rglob("*.png"))
-    image.unlink() if damage == "missing" else image.write_bytes(b"")
+    if damage == "missing":
+        image.unlink()
+    else:
+        image.write_bytes(b"")
     with pytest.raises(DataError, match=f"kitti360 {split}: 1 of 6 files.*{image}.*experiments.data verify kitti360 --data-root"):
         plan.make(request, lambda: False)
     plan.make(replace(request, all_files=False), lambda: False)
