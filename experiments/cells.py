@@ -3,12 +3,14 @@
     results/local/<table>/<preset>/<cell name>.json     the record of a finished cell
     results/local/<table>/<preset>/<cell name>/         its work folder: checkpoints, weights, figures, state.json
 
-A work folder belongs to one fingerprint. If the spec, the preset or the data changed since, its checkpoints are not
-resumed: they are moved aside to ``<cell name>.stale`` (one generation is kept) and the cell starts again.
+A work folder belongs to one training. If the spec, the preset or the data that the training reads changed since, its
+checkpoints are not resumed: they are moved aside to ``<cell name>.stale`` (or ``.stale-2``, ...) and the cell starts again.
+Weights and checkpoints that lie aside are never deleted here.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -52,6 +54,10 @@ class Progress:
     first_losses   of the first iterations, one dict of named losses each
     processes, batch_size  that it was started with: processes, and samples of an optimizer step over all of them (0: not known)
     continued      what was not the same when it was continued, one line each (``Record.continued``)
+    training       fingerprint of what its training depends on (``Cell.training_fingerprint``; "": not known)
+    supersedes     ``started`` of the record on disk that this training, asked for by --force or --stale rerun, is to replace
+    trained        iterations of its training, once that is finished, else 0
+    seconds_per_iteration, train_peak_memory_mb  measured in the finished training (as in ``Record``)
     """
 
     fingerprint: str
@@ -65,6 +71,15 @@ class Progress:
     processes: int = 0
     batch_size: int = 0
     continued: list[str] = field(default_factory=list)
+    training: str = ""
+    supersedes: str = ""
+    trained: int = 0
+    seconds_per_iteration: float | None = None
+    train_peak_memory_mb: float | None = None
+
+    def belongs(self, fingerprint: str, training: str) -> bool:
+        """Whether the training is that of a cell with these fingerprints, evaluated on other data perhaps."""
+        return self.fingerprint == fingerprint or bool(training) and self.training == training
 
 
 @dataclass(frozen=True)
@@ -91,23 +106,35 @@ class CellFolder:
         return records.load(self.record_path) if self.record_path.is_file() else None
 
     def finished(self, fingerprint: str) -> bool:
-        """Whether a record with this fingerprint exists; a damaged record raises RecordError."""
+        """Whether a record with this fingerprint exists and is not superseded; a damaged record raises RecordError."""
         record = self.record()
-        return record is not None and record.fingerprint == fingerprint
+        return record is not None and record.fingerprint == fingerprint and not self.superseded(record)
+
+    def superseded(self, record: Record) -> bool:
+        """Whether another training was begun to replace the record, which it did not yet."""
+        progress = self.progress()
+        return progress is not None and progress.supersedes == record.started
 
     def settled(self, fingerprint: str, force: bool, stale: Stale) -> Record | None:
         """The record that a run leaves as it is; None for a cell that is not finished, or that is to be run again: by
         ``force``, or by ``stale`` where its code changed since."""
         record = self.record()
-        if record is None or record.fingerprint != fingerprint or force:
+        if record is None or record.fingerprint != fingerprint or force or self.superseded(record):
             return None
         return None if stale == "rerun" and sources.changed_since(record) else record
 
     def weights(self, record: Record) -> Path | None:
         """The kept weights that the record's numbers were measured on; None if they are gone, or those of another training."""
         path, progress = self.work_dir / WEIGHTS, self.progress()
-        known = progress is not None and (progress.fingerprint, progress.started) == (record.fingerprint, record.started)
+        known = progress is not None and progress.started == record.started
         return path if known and path.is_file() else None
+
+    def measurable(self, training: str) -> Record | None:
+        """A record whose kept weights are those of ``training``: they are what this training would give."""
+        record, progress = self.record(), self.progress()
+        if record is None or progress is None or not training or progress.training != training:
+            return None
+        return record if self.weights(record) is not None else None
 
     def checkpoints(self) -> list[Path]:
         """Training checkpoints, newest first."""
@@ -121,33 +148,50 @@ class CellFolder:
         except (OSError, ValueError, TypeError, RecursionError):
             return None
 
-    def describe(self, fingerprint: str) -> str:
-        """State for people: "done", "outdated", "stopped at iteration 300", "not run"."""
-        record = self.record()
-        if record is not None and record.fingerprint == fingerprint:
+    def describe(self, fingerprint: str, training: str = "") -> str:
+        """State for people: "done", "outdated", "stopped at iteration 300", "begun again", "not run"."""
+        if self.finished(fingerprint):
             return "done"
-        progress, checkpoints = self.progress(), self.checkpoints()
-        if progress is not None and progress.fingerprint == fingerprint and checkpoints:
-            return f"stopped at iteration {checkpoints[0].stem.removeprefix('iter_')}"
+        record, progress, checkpoints = self.record(), self.progress(), self.checkpoints()
+        if progress is not None and progress.belongs(fingerprint, training) and checkpoints:
+            return f"stopped at iteration {iteration_of(checkpoints[0])}"
+        if self.measurable(training) is not None:
+            return "outdated (data of the evaluation changed)"
+        if record is not None and self.superseded(record):
+            return "begun again"
         return "outdated (spec or data changed)" if record is not None else "not run"
 
-    def prepare(self, fingerprint: str, fresh: bool) -> Progress | None:
-        """Make the work folder ready for this fingerprint.
+    def prepare(
+        self, fingerprint: str, fresh: bool, training: str = "", say: Callable[[str], None] = lambda line: None
+    ) -> Progress | None:
+        """Make the work folder ready for this fingerprint, or for ``training``, whatever data it is evaluated on.
 
-        Returns the progress to continue, or None for a new start; checkpoints of another fingerprint, or any if
-        ``fresh``, are moved aside. Raises ResultsError if the folder cannot be written.
+        Returns the progress to continue, or None for a new start; what is of another training, all of it if ``fresh``, and
+        finished weights that nothing is to be continued from are moved aside, which ``say`` is told. Raises ResultsError if
+        the folder cannot be written.
         """
         try:
             progress = self.progress()
-            if self.work_dir.exists() and (fresh or progress is None or progress.fingerprint != fingerprint):
-                stale = self.work_dir.with_name(self.work_dir.name + ".stale")
-                shutil.rmtree(stale, ignore_errors=True)
-                self.work_dir.rename(stale)
+            kept = progress is not None and progress.belongs(fingerprint, training) and not fresh
+            if kept and (self.work_dir / WEIGHTS).is_file() and not self.checkpoints():
+                kept = False  # the training would begin at its start and write over them
+            if self.work_dir.exists() and not kept:
+                self._move_aside(say)
                 progress = None
             self.work_dir.mkdir(parents=True, exist_ok=True)
             return progress
         except OSError as error:
             raise unwritable(self.root, error) from error
+
+    def _move_aside(self, say: Callable[[str], None]) -> None:
+        """Give the work folder another name; one without weights and checkpoints is deleted."""
+        if not _valuable(self.work_dir):
+            shutil.rmtree(self.work_dir)
+            return
+        names = (f"{self.work_dir.name}.stale{f'-{number}' if number > 1 else ''}" for number in itertools.count(1))
+        aside = next(path for name in names if not (path := self.work_dir.with_name(name)).exists())
+        self.work_dir.rename(aside)
+        say(f"{self.cell.name}: what was trained before is kept in {aside}; delete that folder when nobody wants it any more")
 
     def remember(self, progress: Progress) -> None:
         """Write the state file atomically."""
@@ -181,6 +225,15 @@ class CellFolder:
             yield
         finally:
             lock.release()
+
+
+def iteration_of(checkpoint: Path) -> int:
+    """Behind which a training checkpoint was written."""
+    return int(checkpoint.stem.removeprefix("iter_"))
+
+
+def _valuable(work_dir: Path) -> bool:
+    return (work_dir / WEIGHTS).exists() or any(work_dir.glob("iter_*.pth"))
 
 
 def unwritable(root: Path, error: OSError) -> ResultsError:

@@ -20,8 +20,6 @@ from experiments.spec import Cell
 IMAGE_NETWORKS = ("img_backbone", "encoder.model")
 """Parts of the models, by parameter name, that schedules give a learning rate of their own (``Schedule.backbone_lr``)."""
 
-_WITH_DEPTH = ("symphonies",)
-
 MODEL_KEYS = ("prior", "tpvformer", "surroundocc", "symphonies")
 
 
@@ -49,7 +47,7 @@ class PriorModel(OccupancyModel):
 
 def takes_depth(cell: Cell) -> bool:
     """Whether the cell's model reads ``OccupancyBatch.depth``."""
-    return cell.row.model in _WITH_DEPTH
+    return cell.row.takes_depth
 
 
 def build(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, ...] | None = None) -> OccupancyModel:

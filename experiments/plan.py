@@ -31,7 +31,10 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """The options of ``python -m experiments.run``, as given."""
+    """The options of ``python -m experiments.run``, as given.
+
+    all_files  every file of the frames will be read: one that is missing is a mistake
+    """
 
     table: TableSpec
     preset: str | None = None
@@ -44,6 +47,7 @@ class Request:
     short: bool = False
     iterations: int | None = None
     smoke: bool = False
+    all_files: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Plan:
 
     data_root         a folder with real data, or None for the generated world
     data_fingerprint  of the data every cell reads
+    train_fingerprint  of what of it a training reads ("": not known)
     cells             one or more a row; a row that shows another table's cell has that one (``Row.cell_of``)
     said              decisions taken for the user, one line each
     """
@@ -63,6 +68,7 @@ class Plan:
     renderers: tuple[str, ...]
     cells: tuple[Cell, ...]
     said: tuple[str, ...]
+    train_fingerprint: str = ""
 
 
 def requests(spec: TableSpec | ViewSpec, rows: tuple[str, ...], **options: Any) -> tuple[Request, ...]:
@@ -103,7 +109,7 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
     rows = _rows(request, preset)
     _check_pretrained(request, preset, rows)
     overrides = _overrides(request)
-    fingerprint = _data_fingerprint(request.table, preset, data_root)
+    fingerprint, train_fingerprint = _data_fingerprints(request, preset, data_root, rows)
     if data_root is not None and request.table.preset(preset).data.source == "toyworld":
         # The folder's name is for people. What tells two data sets apart, and knows one that was moved, is the fingerprint.
         overrides["data"] = f"{_safe(data_root.resolve().name)}-{fingerprint[:8]}"
@@ -113,7 +119,7 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
         for renderer in renderers
         for row in rows
     )
-    return Plan(request.table, preset, data_root, fingerprint, renderers, cells, tuple(said))
+    return Plan(request.table, preset, data_root, fingerprint, renderers, cells, tuple(said), train_fingerprint)
 
 
 def _preset_and_data(request: Request, cuda: Callable[[], bool], said: list[str]) -> tuple[PresetName, Path | None]:
@@ -223,17 +229,41 @@ def _check_pretrained(request: Request, preset: PresetName, rows: tuple[Row, ...
             )
 
 
-def _data_fingerprint(table: TableSpec, preset: PresetName, data_root: Path | None) -> str:
-    """Known without reading the generated world: its configuration and generator decide its content."""
+def _data_fingerprints(request: Request, preset: PresetName, data_root: Path | None, rows: tuple[Row, ...]) -> tuple[str, str]:
+    """Of the data, and of what a training reads of it. Raises DataError where a file that the rows read is missing or empty.
+
+    Known without reading the generated world: its configuration and generator decide its content.
+    """
+    table = request.table
     if data_root is None:
         from experiments import toyworld
 
-        return f"toyworld-{toyworld.fingerprint(toyworld_config(table, preset))}"
-    from experiments.datasets.layouts import data_fingerprint, layout_of
+        generated = f"toyworld-{toyworld.fingerprint(toyworld_config(table, preset))}"
+        return generated, generated
+    from experiments.datasets.layouts import SplitFiles, layout_of, look
 
-    splits = ("train", layout_of(table.dataset).evaluated)
-    parts = [data_fingerprint(table.dataset, data_root, split) for split in splits]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+    mini, depth = table.preset(preset).data.mini, any(row.takes_depth for row in rows)
+    found: dict[str, SplitFiles] = {}
+    for split in ("train", layout_of(table.dataset).evaluated):
+        seen = found[split] = look(table.dataset, data_root, split, mini, depth)
+        if request.all_files and not (request.eval_only and split == "train"):
+            labels_alone = split == "train" and not any(row.trained for row in rows)
+            files = {file: size for frame in seen.frames for file, size in list(frame.items())[: 1 if labels_alone else None]}
+            _check_files(f"{table.dataset} {split}", files, data_root, "")
+            _check_files(f"{table.dataset} {split}, depth", seen.depths, data_root, "; --row names rows that take no depth")
+    whole = hashlib.sha256("".join(seen.fingerprint for seen in found.values()).encode()).hexdigest()[:16]
+    return whole, found["train"].read[:16]
+
+
+def _check_files(what: str, files: dict[Path, int], data_root: Path, way_out: str) -> None:
+    """Raise DataError if files are missing or empty: a cell would end at the first one, maybe after its training."""
+    gone = [file for file, size in files.items() if size <= 0]
+    if gone:
+        raise DataError(
+            f"{what}: {len(gone)} of {len(files)} files are missing or empty, the first one is {gone[0]}; `python -m "
+            f"experiments.data verify {what.split()[0]} --data-root {data_root}` says what is wrong and what brings it{way_out}; "
+            "nothing was run, and what is finished or begun is kept"
+        )
 
 
 def toyworld_config(table: TableSpec, preset: str) -> ToyWorldConfig:

@@ -11,7 +11,7 @@ from experiments import instructions
 instructions.hold()  # before anything below loads numpy or torch
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,6 +50,8 @@ def command(
     data_root: Annotated[Path | None, typer.Option(help="Folder of the real data set. Default: OCC_DATA_ROOT.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results folder. Default: OCC_RESULTS, else results/local.")] = None,
     split: Annotated[str | None, typer.Option(help="train, val or test. Default: the one that is evaluated.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Of the cell, if it was run with --iterations.")] = None,
+    short: Annotated[bool, typer.Option("--short", help="If the cell was run with --short.")] = False,
 ) -> int:
     """Write predicted and true occupancy of some frames, with their cameras, as npz files."""
     spec = load_table(table)
@@ -63,6 +65,9 @@ def command(
             data_root=data_root,
             eval_only=checkpoint is not None,
             checkpoint=checkpoint,
+            short=short,
+            iterations=iterations,
+            all_files=False,
         ),
         _cuda,
     )
@@ -73,8 +78,10 @@ def command(
         console.print(escape(line), soft_wrap=True)
     cell = plan.cells[0]
     split = split or layout_of(cell.table.dataset).evaluated
+    paths = {number: out / f"{split}_{number:05d}.npz" for number in index}
+    _check_folder(out, list(paths.values()), _source(cell))
     weights = checkpoint or _weights(cell, plan, results_root(results), console)
-    paths = _predict(spec, plan, cell, weights, split, index, out, console)
+    _predict(spec, plan, cell, weights, split, paths, console)
     said = f"{len(paths)} frames of {split} in {out}; look at them: python -m reports.visualise {out} --out pictures"
     console.print(escape(runnable(said)), soft_wrap=True)
     return 0
@@ -89,17 +96,46 @@ def _weights(cell: Cell, plan: Plan, root: Path, console: Console) -> Path | Non
     if not path.is_file():
         raise PlanError(
             f"cell {cell.name} has no finished weights at {path}: run it (python -m experiments.run {cell.table.name} "
-            f"--preset {cell.preset_name} --row {cell.row.name} --renderer {cell.renderer} --seed {cell.seed}) "
-            "or name weights with --checkpoint"
+            f"--preset {cell.preset_name} --row {cell.row.name} --renderer {cell.renderer} --seed {cell.seed}{_variant(cell)}), "
+            "name the --iterations and --short that it was run with, or name weights with --checkpoint"
         )
     if not folder.finished(cell.fingerprint(plan.data_fingerprint)):
         console.print(escape(f"{cell.name}: its weights are of an earlier version of the spec or the data"), soft_wrap=True)
     return path
 
 
+def _variant(cell: Cell) -> str:
+    iterations = f" --iterations {cell.overrides['iterations']}" if "iterations" in cell.overrides else ""
+    return iterations + " --short" * ("short" in cell.overrides)
+
+
+def _source(cell: Cell) -> str:
+    """What a saved frame says of its origin."""
+    return f"{cell.table.name} {cell.preset_name} {cell.name}"
+
+
+def _check_folder(out: Path, paths: Sequence[Path], source: str) -> None:
+    """Raise PredictionFileError if frames of another cell would be written over, or come to lie beside this one's.
+
+    A folder holds one cell's, so that of the files that stay one is looked at. The cell's own are written again.
+    """
+    from experiments.predictions import PredictionFileError, load
+
+    others = sorted(out.glob("*_[0-9][0-9][0-9][0-9][0-9].npz"))[:1] if out.is_dir() else []
+    for path in dict.fromkeys((*others, *(path for path in paths if path.is_file()))):
+        try:
+            found = load(path).source
+        except PredictionFileError:
+            found = "damaged, or of another program"
+        if found != source:
+            raise PredictionFileError(
+                f"{path} is not of {source} ({found}): name another folder with --out, or move or delete what is in this one"
+            )
+
+
 def _predict(
-    spec: TableSpec, plan: Plan, cell: Cell, weights: Path | None, split: str, indices: Sequence[int], out: Path, console: Console
-) -> list[Path]:
+    spec: TableSpec, plan: Plan, cell: Cell, weights: Path | None, split: str, paths: Mapping[int, Path], console: Console
+) -> None:
     import torch
 
     from baselines.checkpoints import load_released
@@ -113,7 +149,7 @@ def _predict(
     data_root = plan.data_root or toyworld.ensure(toyworld_config(spec, plan.preset))
     data = replace(cell.preset.data, distort=False)  # the training split too is shown as it is
     frames = build_dataset(spec.dataset, data_root, split, data, cell.seed, models.takes_depth(cell))
-    for index in indices:
+    for index in paths:
         if not 0 <= index < len(frames):
             raise PlanError(f"--index {index} is not in {split}, whose frames are 0 to {len(frames) - 1}")
     model = models.build(cell, frames.grid)
@@ -123,18 +159,13 @@ def _predict(
         load_released(model, weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).eval()
-    paths = []
-    chosen = list(dict.fromkeys(indices))
-    bar = Bar(console, f"{cell.name}: predict", len(chosen))
+    bar = Bar(console, f"{cell.name}: predict", len(paths))
     try:
-        for index in chosen:
-            sample = frames[index]
-            paths.append(out / f"{split}_{index:05d}.npz")
-            save(_answer(model, sample, cell, index, frames.camera_names, device), paths[-1])
+        for index, path in paths.items():
+            save(_answer(model, frames[index], cell, index, frames.camera_names, device), path)
             bar.advance()
     finally:
         bar.close()
-    return paths
 
 
 def _answer(  # type: ignore[no-untyped-def]
@@ -161,7 +192,7 @@ def _answer(  # type: ignore[no-untyped-def]
         token=str(meta["token"]),
         scene=str(meta["scene"]),
         index=index,
-        source=f"{cell.table.name} {cell.preset_name} {cell.name}",
+        source=_source(cell),
     )
 
 

@@ -20,7 +20,7 @@ from experiments import environment, records, sources
 from experiments.cells import CellFolder, Progress, now
 from experiments.command import was_interrupted
 from experiments.records import Confirmation, Hardware, Record
-from experiments.runner import explained, share, tags
+from experiments.runner import CellFailed, explained, share, tags
 from experiments.spec import Cell
 from experiments.tracking import Tracker
 from experiments.training import Course, Job, set_up, work
@@ -44,6 +44,42 @@ def re_evaluate(cell: Cell, job: Job) -> list[str]:
     Returns why it could not be done, then the record is as it was. Raises CellFailed like ``run_cell``.
     """
     return _on_all_processes(cell, job, _obstacles_to_measure, _re_evaluate)
+
+
+def measure_on_new_data(cell: Cell, job: Job, wait: bool = True) -> Record | None:
+    """Measure a finished cell anew where nothing but the data of its evaluation changed since: its weights are what its
+    training would give again. None for every other cell. Waits and raises like ``run_cell``, on many processes too.
+    """
+    folder, leads = CellFolder(cell, job.results), get_dist_info()[0] == 0
+    with folder.lock(lambda line: job.console.print(escape(line), soft_wrap=True), wait) if leads else nullcontext():
+        record, weights = share(_outdated_by_evaluation(cell, job, folder) if leads else None)
+        if record is None:
+            return None
+        if leads:
+            text = "the data of its evaluation changed since it was finished, not that of its training; it is only evaluated"
+            job.console.print(f"{escape(cell.name)}: {text}  ({folder.work_dir})", soft_wrap=True)
+        try:
+            problems = _re_evaluate(cell, job, folder, record, weights)
+        except BaseException as error:
+            if was_interrupted(error):
+                raise KeyboardInterrupt from error
+            raise explained(error, cell, folder) from error
+        if problems:
+            raise CellFailed(f"{cell.name} failed: {'; '.join(problems)}; {_TRAIN_AGAIN}")
+        if leads:
+            folder.update(fingerprint=cell.fingerprint(job.data_fingerprint))
+        measured: Record | None = share(folder.record() if leads else None)
+        return measured
+
+
+def _outdated_by_evaluation(cell: Cell, job: Job, folder: CellFolder) -> tuple[Record | None, Path | None]:
+    """Record and weights of a cell for ``measure_on_new_data``, else None twice; what is forced is not measured but trained."""
+    record = folder.measurable(cell.training_fingerprint(job.train_fingerprint))
+    if record is None or job.force or record.fingerprint == cell.fingerprint(job.data_fingerprint):
+        return None, None
+    if job.stale == "rerun" and sources.changed_since(record):
+        return None, None
+    return record, folder.weights(record)
 
 
 def _on_all_processes(
@@ -207,6 +243,7 @@ def _with_training_of(record: Record, again: Record) -> Record:
     peak = max(again.peak_memory_mb, record.train_peak_memory_mb or record.peak_memory_mb)
     # What earlier confirmations vouch for are the numbers that go.
     measured |= {"peak_memory_mb": peak, "mlflow_run_id": again.mlflow_run_id or record.mlflow_run_id}
+    measured |= {"fingerprint": again.fingerprint, "data_fingerprint": again.data_fingerprint}
     return record.model_copy(update={**measured, "confirmed": [], "re_evaluated": _look(again)})
 
 

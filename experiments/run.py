@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments import plan as planning
-from experiments.cells import Busy, CellFolder, Stale, results_root, unwritable
+from experiments.cells import Busy, CellFolder, Stale, iteration_of, results_root, unwritable
 from experiments.command import Interrupted, complain, guarded, rank
 from experiments.plan import Launcher, Plan, PlanError, toyworld_config
 from experiments.records import Record
@@ -181,15 +181,16 @@ def _run(spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, co
             else:
                 todo.append((cell, job, launcher != "none"))  # processes of a launcher go through the cells as one
     for cell, job, wait in todo:
+        from experiments import revisit
         from experiments.runner import CellFailed, run_cell
 
         try:
-            done[cell.key] = run_cell(cell, job, wait)
+            done[cell.key] = revisit.measure_on_new_data(cell, job, wait) or run_cell(cell, job, wait)
         except Busy:
             console.print(f"{escape(cell.name)}: another run works on it; the others are taken first", soft_wrap=True)
             todo.append((cell, job, True))  # to the end of what this loop goes through
         except KeyboardInterrupt:
-            raise _interrupted(cell, root) from None
+            raise _interrupted(cell, root, options.force) from None
         except CellFailed as error:
             failures.append(str(error))
             complain(str(error))
@@ -199,7 +200,7 @@ def _run(spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, co
         print_results(console, spec, plans, done, root)
     if failures:
         count = sum(len(plan.cells) for plan in plans)
-        complain(f"{len(failures)} of {count} cells failed; the same command runs only these again")
+        complain(f"{len(failures)} of {count} cells failed; {_same_command(options.force)} runs only these again")
     return 1 if failures else 0
 
 
@@ -268,6 +269,7 @@ def _job(plan: Plan, options: Options, console: Console) -> Job:
     return Job(
         data_root=plan.data_root or _toyworld(plan),
         data_fingerprint=plan.data_fingerprint,
+        train_fingerprint=plan.train_fingerprint,
         results=options.results,
         checkpoint=options.checkpoint,
         force=options.force,
@@ -295,10 +297,14 @@ def _check_writable(root: Path) -> None:
         raise unwritable(root, error) from error
 
 
-def _interrupted(cell: Cell, root: Path) -> Interrupted:
+def _interrupted(cell: Cell, root: Path, force: bool) -> Interrupted:
     checkpoints = CellFolder(cell, root).checkpoints()
-    where = f"from iteration {checkpoints[0].stem.removeprefix('iter_')}" if checkpoints else "from its start"
-    return Interrupted(f"interrupted; finished cells are kept, the same command continues {cell.name} {where}")
+    where = f"from iteration {iteration_of(checkpoints[0])}" if checkpoints else "from its start"
+    return Interrupted(f"interrupted; finished cells are kept, {_same_command(force)} continues {cell.name} {where}")
+
+
+def _same_command(force: bool) -> str:
+    return "the same command without --force" if force else "the same command"
 
 
 def _cuda() -> bool:

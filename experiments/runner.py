@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import traceback
 from dataclasses import replace
@@ -18,7 +17,7 @@ from rich.markup import escape
 
 from baselines.checkpoints import CheckpointError, CheckpointMismatch
 from experiments import environment, records, sources
-from experiments.cells import CellFolder, Progress, now
+from experiments.cells import CellFolder, Progress, iteration_of, now
 from experiments.command import was_interrupted
 from experiments.datasets.unpickle import DataError
 from experiments.engine import keep_quiet, readable
@@ -115,7 +114,8 @@ def run_cell(cell: Cell, job: Job, wait: bool = True) -> Record:
             job.console.print(escape(done_line(cell, settled)), soft_wrap=True)
             return settled
         progress, start = _beginning(cell, job, folder, fingerprint)
-        _say_start(cell, job, folder, start)
+        folder.remember(progress)  # at once: what it supersedes is not to be taken for done
+        _say_start(cell, job, folder, progress, start)
         share(start)
         tracker = Tracker(lambda line: job.console.print(f"warning: {escape(line)}", soft_wrap=True))
         run_id = tracker.start(cell.table.name, cell.name, progress.mlflow_run_id, tags(cell, progress.git_commit))
@@ -160,15 +160,20 @@ def _beginning(cell: Cell, job: Job, folder: CellFolder, fingerprint: str) -> tu
     """
     code, processes = sources.of_cell(cell), get_dist_info()[1]
     batch_size = processes * cell.schedule.batch_size
-    before = folder.progress()
+    before, training = folder.progress(), cell.training_fingerprint(job.train_fingerprint)
     fresh = job.force or (job.stale == "rerun" and before is not None and before.sources != code)
-    progress = folder.prepare(fingerprint, fresh)
+    progress = folder.prepare(fingerprint, fresh, training, lambda line: job.console.print(escape(line), soft_wrap=True))
+    if progress is not None:
+        progress = replace(progress, fingerprint=fingerprint, training=progress.training or training)
     start = _newest(folder)
     if progress is None or start is None:  # without a checkpoint the training begins here, whatever was trained before
         commit, dirty = environment.git_state()
         begun = {"git_commit": commit, "git_dirty": dirty, "sources": code, "processes": processes, "batch_size": batch_size}
-        return replace(progress or Progress(fingerprint, started=now()), continued=[], **begun), None
-    iteration, continued = start.stem.removeprefix("iter_"), list(progress.continued)
+        record = folder.record()
+        old = record.started if fresh and record is not None and record.fingerprint == fingerprint else ""
+        new = Progress(fingerprint, now(), training=training, supersedes=old)
+        return replace(progress or new, continued=[], **begun), None
+    iteration, continued = iteration_of(start), list(progress.continued)
     if progress.processes not in (0, processes):
         if not job.allow_other_processes:
             raise PlanError(
@@ -193,8 +198,10 @@ def _newest(folder: CellFolder) -> Path | None:
     return next((path for path in folder.checkpoints() if readable(path)), None)
 
 
-def _say_start(cell: Cell, job: Job, folder: CellFolder, start: Path | None) -> None:
-    text = f"continues at iteration {start.stem.removeprefix('iter_')}" if start else "starts"
+def _say_start(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Path | None) -> None:
+    text = f"continues at iteration {iteration_of(start)}" if start else "starts"
+    if start is not None and progress.trained == iteration_of(start):
+        text = f"is trained already, {progress.trained} iterations; it is only evaluated"
     job.console.print(f"{escape(cell.name)}: {text}  ({folder.work_dir})", soft_wrap=True)
 
 
@@ -230,4 +237,3 @@ def _tidy(folder: CellFolder) -> None:
     for path in folder.work_dir.iterdir():
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
-    shutil.rmtree(folder.work_dir.with_name(folder.work_dir.name + ".stale"), ignore_errors=True)

@@ -75,6 +75,11 @@ class Row:
         """Whether the row has weights; the prior only counts labels."""
         return self.model not in (None, "prior")
 
+    @property
+    def takes_depth(self) -> bool:
+        """Whether the row's model reads depth images."""
+        return self.model == "symphonies"
+
 
 @dataclass(frozen=True)
 class DataPreset:
@@ -405,3 +410,7 @@ class Cell:
             content["schedule"] = _content(asdict(self.schedule))
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def training_fingerprint(self, train_fingerprint: str) -> str:
+        """The same with the data that a training reads: what decides the weights. "" where that data is not known."""
+        return self.fingerprint(f"train {train_fingerprint}") if train_fingerprint else ""

@@ -53,8 +53,11 @@ def print_cells(console: Console, plan: Plan, root: Path, force: bool, stale: St
     finished: dict[str, Record] = {}
     for cell in plan.cells:
         folder, fingerprint = CellFolder(cell, root), cell.fingerprint(plan.data_fingerprint)
-        state = folder.describe(fingerprint)
-        action = "continue it" if state.startswith("stopped") else "run it"
+        training = cell.training_fingerprint(plan.train_fingerprint)
+        state = folder.describe(fingerprint, training)
+        action = "continue it" if state.startswith(("stopped", "begun")) else "run it"
+        if folder.measurable(training) is not None:
+            action = "evaluate it again"
         name = cell.name if cell.table.name == plan.table.name else f"{cell.name} (of {cell.table.name})"
         if state == "done" and (record := folder.record()) is not None:
             finished[name] = record

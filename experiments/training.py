@@ -23,7 +23,7 @@ from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
 from experiments import absences, environment, figures, instructions, models, sources
-from experiments.cells import WEIGHTS, CellFolder, Progress, Stale, now
+from experiments.cells import WEIGHTS, CellFolder, Progress, Stale, iteration_of, now
 from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames, collate
 from experiments.datasets.layouts import layout_of
@@ -58,6 +58,7 @@ class Job:
     """What all cells of a command share.
 
     data_root   folder in the official layout
+    train_fingerprint  of what of the data a training reads
     checkpoint  weights to evaluate instead of training, or None
     force       run a finished cell again, from the start
     command     for the record
@@ -75,6 +76,7 @@ class Job:
     console: Console
     stale: Stale = "keep"
     allow_other_processes: bool = False
+    train_fingerprint: str = ""
 
 
 @dataclass
@@ -172,12 +174,19 @@ def work(
     memory = environment.PeakMemory(torch.cuda.is_available())
     course = Course(progress.train_seconds, progress.first_losses)
     train_memory: float | None = None
+    seconds: float | None = None
     bench = set_up(cell, job, folder, course, start, tracker, trains)
     runner, model, train, val, test_set, metric, views, shown, times, iterations = bench
     try:
         if trains:
-            runner.train()
-            train_memory = memory.megabytes()
+            finished = start is not None and iteration_of(start) >= iterations
+            runner.train()  # nothing, from the last checkpoint on
+            if finished:
+                train_memory, seconds = progress.train_peak_memory_mb, progress.seconds_per_iteration
+            else:
+                train_memory, seconds = memory.megabytes(), times.median
+            if get_dist_info()[0] == 0:
+                folder.update(trained=iterations, train_peak_memory_mb=train_memory, seconds_per_iteration=seconds)
         elif train is not None and isinstance(model, models.PriorModel):
             model.fit(fit_prior(train))
         elif (given := weights or job.checkpoint) is not None:
@@ -218,11 +227,11 @@ def work(
         iterations=iterations,
         train_seconds=course.train_seconds,
         eval_seconds=eval_seconds,
-        peak_memory_mb=memory.megabytes(),
+        peak_memory_mb=max(memory.megabytes(), train_memory or 0.0),
         parameters=models.trainable_parameters(model),
         samples={"train": 0 if train is None else len(train), "val": len(test_set)},  # type: ignore[arg-type]
         mlflow_run_id=tracker.run_id,
-        seconds_per_iteration=times.median,
+        seconds_per_iteration=seconds,
         train_peak_memory_mb=train_memory,
         processes=(progress.processes or None) if trains else None,
         batch_size=(progress.batch_size or None) if trains else None,
@@ -286,7 +295,7 @@ def _training(
     }
     if isinstance(schedule, StepSchedule):
         optimizer["eps"] = schedule.eps
-    done = int(start.stem.removeprefix("iter_")) if start else 0
+    done = iteration_of(start) if start else 0
 
     def remember(**changes: Any) -> None:
         if get_dist_info()[0] == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from abc import abstractmethod
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,25 +14,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
-from experiments.datasets.layout import CAMERAS
+from experiments.datasets.layout import CAMERAS, mini_indices
 from experiments.datasets.sight import in_sight
 from experiments.datasets.transforms import ImageTransform, coarsen_labels, distort, read_depth, read_image
 from experiments.datasets.unpickle import DataError
 
-MINI_SHARE = 0.2
-MINI_SEED = 2025
-
 Frame = TypeVar("Frame")
 Labels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
-
-
-def mini_indices(count: int) -> list[int]:
-    """The 20 % of ``count`` frames that upstream's ``is_mini`` takes, in its order (at least one).
-
-    Drawn as GaussRender dataset/nuscenes.py:42-70 draws them; for 28,130 and 6,019 frames the result equals the
-    lists that it ships (dataset/indices/*.json). A private generator leaves the global one alone.
-    """
-    return random.Random(MINI_SEED).sample(range(count), max(1, int(count * MINI_SHARE)))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from experiments.datasets.unpickle import DataError, load_infos
 
 SPLITS = ("train", "val")
+MINI_SHARE = 0.2
+MINI_SEED = 2025
 PUBLISHED = "RenderOcc publishes it (github.com/pmj110119/RenderOcc, docs/prepare_datasets.md)"
 GET_LABELS = "unpack Occ3D's gts.tar.gz (github.com/Tsinghua-MARS-Lab/Occ3D) in the data root"
 
@@ -43,6 +46,15 @@ OCC3D_CLASSES = (
     "vegetation",
     "free",
 )
+
+
+def mini_indices(count: int) -> list[int]:
+    """The 20 % of ``count`` frames that upstream's ``is_mini`` takes, in its order (at least one).
+
+    Drawn as GaussRender dataset/nuscenes.py:42-70 draws them; for 28,130 and 6,019 frames the result equals the
+    lists that it ships (dataset/indices/*.json). A private generator leaves the global one alone.
+    """
+    return random.Random(MINI_SEED).sample(range(count), max(1, int(count * MINI_SHARE)))
 
 
 def info_path(data_root: str | Path, split: str) -> Path:

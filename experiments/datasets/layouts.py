@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,6 +135,39 @@ def describe(data_root: str | Path) -> list[FoundSplit]:
     return found
 
 
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of a split as they lie on disk.
+
+    fingerprint  of all of them, see ``data_fingerprint``
+    read         the same of the frames that are read alone
+    frames       for each frame that is read, label first: file -> its size, -1 if it is missing
+    depths       of the same frames: file with the depth -> its size; no fingerprint covers it
+    """
+
+    fingerprint: str
+    read: str
+    frames: list[dict[Path, int]]
+    depths: dict[Path, int]
+
+
+def look(dataset: str, data_root: str | Path, split: str, mini: bool = False, depth: bool = False) -> SplitFiles:
+    """Look at a split's files, once each. Raises DataError like ``data_fingerprint``.
+
+    mini   only upstream's ``mini_indices`` are read
+    depth  the frames' depth is read too
+    """
+    known, root = layout_of(dataset), Path(data_root)
+    names = list(known.frame_files(root, split))  # reads the index with all its checks
+    listing = known.listing(root, split)
+    frames = [{file: _size(file) for file in files} for files in names]
+    chosen = layout.mini_indices(len(frames)) if mini else range(len(frames))
+    read = [frames[index] for index in chosen]
+    listed = known.depth_files(root, split) if depth and known.depth_files is not None else []
+    depths = {listed[index]: _size(listed[index]) for index in chosen} if listed else {}
+    return SplitFiles(_fingerprint(listing, frames), _fingerprint(listing, read), read, depths)
+
+
 def data_fingerprint(dataset: str, data_root: str | Path, split: str) -> str:
     """sha256 (hex) over the bytes that list the frames and the sizes of the images and labels that they name.
 
@@ -142,9 +175,15 @@ def data_fingerprint(dataset: str, data_root: str | Path, split: str) -> str:
     full data set; a file that is missing counts as size -1. Raises DataError if the data set is not there, and
     for a name that is not in ``LAYOUTS``.
     """
-    known, root = layout_of(dataset), Path(data_root)
-    names = list(known.frame_files(root, split))  # reads the index with all its checks
-    digest = hashlib.sha256(known.listing(root, split))
-    for file in (file for files in names for file in files):
-        digest.update(b"%d," % (file.stat().st_size if file.is_file() else -1))
+    return look(dataset, data_root, split).fingerprint
+
+
+def _fingerprint(listing: bytes, frames: Sequence[Mapping[Path, int]]) -> str:
+    digest = hashlib.sha256(listing)
+    for size in (size for files in frames for size in files.values()):
+        digest.update(b"%d," % size)
     return digest.hexdigest()
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else -1

@@ -14,9 +14,9 @@ from occ3d_layout import CAMERA_HEIGHT, FOCAL, HEIGHT, LIDAR, MOTION, WIDTH, lab
 from torch.utils.data import DataLoader
 
 from baselines.interface import OccupancyBatch
-from experiments.datasets.frames import collate, mini_indices
+from experiments.datasets.frames import collate
 from experiments.datasets.geometry import ray_origins
-from experiments.datasets.layout import CAMERAS, resolve
+from experiments.datasets.layout import CAMERAS, mini_indices, resolve
 from experiments.datasets.layouts import data_fingerprint, describe
 from experiments.datasets.occ3d import Occ3DNuScenes
 from experiments.datasets.sampling import TrainSampler

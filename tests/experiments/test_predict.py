@@ -80,6 +80,36 @@ def test_a_counted_row_needs_no_weights(command: Command, tmp_path: Path) -> Non
     assert (first.predicted == first.true).mean() > 0.5
 
 
+def test_a_folder_holds_one_cells_frames_which_may_be_written_again(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert command("--row", "prior", "--index", "0", "--out", str(out))[0] == 0
+    before = (out / "val_00000.npz").read_bytes()
+    for index in ("0", "1"):  # written over, or mixed up
+        code, _, err = command("--row", "prior", "--seed", "1", "--index", index, "--out", str(out))
+        assert code == 2 and err.count("\n") == 1
+        for part in ("val_00000.npz", "prior--cpu--seed0", "prior--cpu--seed1", "--out"):
+            assert part in err
+    assert [path.name for path in out.iterdir()] == ["val_00000.npz"] and (out / "val_00000.npz").read_bytes() == before
+    assert command("--row", "prior", "--index", "0", "1", "--out", str(out))[0] == 0
+    (out / "val_00001.npz").write_bytes(b"not ours")
+    code, _, err = command("--row", "prior", "--index", "1", "--out", str(out))
+    assert code == 2 and "val_00001.npz is not of" in err and (out / "val_00001.npz").read_bytes() == b"not ours"
+
+
+def test_a_cell_that_was_run_with_iterations_is_found_with_them(command: Command, tmp_path: Path) -> None:
+    cell, frames = cell_and_frames("small")
+    weights = tmp_path / "results/table_tiny/toy/small--cpu--seed0--iterations=4--short/weights.pth"
+    variant = ("--row", "small", "--iterations", "4", "--index", "0", "--out", str(tmp_path / "out"))
+    code, _, err = command(*variant, "--short")
+    assert code == 2 and f"no finished weights at {weights}" in err and "--seed 0 --iterations 4 --short" in err
+    weights.parent.mkdir(parents=True)
+    torch.save({"state_dict": models.build(cell, frames.grid).state_dict()}, weights)
+    code, _, err = command(*variant, "--short")
+    assert code == 0, err
+    assert predictions.load(tmp_path / "out" / "val_00000.npz").source.endswith("iterations=4--short")
+    assert command(*variant)[0] == 2, "that is another cell"
+
+
 MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown row": (["--row", "smal", "--index", "0"], ["unknown row 'smal'", "did you mean 'small'?"]),
     "many rows": (["--row", "small*", "--index", "0"], ["--row small*", "small+gaussrender", "name one"]),

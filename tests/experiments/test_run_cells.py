@@ -52,6 +52,48 @@ def test_other_fingerprint_or_force_starts_again_and_keeps_the_old_aside(folder:
     assert (stale / "iter_100.pth").is_file()
 
 
+def test_weights_and_checkpoints_aside_are_never_deleted_and_it_is_said_where_they_are(folder: CellFolder) -> None:
+    said: list[str] = []
+    for number, name in enumerate(("weights.pth", "iter_100.pth", "weights.pth", "log.txt"), 1):
+        start(folder)
+        (folder.work_dir / name).write_bytes(b"%d" % number)
+        assert folder.prepare(FINGERPRINT, True, "", said.append) is None
+        assert list(folder.work_dir.iterdir()) == []
+    aside = [folder.work_dir.with_name(f"{folder.work_dir.name}.stale{number}") for number in ("", "-2", "-3")]
+    assert [[path.read_bytes() for path in place.glob("*.pth")] for place in aside] == [[b"1"], [b"2"], [b"3"]]
+    assert len(said) == 3 and all(str(place) in line for place, line in zip(aside, said, strict=True))
+    assert not folder.work_dir.with_name(f"{folder.work_dir.name}.stale-4").exists(), "a log alone is nothing to keep"
+
+
+def test_a_training_is_continued_when_only_the_data_of_its_evaluation_changed(folder: CellFolder) -> None:
+    start(folder, iterations=(100,))
+    folder.update(training="t" * 16)
+    assert folder.describe("0" * 16, "t" * 16) == "stopped at iteration 100"
+    assert folder.describe("0" * 16, "u" * 16) == folder.describe("0" * 16, "") == "not run"
+    assert folder.prepare("0" * 16, False, "t" * 16) is not None
+    assert folder.checkpoints()
+    assert folder.prepare("0" * 16, False, "u" * 16) is None
+    assert not folder.checkpoints()
+
+
+def test_finished_weights_without_their_record_are_not_written_over(folder: CellFolder) -> None:
+    start(folder)
+    (folder.work_dir / "weights.pth").write_bytes(b"weights")
+    assert folder.prepare(FINGERPRINT, fresh=False) is None
+    assert (folder.work_dir.with_name(folder.work_dir.name + ".stale") / "weights.pth").is_file()
+
+
+def test_a_superseded_record_is_not_finished_until_the_new_one_is_written(folder: CellFolder) -> None:
+    start(folder)
+    records.save(old := make_record(fingerprint=FINGERPRINT), folder.record_path)
+    assert folder.finished(FINGERPRINT) and folder.settled(FINGERPRINT, False, "keep") is not None
+    folder.update(supersedes=old.started)
+    assert not folder.finished(FINGERPRINT) and folder.settled(FINGERPRINT, False, "keep") is None
+    assert folder.describe(FINGERPRINT) == "begun again" and folder.record() == old
+    records.save(make_record(fingerprint=FINGERPRINT, started="2030-01-01T00:00:00+0000"), folder.record_path)
+    assert folder.finished(FINGERPRINT)
+
+
 def test_checkpoints_without_a_state_file_are_not_trusted(folder: CellFolder) -> None:
     start(folder, iterations=(100,))
     (folder.work_dir / "state.json").write_text("{")

@@ -275,7 +275,7 @@ class TestDefaults:
     def prepare(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("OCC_DATA_ROOT", raising=False)
         monkeypatch.setattr(registry, "availability", lambda name: Availability(True))
-        monkeypatch.setattr(plan, "_data_fingerprint", lambda *_: "data")
+        monkeypatch.setattr(plan, "_data_fingerprints", lambda *_: ("data", "train"))
         monkeypatch.setattr(plan, "_check_pretrained", lambda *_: None)
 
     @staticmethod

@@ -19,6 +19,7 @@ from baselines.checkpoints import CheckpointError
 from experiments import doctor, figures, models, plan, predict, predictions, records, training
 from experiments.datasets.build import build_dataset
 from experiments.datasets.grids import kitti360_grid
+from experiments.datasets.unpickle import DataError
 from experiments.plan import PlanError, Request, pretrained_path
 from experiments.spec import Cell, StepSchedule, load_table
 from reports import visualise
@@ -133,8 +134,37 @@ def test_the_test_split_is_what_the_data_fingerprint_covers(tmp_path: Path) -> N
     before = plan.make(request, lambda: False).data_fingerprint
     next((root / "data_2d_raw/2013_05_28_drive_0006_sync").rglob("*.png")).unlink()
     assert plan.make(request, lambda: False).data_fingerprint == before  # validation frames count for nothing
-    next((root / "data_2d_raw/2013_05_28_drive_0009_sync").rglob("*.png")).unlink()
-    assert plan.make(request, lambda: False).data_fingerprint != before
+    image = next((root / "data_2d_raw/2013_05_28_drive_0009_sync").rglob("*.png"))
+    image.write_bytes(image.read_bytes() + b"x")
+    changed = plan.make(request, lambda: False)
+    assert changed.data_fingerprint != before
+
+    label = next((root / "preprocess/labels/2013_05_28_drive_0004_sync").glob("*.npy"))
+    label.write_bytes(label.read_bytes() + b"x")
+    assert plan.make(request, lambda: False).train_fingerprint != changed.train_fingerprint
+
+
+@pytest.mark.parametrize("split, drive", [("train", "0004"), ("test", "0009")])
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_files_that_are_not_there_are_refused_before_anything_runs(tmp_path: Path, split: str, drive: str, damage: str) -> None:
+    root = write_layout(tmp_path, depth=False)
+    request = Request(table=TABLE, preset="toy", renderers=("cpu",), rows=("tpvformer",), data_root=root)
+    plan.make(request, lambda: False)
+    with pytest.raises(DataError, match="train, depth: 3 of 3 files.*0004.*--row names rows that take no depth"):
+        plan.make(replace(request, rows=("symphonies",)), lambda: False)
+    image = next((root / f"data_2d_raw/2013_05_28_drive_{drive}_sync").rglob("*.png"))
+    if damage == "missing":
+        image.unlink()
+    else:
+        image.write_bytes(b"")
+    with pytest.raises(DataError, match=f"kitti360 {split}: 1 of 6 files.*{image}.*experiments.data verify kitti360 --data-root"):
+        plan.make(request, lambda: False)
+    plan.make(replace(request, all_files=False), lambda: False)
+    if split == "train":  # which neither a model that is only evaluated reads, nor one that counts labels
+        plan.make(replace(request, rows=("prior",)), lambda: False)
+        weights = tmp_path / "weights.pth"
+        weights.touch()
+        plan.make(replace(request, eval_only=True, checkpoint=weights), lambda: False)
 
 
 def test_missing_first_weights_are_named_by_row(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
