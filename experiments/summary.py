@@ -30,8 +30,10 @@ def print_rows(console: Console, spec: TableSpec) -> None:
     lines = []
     for row in spec.rows:
         presets = ", ".join(name for name in spec.presets if name in row.presets) if row.runs else "-"
-        lines.append((row.name, row.title, presets, row.note))
-    _print(console, spec.title, ("row", "model", "presets", "note"), lines)
+        lines.append((row.name, row.title, presets))
+    _print(console, spec.title, ("row", "model", "presets"), lines)
+    for note in dict.fromkeys(row.note for row in spec.rows if row.note):
+        console.print(escape(f"{', '.join(row.name for row in spec.rows if row.note == note)}: {note}"), soft_wrap=True)
     console.print(f"presets: {', '.join(spec.presets)}")
 
 
