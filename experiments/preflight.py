@@ -52,10 +52,10 @@ def problems(plans: Sequence[Plan], results: Path, launcher: Launcher) -> list[s
 
 def estimate(plans: Sequence[Plan], results: Path, force: bool, stale: Stale) -> str:
     """One line: how long the cells that a run would run take, by earlier records of the same rows."""
-    tables = dict.fromkeys(cell.table.name for plan in plans for cell in plan.cells)
+    tables = list(dict.fromkeys(cell.table.name for plan in plans for cell in plan.cells))
     here = environment.hardware()
     local = [record for table in tables for _, record in records.load_all(results, table)]
-    local = [r for r in local if (r.hardware.cpu, r.hardware.gpu) == (here.cpu, here.gpu)]
+    local = [record for record in local if (record.hardware.cpu, record.hardware.gpu) == (here.cpu, here.gpu)]
     committed = [record for table in tables for _, record in records.load_all(records.COMMITTED, table)]
     seconds, sources, unknown = 0.0, dict.fromkeys(("earlier runs on this machine", "committed records of other machines"), 0), []
     for plan in plans:

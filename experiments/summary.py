@@ -30,8 +30,10 @@ def print_rows(console: Console, spec: TableSpec) -> None:
     lines = []
     for row in spec.rows:
         presets = ", ".join(name for name in spec.presets if name in row.presets) if row.runs else "-"
-        lines.append((row.name, row.title, presets, row.note))
-    _print(console, spec.title, ("row", "model", "presets", "note"), lines)
+        lines.append((row.name, row.title, presets))
+    _print(console, spec.title, ("row", "model", "presets"), lines)
+    for note in dict.fromkeys(row.note for row in spec.rows if row.note):
+        console.print(escape(f"{', '.join(row.name for row in spec.rows if row.note == note)}: {note}"), soft_wrap=True)
     console.print(f"presets: {', '.join(spec.presets)}")
 
 
@@ -152,12 +154,14 @@ def _variant(plan: Plan) -> str:
     return f", VARIANT {' and '.join(names)}: no numbers of the preset" if names else ""
 
 
-def _print(console: Console, title: str, *content: Any, **options: Any) -> None:
+def _print(
+    console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], **options: Callable[[int], bool]
+) -> None:
     # Not above: this package needs torch, which a command that gets as far as printing has loaded, and a light module must not.
     from renderers.tables import print_table
 
     if not console.quiet:
-        print_table(title, *content, **options, console=console)
+        print_table(title, headings, rows, console=console, **options)
 
 
 def _ours(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str, column: Column, marks: Marks) -> str:

@@ -43,8 +43,9 @@ def print_table(
     for number, part in enumerate(_parts(needed, keys, terminal)):
         table = Table(title=None if number else Text(title), title_justify="left")
         for i, width in zip(part, _widths(part, needed, wanted, terminal), strict=True):
-            justify, style = "right" if right(i) else "left", "dim" if dim(i) else None
-            table.add_column(Text(headings[i]), justify=justify, style=style, width=width)
+            table.add_column(
+                Text(headings[i]), justify="right" if right(i) else "left", style="dim" if dim(i) else None, width=width
+            )
         for row in rows:
             table.add_row(*(Text(row[i]) for i in part))
         try:

@@ -223,7 +223,7 @@ def test_a_dry_run_finds_what_would_stop_a_run(command: Command, tmp_path: Path,
     assert code == 2 and "1.0 GB are free" in err
 
 
-def test_a_dry_run_tells_the_time_by_records_of_the_row(tmp_path: Path) -> None:
+def test_a_dry_run_tells_the_time_by_records_of_the_row(command: Command, tmp_path: Path) -> None:
     table = load_table("table_tiny")
     cells = tuple(table.cell(table.row("small"), "cpu", "toy", seed) for seed in (0, 1))
     planned = plan.Plan(table, "toy", None, "data", ("cpu",), cells, ())
