@@ -70,7 +70,7 @@ def _read(file: Any, size: int) -> NDArray[Any]:
         raise ArrayFileError(f"an array without content has the shape {list(shape)[:8]}")
     array = np.empty(count, dtype) if wanted else np.zeros(count, dtype)
     if wanted:
-        into = memoryview(array.view(np.uint8))
+        into = memoryview(array.view(np.uint8))  # type: ignore[arg-type]
         done = 0
         while done < wanted:
             got = file.readinto(into[done:])
