@@ -52,7 +52,10 @@ def read_sparse_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
 
 def _other(array: NDArray[Any]) -> str:
     """Whose labels an array looks like, if it is another data set's."""
-    shapes = {(200, 200, 16): "a dense grid, as Occ3D's labels are", (256, 256, 32): "a dense grid, as KITTI-360's labels are"}
+    shapes: dict[tuple[int, ...], str] = {
+        (200, 200, 16): "a dense grid, as Occ3D's labels are",
+        (256, 256, 32): "a dense grid, as KITTI-360's labels are",
+    }
     return f"; it is {shapes[array.shape]}: SurroundOcc's own belong here" if array.shape in shapes else ""
 
 
