@@ -12,7 +12,7 @@ import math
 import sys
 import zipfile
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,8 +64,10 @@ class Sealed(Unfinished):
         return self
 
 
-def read_checkpoint(path: str | Path) -> Any:
+def read_checkpoint(path: str | Path, sealed: bool = True) -> Any:
     """The content of a checkpoint file, tensors on the CPU.
+
+    sealed  objects of other packages' classes may stand in it, as ``Sealed``; else they are refused like functions
 
     Raises CheckpointError, naming file and entry, for a file that is missing, damaged, no checkpoint, or that asks for a
     function or for a tensor of a kind that is not read (sparse, quantised).
@@ -90,7 +92,7 @@ def read_checkpoint(path: str | Path) -> Any:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
     except (zipfile.BadZipFile, zlib.error, MemoryError, OverflowError, NotImplementedError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    _refuse_code(path, content)
+    _refuse_code(path, content, sealed)
     return content
 
 
@@ -103,7 +105,6 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 # Of Python's library and of torch: plain values that settings hold. All other names of theirs are refused.
 _HARMLESS = {
     "argparse.Namespace",
-    "collections.Counter",
     "collections.defaultdict",
     "collections.deque",
     "datetime.date",
@@ -130,9 +131,9 @@ def _is_harmless(kind: str) -> bool:
     return kind.partition(".")[0] not in _GUARDED and name.lstrip("_")[:1].isupper()
 
 
-def _refuse_code(path: Path, content: Any) -> None:
+def _refuse_code(path: Path, content: Any, sealed: bool) -> None:
     for where, value in _entries(content):
-        if isinstance(value, Sealed) and not _is_harmless(value.kind):
+        if isinstance(value, Sealed) and not (sealed and _is_harmless(value.kind)):
             entry = f"entry {where}" if where else "the file itself"
             raise CheckpointError(
                 f"checkpoint '{path}' holds more than weights and was not loaded: {entry} is of {value.kind}, which is neither "
@@ -285,6 +286,13 @@ def _size(numbers: Any = ()) -> torch.Size:
     return torch.Size(numbers)
 
 
+def _counter(counts: Any = None) -> Counter[Any]:
+    """The milestones of a learning rate's schedule."""
+    if counts is not None and (type(counts) is not dict or not all(type(n) is int for n in counts.values())):
+        raise PickleError("a counter has no counts")
+    return Counter(counts or {})
+
+
 def _device(kind: Any, index: Any = None) -> str:
     """Its name: no device is asked for."""
     return str(kind)[:20] if index is None else f"{str(kind)[:20]}:{str(index)[:4]}"
@@ -305,6 +313,7 @@ _MAKERS: dict[tuple[str, str], Any] = {
     ("torch.nn.parameter", "Parameter"): _PARAMETER,
     ("torch._utils", "_rebuild_parameter_with_state"): lambda data, *_: data,
     ("torch._tensor", "_rebuild_from_type_v2"): _from_type,
+    ("collections", "Counter"): _counter,
     ("torch", "Size"): _size,
     ("torch", "device"): _device,
     ("mmengine.logging.history_buffer", "HistoryBuffer"): _History,

@@ -48,7 +48,7 @@ def _training_state(path: str | Path) -> dict[str, Any]:
 
     Its "config" is left out: mmengine takes it for a program, and the project's cells have none. Raises CheckpointError.
     """
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, sealed=False)
     meta = content.get("meta") if isinstance(content, dict) else None
     parts = {"state_dict": dict, "message_hub": dict, "optimizer": dict, "param_schedulers": (dict, list)}
     if not isinstance(meta, dict) or not all(type(meta.get(count)) is int for count in ("epoch", "iter")):
@@ -56,7 +56,8 @@ def _training_state(path: str | Path) -> dict[str, Any]:
             f"checkpoint '{path}' is none that training can go on from: it has no 'meta' with 'epoch' and 'iter'"
         )
     for name, kinds in parts.items():
-        if not isinstance(content.get(name), kinds):  # type: ignore[arg-type]
+        absent = name not in content and name == "param_schedulers"  # of a constant rate
+        if not absent and not isinstance(content.get(name), kinds):  # type: ignore[arg-type]
             raise CheckpointError(f"checkpoint '{path}' is none that training can go on from: it has no '{name}'")
     meta.pop("config", None)
     return content  # type: ignore[no-any-return]

@@ -154,9 +154,7 @@ def _variant(plan: Plan) -> str:
     return f", VARIANT {' and '.join(names)}: no numbers of the preset" if names else ""
 
 
-def _print(
-    console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], **options: Callable[[int], bool]
-) -> None:
+def _print(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], **options: Any) -> None:
     # Not above: this package needs torch, which a command that gets as far as printing has loaded, and a light module must not.
     from renderers.tables import print_table
 

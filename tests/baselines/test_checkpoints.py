@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,15 @@ def test_what_cannot_load_is_named(content: Any, said: str, tmp_path: Path) -> N
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=said):
         read_state_dict(tmp_path / "a.pth")
+
+
+def test_what_training_goes_on_from_has_no_stand_ins(tmp_path: Path) -> None:
+    torch.save({"milestones": Counter({3: 1}), "lr": 0.1}, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth", sealed=False) == {"milestones": Counter({3: 1}), "lr": 0.1}
+    torch.save({"lr": 0.1, "args": argparse.Namespace(lr=1)}, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth")["lr"] == 0.1
+    with pytest.raises(CheckpointError, match=r"entry \['args'\] is of argparse.Namespace"):
+        read_checkpoint(tmp_path / "a.pth", sealed=False)
 
 
 def test_loss_histories_come_back_as_they_were(tmp_path: Path) -> None:
