@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.records import ROOT
-from experiments.tracking import Tracker, tracking_uri
+from experiments.tracking import Tracker, public, tracking_uri, viewing
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +140,25 @@ def test_the_default_store_is_a_file_in_the_project_and_the_variable_wins(monkey
     assert tracking_uri() == f"sqlite:///{ROOT / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     assert tracking_uri() == "http://tracking:5000"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://ann:s3cret@host:5000/x", "http://host:5000/x"),
+        ("postgresql://ann:p@ss/word@db/mlflow?sslpassword=abc&x=1", "postgresql://db/mlflow?sslpassword=***&x=1"),
+        ("https://host/?token=abcd;next", "https://host/?token=***;next"),
+        ("sqlite:////a/b@c/mlflow.db", "sqlite:////a/b@c/mlflow.db"),
+        ("python -m experiments.run table_occ3d --seed 0", "python -m experiments.run table_occ3d --seed 0"),
+    ],
+)
+def test_nothing_that_is_printed_holds_a_password(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert public(text) == shown
+
+
+def test_a_servers_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the closing hint, and not where an error repeats it without its address."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:hunter%402@127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "other-secret")
+    assert public("refused for hunter%402 and hunter@2, with other-secret") == "refused for *** and ***, with ***"

@@ -94,3 +94,13 @@ def test_nvcc_of_another_cuda_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     (lack,) = build.missing(build.SOURCE)
     assert "a CUDA 12 toolkit" in lack and "is CUDA 11.8" in lack and "CUDA_HOME" in lack
+
+
+def test_a_source_is_no_option_of_git(tmp_path: Path) -> None:
+    """Git would run the command that such a name gives it."""
+    work, mark, repository = tmp_path / "work", tmp_path / "mark", tmp_path / "repository"
+    work.mkdir()
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    with pytest.raises(BuildError):
+        build.fetch(f"--upload-pack=touch {mark};", str(repository), work)
+    assert not mark.exists()
