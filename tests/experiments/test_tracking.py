@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.records import ROOT
-from experiments.tracking import Tracker, public, tracking_uri, viewing
+from experiments.tracking import Tracker, public, tracking_uri
 
 
 @pytest.fixture(scope="module")
