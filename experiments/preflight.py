@@ -57,7 +57,9 @@ def estimate(plans: Sequence[Plan], results: Path, force: bool, stale: Stale) ->
     local = [record for table in tables for _, record in records.load_all(results, table)]
     local = [record for record in local if (record.hardware.cpu, record.hardware.gpu) == (here.cpu, here.gpu)]
     committed = [record for table in tables for _, record in records.load_all(records.COMMITTED, table)]
-    seconds, sources, unknown = 0.0, dict.fromkeys(("earlier runs on this machine", "committed records of other machines"), 0), []
+    sources = dict.fromkeys(("earlier runs on this machine", "committed records of other machines"), 0)
+    seconds = 0.0
+    unknown: list[str] = []
     for plan in plans:
         for cell in plan.cells:
             if CellFolder(cell, results).settled(cell.fingerprint(plan.data_fingerprint), force, stale) is not None:

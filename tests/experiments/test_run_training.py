@@ -103,7 +103,7 @@ def test_the_printed_table_holds_every_row_and_says_where_things_are(finished: P
 def test_a_smoke_test_goes_through_everything_as_a_variant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = command_in(tmp_path, monkeypatch, capsys)("table_tiny", "--row", "small", "--smoke")
+    code, out, err = command_in(tmp_path, monkeypatch, capsys)("--row", "small", "--smoke")
     assert code == 0, err
     record = record_of(tmp_path, "small--cpu--seed0--iterations=3--smoke")
     assert record.iterations == 3 and record.samples["val"] == 2 and SHUFFLED in record.checks
