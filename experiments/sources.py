@@ -36,6 +36,7 @@ _ACTS_ON_NOTHING = frozenset(
     for name in (
         *("command", "run", "runner", "plan", "revisit", "cells", "records", "sources", "absences"),
         *("environment", "tracking", "progress", "figures", "summary", "predictions", "tables"),
+        *("shell", "bars", "preflight", "comparable"),
     )
 )
 

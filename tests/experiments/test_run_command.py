@@ -17,7 +17,7 @@ from run_tiny import TABLES
 from test_records import make_record
 
 import experiments.tables
-from experiments import environment, plan, preflight, records, run, runner, toyworld
+from experiments import environment, plan, preflight, records, revisit, run, runner, toyworld
 from experiments.cells import CellFolder
 from experiments.run import main, spread_lists
 from experiments.spec import Cell, load_table
@@ -127,6 +127,7 @@ def test_a_second_run_takes_the_next_cell_and_waits_when_nothing_else_is_left(
         raise runner.CellFailed("this is all")
 
     monkeypatch.setattr(runner, "run_cell", run_cell)
+    monkeypatch.setattr(revisit, "measure_on_new_data", lambda *_: None)
     monkeypatch.setattr(run, "_job", lambda *_: object())
     held.enter_context(first.lock(print))
     code, out, err = command("table_tiny", "--row", "prior", "--seed", "0", "1", "2", "--renderer", "cpu")
