@@ -81,6 +81,7 @@ def test_what_a_cell_loads_is_among_its_sources_or_acts_on_nothing(tmp_path: Pat
         "baselines.symphonies",
         "experiments.datasets.surroundocc",
         "experiments.datasets.kitti360",
+        "experiments.datasets.prepare_kitti360",
     )
     for module in loaded:
         if module.startswith(others) or any(f"{module}.".startswith(f"{name}.") for name in sources._ACTS_ON_NOTHING):
