@@ -28,7 +28,8 @@ PAPER: dict[str, Any] = dict(
 )
 
 # The same model for images of 112 x 200 and a grid of 100 x 100 x 8, which halves twice: two volumes, three scales. Sixteen
-# channels at half the resolution, for 18 classes, are too few: 18.0 mIoU on Occ3D's generated world against 20.5 with 32.
+# channels for 18 classes are too few: on Occ3D's generated world 18.0 mIoU with 16 at the two finest scales, 18.5 with 16 at the
+# finest, 20.5 with 32 everywhere (an iteration takes 0.31, 0.36 and 0.45 s of one core).
 TOY: dict[str, Any] = dict(
     backbone=TPVFORMER_TOY["backbone"] | dict(out_indices=(0, 2)),
     neck=dict(type="FPN", in_channels=[32, 128], out_channels=48, num_outs=2),
@@ -36,7 +37,7 @@ TOY: dict[str, Any] = dict(
     layers=(1, 2),
     points=(2, 4),
     feedforward=(64, 128),
-    widths=(32, 32, 16),
+    widths=(32, 32, 32),
     heads=4,
     groups=8,
     dropout=0.0,

@@ -27,7 +27,7 @@ _SYMPHONIES_ROW = Row(
     model="symphonies",
     note="reads estimated depth",
     schedules={
-        "toy": replace(_TOY.schedule, iterations=400),
+        "toy": replace(_TOY.schedule, lr=8e-3, betas=(0.9, 0.999), iterations=400),
         "mini": replace(_SYMPHONIES, epochs=1, drop_epoch=1),
         "paper": _SYMPHONIES,
     },
@@ -70,7 +70,7 @@ TABLE = TableSpec(
         # image network (7.0 after 600).
         "toy": replace(
             _TOY,
-            schedule=replace(_TOY.schedule, lr=4e-3, betas=(0.9, 0.99), iterations=1200),
+            schedule=replace(_TOY.schedule, lr=4e-3, iterations=1200),
             loss_in_sight=0.7,
             data=replace(_TOY.data, image_size=(352, 94), coarsen=4, label_camera_width=352),
             gaussrender={"bev_reduction": 4},
