@@ -38,7 +38,7 @@ _ACTS_ON_NOTHING = frozenset(
         *("environment", "tracking", "progress", "figures", "summary", "predictions", "tables"),
         *("shell", "bars", "preflight", "comparable"),
     )
-)
+) | {"renderers.tables"}
 
 
 class _Choice(NamedTuple):

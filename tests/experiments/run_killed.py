@@ -60,7 +60,7 @@ def kill_behind(child: int, reached: Callable[[], bool], part: float) -> bool:
         if ended(child, wait=False):
             return False
         time.sleep(0.002)
-    time.sleep(part * min(2.0, 0.1 * (time.monotonic() - begin)))
+    time.sleep(part * min(0.3, 0.02 * (time.monotonic() - begin)))  # short of the evaluation behind the last iteration
     if ended(child, wait=False):
         return False
     os.kill(child, signal.SIGKILL)
