@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from experiments import records
 from experiments.records import Hardware, Record
 from experiments.spec import load_table, spec_names
+from reports import publish
 
 Make = Callable[..., Path]
 
@@ -69,3 +72,19 @@ def project(tmp_path: Path) -> Path:
     for path in records.QUOTED.glob("*.json"):
         (quoted / path.name).write_bytes(path.read_bytes())
     return tmp_path
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch) -> tuple[Path, Path]:
+    """Local and committed records."""
+    local, committed = tmp_path / "local", tmp_path / "records"
+    monkeypatch.setenv("OCC_RESULTS", str(local))
+    monkeypatch.setattr(records, "COMMITTED", committed)
+    return local, committed
+
+
+@pytest.fixture
+def cli():
+    application = typer.Typer()
+    application.command()(publish.main)
+    return lambda *arguments: CliRunner().invoke(application, list(arguments))

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from rich.console import Console
-from typer.testing import CliRunner
 
 from experiments import records
 from experiments.comparable import Marks, differences, mixed
@@ -16,7 +14,7 @@ from experiments.plan import Plan
 from experiments.records import Confirmation, Hardware, Record
 from experiments.spec import load_table
 from experiments.summary import print_results
-from reports import build, publish
+from reports import build
 from reports.summary import ONE_SEED, Group, summarise
 
 BASE, ROW = "tpvformer", "tpvformer+gaussrender"
@@ -241,21 +239,6 @@ def test_a_run_at_toy_size_prints_no_published_numbers(made) -> None:
 
 
 # ---- published
-
-
-@pytest.fixture
-def folders(tmp_path: Path, monkeypatch) -> tuple[Path, Path]:
-    local, committed = tmp_path / "local", tmp_path / "records"
-    monkeypatch.setenv("OCC_RESULTS", str(local))
-    monkeypatch.setattr(records, "COMMITTED", committed)
-    return local, committed
-
-
-@pytest.fixture
-def cli():
-    application = typer.Typer()
-    application.command()(publish.main)
-    return lambda *arguments: CliRunner().invoke(application, list(arguments))
 
 
 @pytest.mark.parametrize("aspect", OTHER)

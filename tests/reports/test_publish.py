@@ -5,27 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from experiments import records
 from reports import publish
-
-
-@pytest.fixture
-def folders(tmp_path: Path, monkeypatch) -> tuple[Path, Path]:
-    """Local and committed records."""
-    local, committed = tmp_path / "local", tmp_path / "records"
-    monkeypatch.setenv("OCC_RESULTS", str(local))
-    monkeypatch.setattr(records, "COMMITTED", committed)
-    return local, committed
-
-
-@pytest.fixture
-def cli():
-    application = typer.Typer()
-    application.command()(publish.main)
-    return lambda *arguments: CliRunner().invoke(application, list(arguments))
 
 
 def stems(committed: Path) -> list[str]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shutil
 
-from test_publish import cli, folders  # noqa: F401  fixtures
-
 from experiments import sources
 from experiments.spec import load_table
 
 
-def test_a_record_whose_code_changed_is_published_with_a_note(folders, cli, make_record) -> None:  # noqa: F811
+def test_a_record_whose_code_changed_is_published_with_a_note(folders, cli, make_record) -> None:
     local, committed = folders
     table = load_table("table_occ3d")
     now = sources.of_cell(table.cell(table.row("tpvformer"), "cpu", "toy", 0))

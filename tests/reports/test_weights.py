@@ -5,33 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from experiments import records
 from experiments.spec import load_table
-from reports import build, publish
+from reports import build
 from reports.summary import ONE_SEED, Group, ReportError, summarise
 
 BASE, ROW = "tpvformer", "tpvformer+gaussrender"
 FILE = "occ3d_tpv-1a2b3c4d"
 EVALUATED = {"overrides": {"checkpoint": FILE}, "preset": "paper", "renderer": "gsplat", "iterations": 0}
 WEIGHTS, OURS = Group("weights", "paper", "gsplat"), Group("ours", "paper", "gsplat")
-
-
-@pytest.fixture
-def folders(tmp_path: Path, monkeypatch) -> tuple[Path, Path]:
-    local, committed = tmp_path / "local", tmp_path / "records"
-    monkeypatch.setenv("OCC_RESULTS", str(local))
-    monkeypatch.setattr(records, "COMMITTED", committed)
-    return local, committed
-
-
-@pytest.fixture
-def cli():
-    application = typer.Typer()
-    application.command()(publish.main)
-    return lambda *arguments: CliRunner().invoke(application, list(arguments))
 
 
 def test_published_when_named_alone(folders, cli, make_record) -> None:
