@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +65,21 @@ class OccupancyModel(BaseModel):
     @abstractmethod
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
         """Logits and voxel features of a batch that is already on the model's device."""
+
+    def classifiers(self) -> tuple[nn.Module, ...]:
+        """The layers whose outputs are logits, each with a bias [C]; none in models whose classifiers have none."""
+        return ()
+
+    def start_from_bias(self, bias: Sequence[float]) -> None:
+        """Give every classifier these first biases [C]. Raises ValueError for another number of them, or without classifiers."""
+        if len(bias) != self.grid.num_classes:
+            raise ValueError(f"a bias for each of the {self.grid.num_classes} classes is needed, got {len(bias)}")
+        biases = [layer.bias for layer in self.classifiers()]
+        if not biases:
+            raise ValueError(f"{type(self).__name__} has no classifier with a bias")
+        with torch.no_grad():
+            for own in biases:
+                own.copy_(own.new_tensor(bias))
 
     @property
     def gaussrender(self) -> GaussRender | None:

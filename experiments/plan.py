@@ -111,8 +111,9 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
     overrides = _overrides(request)
     fingerprint, train_fingerprint = _data_fingerprints(request, preset, data_root, rows)
     if data_root is not None and request.table.preset(preset).data.source == "toyworld":
-        # The folder's name is for people. What tells two data sets apart, and knows one that was moved, is the fingerprint.
-        overrides["data"] = f"{_safe(data_root.resolve().name)}-{fingerprint[:8]}"
+        # The folder's name is for people. What tells two data sets apart, and knows one that was moved, is the fingerprint of
+        # what a training reads: where only frames that are evaluated on change, its weights stand.
+        overrides["data"] = f"{_safe(data_root.resolve().name)}-{train_fingerprint[:8]}"
     cells = tuple(
         request.table.cell(row, renderer, preset, seed, _overrides_of(row, overrides))
         for seed in dict.fromkeys(request.seeds or request.table.default_seeds)

@@ -154,6 +154,8 @@ class Preset:
     short_evaluation       evaluate the first samples only, for tables whose numbers are of training
     class_weights          of the cross entropy: the data set's published ones, or "counted" from the training labels
                            (``experiments.metrics.shares``), for a generated world whose classes have other shares
+    class_bias             the classifiers' first: drawn as the layer draws it, or "counted" from the training labels
+                           (``experiments.metrics.shares``); what is published draws it
     coarse_labels          of coarser scales, for models that are supervised there (``baselines.losses.coarse_labels``)
     loss_in_sight          share of the cross entropy over the voxels in sight alone (``OccupancyLoss.in_sight``), in models
                            that train with that; published is 0
@@ -167,6 +169,7 @@ class Preset:
     check_shuffled_images: bool = False
     short_evaluation: bool = False
     class_weights: Literal["published", "counted"] = "published"
+    class_bias: Literal["drawn", "counted"] = "drawn"
     coarse_labels: Literal["majority", "corner"] = "majority"
     loss_in_sight: float = 0.0
 
@@ -322,6 +325,7 @@ _LATER: dict[str, Any] = {
     "pretrained_model": None,
     "mirror": False,
     "class_weights": "published",
+    "class_bias": "drawn",
     "coarse_labels": "majority",
     "loss_in_sight": 0.0,
     "betas": (0.9, 0.999),

@@ -42,7 +42,7 @@ from experiments.engine import (
 from experiments.evaluation import SHORT, SMOKE, RenderingEvaluator, ShuffledImages, ViewRenderer
 from experiments.metrics.evaluator import OccupancyMetric
 from experiments.metrics.prior import fit_prior
-from experiments.metrics.shares import class_weights
+from experiments.metrics.shares import class_bias, class_shares, class_weights
 from experiments.plan import Launcher, pretrained_path
 from experiments.progress import ProgressHook
 from experiments.records import Record
@@ -118,9 +118,12 @@ def set_up(
     set_random_seed(cell.seed)
     val = _dataset(cell, job, layout_of(cell.table.dataset).evaluated)
     train = _dataset(cell, job, "train") if job.checkpoint is None else None
-    counted = trains and train is not None and cell.preset.class_weights == "counted"
-    weights = class_weights(train) if counted and train is not None else None
+    counted = "counted" in (cell.preset.class_weights, cell.preset.class_bias)
+    shares = class_shares(train) if trains and train is not None and counted else None
+    weights = class_weights(shares) if shares is not None and cell.preset.class_weights == "counted" else None
     model = models.build(cell, val.grid, weights)
+    if shares is not None and cell.preset.class_bias == "counted":
+        model.start_from_bias(class_bias(shares, weights or (1.0,) * len(shares)))
     if trains and cell.pretrained is not None:
         models.load_pretrained(cell, model, pretrained_path(cell.pretrained))
     iterations = _iterations(cell, len(train)) if cell.row.trained and train is not None else 0

@@ -27,9 +27,9 @@ PAPER: dict[str, Any] = dict(
     dropout_epochs=1,
 )
 
-# The same model for images of 112 x 200 and a grid of 100 x 100 x 8, which halves twice: two volumes, three scales. Sixteen
-# channels for 18 classes are too few: on Occ3D's generated world 18.0 mIoU with 16 at the two finest scales, 18.5 with 16 at the
-# finest, 20.5 with 32 everywhere (an iteration takes 0.31, 0.36 and 0.45 s of one core).
+# The same model for images of 112 x 200 and a grid of 100 x 100 x 8, which halves twice: two volumes, three scales. Its
+# classifiers have a bias, so that they can start from the classes' shares: on Occ3D's generated world 22.0 mIoU with that and 18
+# without. (32 channels at every scale, without: 20.5, but an iteration takes 0.45 s of one core for 0.31.)
 TOY: dict[str, Any] = dict(
     backbone=TPVFORMER_TOY["backbone"] | dict(out_indices=(0, 2)),
     neck=dict(type="FPN", in_channels=[32, 128], out_channels=48, num_outs=2),
@@ -37,10 +37,11 @@ TOY: dict[str, Any] = dict(
     layers=(1, 2),
     points=(2, 4),
     feedforward=(64, 128),
-    widths=(32, 32, 32),
+    widths=(32, 16, 16),
     heads=4,
     groups=8,
     dropout=0.0,
+    classifier_bias=True,
 )
 
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}

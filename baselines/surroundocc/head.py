@@ -31,6 +31,7 @@ class SurroundOccHead(nn.Module):
         groups: int,
         num_cameras: int,
         dropout: float,
+        classifier_bias: bool,
     ) -> None:
         super().__init__()
         self.transformer = nn.ModuleList(
@@ -46,7 +47,7 @@ class SurroundOccHead(nn.Module):
             if skip is not None:
                 self.deblocks.append(conv_block(nn.ConvTranspose3d(width, skip, 2, stride=2, bias=False), skip, groups))
                 channels = skip
-        self.occ = nn.ModuleList(nn.Conv3d(width, grid.num_classes, 1, bias=False) for width in widths)
+        self.occ = nn.ModuleList(nn.Conv3d(width, grid.num_classes, 1, bias=classifier_bias) for width in widths)
         self.volume_embedding = nn.ModuleList(nn.Embedding(v.tokens, v.dim) for v in volumes)
         self.transfer_conv = nn.ModuleList(
             nn.Sequential(nn.Conv2d(image_channels, v.dim, 1), nn.ReLU(inplace=True)) for v in volumes

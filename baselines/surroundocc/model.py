@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from mmdet3d.registry import MODELS
+from torch import nn
 
 from baselines.gaussrender import GaussRender, GaussRenderConfig
 from baselines.images import build_image_network, image_features
@@ -31,6 +32,7 @@ class SurroundOcc(OccupancyModel):
     heads, groups  attention heads, and groups of every GroupNorm
     num_cameras    most cameras a batch can have (each camera position has a learned code)
     dropout        probability after the attention and twice in each feed-forward
+    classifier_bias  whether the classifiers have one, which the published ones have not
     gaussrender    fields of GaussRenderConfig to train with rendered losses of the finest scale, None for none
     renderer       name of the renderer backend for that
 
@@ -56,6 +58,7 @@ class SurroundOcc(OccupancyModel):
         num_cameras: int = 6,
         dropout: float = 0.1,
         dropout_epochs: int | None = None,
+        classifier_bias: bool = False,
         gaussrender: dict[str, Any] | None = None,
         renderer: str = "cpu",
         camera_seed: int = 0,
@@ -71,10 +74,15 @@ class SurroundOcc(OccupancyModel):
             VolumeSizes((x >> i, y >> i, z >> i), *sizes)
             for i, sizes in enumerate(zip(dims, layers, points, feedforward, strict=True), start=1)
         ]
-        self.head = SurroundOccHead(grid, volumes, neck["out_channels"], widths, heads, groups, num_cameras, dropout)
+        self.head = SurroundOccHead(
+            grid, volumes, neck["out_channels"], widths, heads, groups, num_cameras, dropout, classifier_bias
+        )
         if gaussrender is not None:
             plugin = GaussRender(grid, renderer=renderer, feature_channels=widths[-1], config=GaussRenderConfig(**gaussrender))
             self.attach_rendering(plugin, self.head)
+
+    def classifiers(self) -> tuple[nn.Module, ...]:
+        return tuple(layer for layer in self.head.occ if layer.bias is not None)
 
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
         """Logits of every scale, coarse to fine, and the finest scale's features [B, widths[-1], X, Y, Z].

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from mmdet3d.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from baselines.gaussrender import GaussRender, GaussRenderConfig
 from baselines.images import check_images
@@ -114,6 +114,9 @@ class Symphonies(OccupancyModel):
         if gaussrender is not None:
             plugin = GaussRender(grid, renderer=renderer, feature_channels=dim, config=GaussRenderConfig(**gaussrender))
             self.attach_rendering(plugin, self.decoder)
+
+    def classifiers(self) -> tuple[nn.Module, ...]:
+        return (self.decoder.cls_head[2],)
 
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
         """Logits of every layer in training, else of the last; and the last one's features [B, dim, X, Y, Z].

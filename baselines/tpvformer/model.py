@@ -82,6 +82,9 @@ class TPVFormer(OccupancyModel):
             plugin = GaussRender(grid, renderer=renderer, feature_channels=out, config=GaussRenderConfig(**gaussrender))
             self.attach_rendering(plugin, self.aggregator)
 
+    def classifiers(self) -> tuple[nn.Module, ...]:
+        return (self.aggregator.classifier,)
+
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
         """Logits [B, C, X, Y, Z] (one scale) and the decoder's voxel features [B, out, X, Y, Z].
 

@@ -272,7 +272,7 @@ def test_toy_prediction(toy: SurroundOcc, batch: OccupancyBatch) -> None:
         (2, 18, 20, 20, 2),
         (2, 18, 40, 40, 4),
     ]
-    assert prediction.features is not None and prediction.features.shape == (2, 32, *SMALL.shape)
+    assert prediction.features is not None and prediction.features.shape == (2, 16, *SMALL.shape)
     assert prediction.labels.shape == (2, *SMALL.shape)
 
 

@@ -107,6 +107,22 @@ def test_a_finished_training_is_evaluated_and_not_trained_again(command: Command
     assert (aside / "weights.pth").read_bytes() == bits, "nobody said that they are not wanted"
 
 
+def test_a_toy_cell_on_data_of_ones_own_keeps_its_name_when_frames_that_it_does_not_learn_from_change(
+    command: Command, tmp_path: Path
+) -> None:
+    def name() -> str:
+        request = plan.Request(load_table("table_tiny"), data_root=tmp_path / "data", rows=("small",))
+        (cell,) = {cell.name for cell in plan.make(request, lambda: False).cells if cell.seed == 0}
+        return cell
+
+    first = name()
+    assert "--data=data-" in first
+    for split, same in (("val", True), ("train", False)):
+        image = image_of(tmp_path, split)
+        image.write_bytes(image.read_bytes() + b"x")
+        assert (name() == first) is same, split
+
+
 def test_a_forced_run_that_was_stopped_goes_on_without_force(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

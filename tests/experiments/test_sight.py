@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
+from experiments import models
+from experiments.datasets.grids import GRIDS
 from experiments.datasets.sight import in_sight
-from experiments.metrics.shares import class_weights
+from experiments.metrics.shares import class_bias, class_shares, class_weights
+from experiments.spec import load_table
 
 # A camera at the origin that looks along x of a grid of 10 x 8 x 4 voxels of 1 m.
 FORWARD = np.array([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
@@ -61,10 +65,42 @@ class Frames:
 
 
 def test_class_weights_follow_the_shares_of_all_known_voxels() -> None:
-    shares = np.array([5, 200, 0, 794]) / 999
-    car, road, pole, empty = class_weights(Frames())
+    shares = class_shares(Frames())
+    assert shares == pytest.approx(np.array([5, 200, 0, 794]) / 999)
+    car, road, pole, empty = class_weights(shares)
     assert car == pytest.approx((0.005 / shares[0]) ** 0.5, abs=1e-4)
     assert (road, empty) == (0.3, 0.3), "common classes are not lighter than that"
     assert pole == 6.0, "a class that does not occur is not heavier than that"
     with pytest.raises(ValueError, match="at least one labelled frame"):
-        class_weights(Frames(0))
+        class_shares(Frames(0))
+
+
+def test_a_classifier_that_starts_from_shares_minimises_the_weighted_cross_entropy_before_it_has_learnt_anything() -> None:
+    shares = np.array([0.005, 0.2, 0.1, 0.695])
+    weights = class_weights(shares)
+    bias = torch.tensor(class_bias(shares, weights), dtype=torch.float64, requires_grad=True)
+    loss = torch.nn.functional.cross_entropy(
+        bias.expand(1000, -1),
+        torch.arange(4).repeat_interleave(torch.tensor([5, 200, 100, 695])),
+        weight=torch.tensor(weights, dtype=torch.float64),
+    )
+    loss.backward()
+    assert bias.grad is not None and bias.grad.abs().max() < 1e-4
+    least = class_bias(np.array([0.0, 0.5, 0.5, 0.0]), weights)
+    assert min(least) == pytest.approx(np.log(1e-4), abs=1e-3), "a class that does not occur can still be learnt"
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "layers"),
+    [("table_occ3d", "tpvformer", 1), ("table_occ3d", "surroundocc", 3), ("table_kitti360", "symphonies", 1)],
+)
+def test_every_toy_model_starts_from_a_bias(table: str, row: str, layers: int) -> None:
+    spec = load_table(table)
+    cell = spec.cell(spec.row(row), "reference", "toy", 0)
+    assert cell.preset.class_bias == "counted"
+    grid = GRIDS[spec.dataset](cell.data.coarsen)
+    model = models.build(cell, grid)
+    model.start_from_bias(range(grid.num_classes))
+    assert [layer.bias.tolist() for layer in model.classifiers()] == [[*range(grid.num_classes)]] * layers
+    with pytest.raises(ValueError, match=f"each of the {grid.num_classes} classes"):
+        model.start_from_bias([0.0])
