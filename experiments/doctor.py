@@ -97,7 +97,7 @@ def _environment_works() -> bool:
 
 
 def _machine() -> Iterator[Finding]:
-    from experiments import environment
+    from experiments.cell import environment
 
     hardware = environment.hardware(gpu=False)
     yield Finding("machine", True, f"{hardware.cpu}, {hardware.cores} cores, {hardware.memory_gb:.0f} GiB")
@@ -187,7 +187,7 @@ def _toyworld() -> Iterator[Finding]:
 
 def _results() -> Iterator[Finding]:
     from experiments import records
-    from experiments.cells import results_root
+    from experiments.cell.folder import results_root
 
     root = results_root()
     count, broken = 0, ""
@@ -201,7 +201,7 @@ def _results() -> Iterator[Finding]:
 
 
 def _mlflow() -> Iterator[Finding]:
-    from experiments.tracking import Tracker, public, tracking_uri
+    from experiments.cell.tracking import Tracker, public, tracking_uri
 
     uri = tracking_uri()
     problem: list[str] = []

@@ -22,7 +22,7 @@ from rich.markup import escape
 
 from experiments import plan as planning
 from experiments.bars import Bar
-from experiments.cells import WEIGHTS, CellFolder, results_root
+from experiments.cell.folder import WEIGHTS, CellFolder, results_root
 from experiments.command import guarded
 from experiments.datasets.layouts import layout_of
 from experiments.plan import Plan, PlanError, Request, toyworld_config
@@ -139,7 +139,8 @@ def _predict(
     import torch
 
     from baselines.checkpoints import load_released
-    from experiments import models, toyworld
+    from experiments import toyworld
+    from experiments.cell import models
     from experiments.datasets.build import build_dataset
     from experiments.metrics.prior import fit_prior
     from experiments.predictions import save

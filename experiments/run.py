@@ -23,16 +23,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments import plan as planning
-from experiments.cells import Busy, CellFolder, Stale, iteration_of, results_root, unwritable
+from experiments.cell.folder import Busy, CellFolder, Stale, iteration_of, results_root, unwritable
+from experiments.cell.tracking import public
 from experiments.command import Interrupted, complain, guarded, rank
 from experiments.plan import Launcher, Plan, PlanError, toyworld_config
 from experiments.records import Record
 from experiments.spec import Cell, TableSpec, ViewSpec, load_spec, spec_names
 from experiments.summary import done_line, print_cells, print_results, print_rows
-from experiments.tracking import public
 
 if TYPE_CHECKING:
-    from experiments.runner import Job
+    from experiments.cell.runner import Job
 
 _LISTS = ("--renderer", "--row", "--seed")
 
@@ -114,7 +114,7 @@ def command(
 
     if launcher == "none":
         return act()
-    from experiments.runner import end_processes
+    from experiments.cell.runner import end_processes
 
     code = 1
     try:
@@ -142,7 +142,7 @@ def _preflight(plans: Sequence[Plan], root: Path, force: bool, stale: Stale, lau
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says of how cells are run; see ``experiments.training.Job``."""
+    """What the command line says of how cells are run; see ``experiments.cell.training.Job``."""
 
     results: Path
     checkpoint: Path | None
@@ -181,8 +181,8 @@ def _run(spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, co
             else:
                 todo.append((cell, job, launcher != "none"))  # processes of a launcher go through the cells as one
     for cell, job, wait in todo:
-        from experiments import revisit
-        from experiments.runner import CellFailed, run_cell
+        from experiments.cell import revisit
+        from experiments.cell.runner import CellFailed, run_cell
 
         try:
             done[cell.key] = revisit.measure_on_new_data(cell, job, wait) or run_cell(cell, job, wait)
@@ -222,8 +222,8 @@ def _look_again(
                 console.print(f"{escape(cell.name)}: not finished, there is nothing to {what}", soft_wrap=True)
         job = _job(plan, options, console) if finished else None
         for cell in finished:
-            from experiments import revisit
-            from experiments.runner import CellFailed
+            from experiments.cell import revisit
+            from experiments.cell.runner import CellFailed
 
             assert job is not None
             count += 1
@@ -255,7 +255,7 @@ def _look_again(
 
 def _start(launcher: Launcher, console: Console) -> None:
     with console.status("loading the libraries"):
-        from experiments.runner import start_processes
+        from experiments.cell.runner import start_processes
 
         start_processes(launcher)
 
@@ -264,7 +264,7 @@ def _job(plan: Plan, options: Options, console: Console) -> Job:
     """Everything the cells share; the data is made here if it is to be generated."""
     if options.launcher == "none":
         _start("none", console)
-    from experiments.runner import Job
+    from experiments.cell.runner import Job
 
     return Job(
         data_root=plan.data_root or _toyworld(plan),

@@ -28,15 +28,15 @@ BEFORE_DIGESTS = "made before digests were kept"
 _COMPILED = (".c", ".cpp", ".cu", ".cuh", ".h", ".hpp")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _QUOTED_TARGET = re.compile(rb"[\"'][\w.]+:\w+[\"']")
-_ENTRIES = ("experiments.training", "experiments.evaluation")
+_ENTRIES = ("experiments.cell.training", "experiments.cell.evaluation")
 _GENERATOR = "experiments.toyworld"
 # Shows, logs, plans, commands, or lies in the fingerprint: not followed. Tables are specs.
 _ACTS_ON_NOTHING = frozenset(
     f"experiments.{name}"
     for name in (
-        *("command", "run", "runner", "plan", "revisit", "cells", "records", "sources", "absences"),
-        *("environment", "tracking", "progress", "figures", "summary", "predictions", "tables"),
+        *("command", "interruption", "run", "plan", "records", "sources", "absences", "summary", "predictions", "tables"),
         *("shell", "bars", "preflight", "comparable"),
+        *(f"cell.{room}" for room in ("runner", "revisit", "folder", "environment", "tracking", "progress", "figures")),
     )
 ) | {"renderers.tables"}
 
@@ -145,7 +145,7 @@ def _followed(importer: str, found: _Import, choice: _Choice) -> bool:
         return False
     if found.key is not None:
         return found.key in choice
-    if importer == "experiments.models" and found.lazy and _is_package(module):
+    if importer == "experiments.cell.models" and found.lazy and _is_package(module):
         return module == f"baselines.{choice.model}"
     if importer == "experiments.datasets.build" and module.rpartition(".")[2] in _datasets():
         return module.rpartition(".")[2] == choice.dataset

@@ -39,7 +39,7 @@ class Row:
     """One line of a table: a baseline with or without GaussRender.
 
     name       key in records and quoted numbers ("tpvformer+gaussrender")
-    model      builder key known to ``experiments.models``, or None while the row is quoted only
+    model      builder key known to ``experiments.cell.models``, or None while the row is quoted only
     base       row that this one's gain is measured against
     presets    presets in which it runs (the prior is a toy row)
     options    baseline options that differ from the preset's

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments import absences, records, sources
-from experiments.cells import CellFolder, Stale
+from experiments.cell.folder import CellFolder, Stale
+from experiments.cell.tracking import viewing
 from experiments.comparable import TIMED, Marks, mixed
 from experiments.datasets.layouts import layout_of
 from experiments.instructions import machine_bound
@@ -22,7 +23,6 @@ from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
 from experiments.shell import runnable
 from experiments.spec import Cell, Column, Row, TableSpec, ViewSpec, views_of
-from experiments.tracking import viewing
 
 
 def print_rows(console: Console, spec: TableSpec) -> None:

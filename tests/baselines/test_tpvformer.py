@@ -507,7 +507,7 @@ def test_training_is_repeatable(batch: OccupancyBatch) -> None:
 
 def test_mmengine_runner_resumes_where_it_stopped(tmp_path: Any) -> None:
     """One iteration, stop, resume for a second: the weights, buffers and progress of two in a row."""
-    from experiments.engine import CellRunner
+    from experiments.cell.engine import CellRunner
 
     samples = [{"batch": surround_batch(SMALL, width=104, height=64)}]
 

@@ -20,7 +20,8 @@ OURS = {*instructions._VARIABLES, "NPY_DISABLE_CPU_FEATURES", "OPENCV_CPU_DISABL
 ASK = """
 import json
 import numba, numpy, cv2, torch
-from experiments import environment, instructions
+from experiments import instructions
+from experiments.cell import environment
 from renderers.cpu import native
 torch.ones(20, 20) @ torch.ones(20, 20)
 if {fix}: instructions.fix_threads()
@@ -113,7 +114,8 @@ print(torch.get_num_threads(), int(x.sum()))
 BITS = """
 import experiments.run
 import sys, hashlib, torch
-from experiments import instructions, models, toyworld
+from experiments import instructions, toyworld
+from experiments.cell import models
 from experiments.datasets.build import build_dataset
 from experiments.plan import toyworld_config
 from experiments.spec import Cell, load_table

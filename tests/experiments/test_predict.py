@@ -12,7 +12,8 @@ import torch
 from run_tiny import TABLES
 
 import experiments.tables
-from experiments import models, plan, predictions, toyworld
+from experiments import plan, predictions, toyworld
+from experiments.cell import models
 from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames
 from experiments.datasets.layout import CAMERAS

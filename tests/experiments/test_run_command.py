@@ -17,8 +17,9 @@ from run_tiny import TABLES
 from test_records import make_record
 
 import experiments.tables
-from experiments import environment, plan, preflight, records, revisit, run, runner, toyworld
-from experiments.cells import CellFolder
+from experiments import plan, preflight, records, run, toyworld
+from experiments.cell import environment, revisit, runner
+from experiments.cell.folder import CellFolder
 from experiments.run import main, spread_lists
 from experiments.spec import Cell, load_table
 from experiments.toyworld import ToyWorldConfig

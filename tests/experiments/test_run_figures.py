@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import figures
+from experiments.cell import figures
 from experiments.datasets.grids import occ3d_grid
 from experiments.datasets.layout import CAMERAS
 

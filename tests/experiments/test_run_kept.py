@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from test_run_training import command_in
 
-from experiments import engine, plan, records, run, toyworld, training
+from experiments import plan, records, run, toyworld
+from experiments.cell import engine, training
 from experiments.records import Record
 from experiments.spec import load_table
 

@@ -16,7 +16,8 @@ from test_run_training import environment
 
 import experiments.tables
 from baselines.checkpoints import CheckpointError
-from experiments import doctor, figures, models, plan, predict, predictions, records, training
+from experiments import doctor, plan, predict, predictions, records
+from experiments.cell import figures, models, training
 from experiments.datasets.build import build_dataset
 from experiments.datasets.grids import kitti360_grid
 from experiments.datasets.unpickle import DataError

@@ -22,13 +22,9 @@ from baselines.checkpoints import load_released
 from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
-from experiments import absences, environment, figures, instructions, models, sources
-from experiments.cells import WEIGHTS, CellFolder, Progress, Stale, iteration_of, now
-from experiments.datasets.build import build_dataset
-from experiments.datasets.frames import OccupancyFrames, collate
-from experiments.datasets.layouts import layout_of
-from experiments.datasets.sampling import TrainSampler
-from experiments.engine import (
+from experiments import absences, instructions, sources
+from experiments.cell import environment, figures, models
+from experiments.cell.engine import (
     AveragedWeightsHook,
     CellRunner,
     CurvesHook,
@@ -39,15 +35,20 @@ from experiments.engine import (
     SeedIterationHook,
     TrainClockHook,
 )
-from experiments.evaluation import SHORT, SMOKE, RenderingEvaluator, ShuffledImages, ViewRenderer
+from experiments.cell.evaluation import SHORT, SMOKE, RenderingEvaluator, ShuffledImages, ViewRenderer
+from experiments.cell.folder import WEIGHTS, CellFolder, Progress, Stale, iteration_of, now
+from experiments.cell.progress import ProgressHook
+from experiments.cell.tracking import Tracker
+from experiments.datasets.build import build_dataset
+from experiments.datasets.frames import OccupancyFrames, collate
+from experiments.datasets.layouts import layout_of
+from experiments.datasets.sampling import TrainSampler
 from experiments.metrics.evaluator import OccupancyMetric
 from experiments.metrics.prior import fit_prior
 from experiments.metrics.shares import class_weights
 from experiments.plan import Launcher, pretrained_path
-from experiments.progress import ProgressHook
 from experiments.records import Record
 from experiments.spec import Cell, Schedule, StepSchedule
-from experiments.tracking import Tracker
 
 CURVE_INTERVAL = 10  # iterations between two points of a logged curve
 FIRST = 3  # iterations whose losses a record keeps
