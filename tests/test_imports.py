@@ -1,4 +1,4 @@
-"""Which way imports go: from reports down to renderers, from the doors to the rooms, never round, and lightly where it says so."""
+"""Which way imports go: from reports down to renderers, never round, not from a cell to the doors, and lightly where it says so."""
 
 from __future__ import annotations
 
