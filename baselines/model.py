@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from baselines.gaussrender import GaussRender
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.losses import OccupancyLoss
+from baselines.recipe import CheckpointNames
 from renderers import Cameras
 
 
@@ -43,6 +44,9 @@ class OccupancyModel(BaseModel):
     The state dict holds parameters and buffers under the published names; the loss and the rendering plug-in add
     nothing but ``renderer_prep`` and ``renderer``.
     """
+
+    checkpoint_names: ClassVar[CheckpointNames] = CheckpointNames()
+    """How published checkpoints name their content; a baseline takes its recipe's."""
 
     def __init__(
         self,

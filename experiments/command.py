@@ -89,8 +89,9 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from experiments.plan import PlanError
     from experiments.predictions import PredictionFileError
     from experiments.records import RecordError
+    from experiments.settings import SettingError
     from experiments.spec import SpecError
-    from renderers.registry import RendererUnavailable, UnknownRenderer
+    from renderers.registry import RendererUnavailable, UnknownName
 
-    configuration = PlanError, SpecError, RendererUnavailable, UnknownRenderer
+    configuration = PlanError, SpecError, SettingError, RendererUnavailable, UnknownName
     return *configuration, RecordError, ResultsError, DataError, CheckpointError, PredictionFileError

@@ -163,7 +163,7 @@ def _data(named: Path | None) -> Iterator[Finding]:
 
 def _toyworld() -> Iterator[Finding]:
     from experiments import toyworld
-    from experiments.plan import toyworld_config
+    from experiments.plan import toy
     from experiments.spec import load_table, table_names
 
     seen: set[str] = set()
@@ -171,8 +171,7 @@ def _toyworld() -> Iterator[Finding]:
         name, preset = table.name, table.presets.get("toy")
         if preset is None or preset.data.source != "toyworld":
             continue
-        config = toyworld_config(table, "toy")
-        fingerprint = toyworld.fingerprint(config)
+        fingerprint = toy(table).fingerprint(preset.data.toyworld)
         if fingerprint in seen:
             continue  # an ablation of a table reads that table's world
         seen.add(fingerprint)

@@ -1,4 +1,4 @@
-"""Which way imports go: from reports down to renderers, never round, not from a cell to the doors, and lightly where it says so."""
+"""Which way imports go: from reports down to renderers, never round, no door from a cell, and lightly where it says so."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ ROOT = Path(__file__).parents[1]
 ORDER = ("renderers", "baselines", "experiments", "reports")
 HEAVY = ("torch", "torchvision", "mmengine", "mmcv", "mmdet", "mmdet3d", "mlflow")
 LIGHT = (
+    "baselines.recipe",
+    "baselines.registry",
+    "baselines.surroundocc",
+    "baselines.symphonies",
+    "baselines.tpvformer",
     "experiments.cell.folder",
+    "experiments.datasets.registry",
+    "experiments.metrics.registry",
     "experiments.plan",
     "experiments.records",
     "experiments.run",
     "experiments.sources",
     "experiments.spec",
     "experiments.summary",
+    "renderers.registry",
     "reports.build",
     "reports.publish",
 )

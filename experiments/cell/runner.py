@@ -101,9 +101,11 @@ def run_cell(cell: Cell, job: Job, wait: bool = True) -> Record:
     """Run a cell to its record, or return the record it already has.
 
     While another run works on it, waits for that, or raises ``folder.Busy``. Continues from the newest readable checkpoint of the
-    same fingerprint. Raises CellFailed for what goes wrong while running, and lets errors of the user's input (data, checkpoint)
-    through as they are.
+    same fingerprint; a cell that starts from another one's weights runs that first, if it must. Raises CellFailed for what goes
+    wrong while running, and lets errors of the user's input (data, checkpoint) through as they are.
     """
+    if cell.first_cell is not None and cell.row.trained and job.checkpoint is None:
+        run_cell(cell.first_cell, replace(job, force=False))
     folder = CellFolder(cell, job.results)
     if get_dist_info()[0] != 0:
         return _as_follower(cell, job, folder)

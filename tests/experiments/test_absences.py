@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from grids import kitti360_grid, occ3d_grid, surroundocc_grid
 from rich.console import Console
 from test_records import make_record
 
 from baselines.interface import OccupancyGrid
 from experiments import absences
 from experiments.cell.tracking import Tracker
-from experiments.datasets.grids import kitti360_grid, occ3d_grid, surroundocc_grid
 from experiments.datasets.layouts import layout_of
 from experiments.metrics.evaluator import Scores, evaluate, sample_counts
 from experiments.plan import Plan

@@ -117,7 +117,7 @@ import sys, hashlib, torch
 from experiments import instructions, toyworld
 from experiments.cell import models
 from experiments.datasets.build import build_dataset
-from experiments.plan import toyworld_config
+from experiments.plan import toy_data
 from experiments.spec import Cell, load_table
 import experiments.tables
 experiments.tables.__path__.append({tables!r})
@@ -127,7 +127,7 @@ for table, row in (("table_tiny", "small+gaussrender"), ("table_tiny_surroundocc
     spec = load_table(table)
     cell = Cell(spec, spec.row(row), "cpu", "toy", 0)
     frames = build_dataset(
-        spec.dataset, toyworld.ensure(toyworld_config(spec, "toy")), "train", cell.data, 0, models.takes_depth(cell))
+        spec.dataset, toy_data(spec, "toy"), "train", cell.data, 0, cell.row.reads)
     torch.manual_seed(0)
     model = models.build(cell, frames.grid)
     model.train()

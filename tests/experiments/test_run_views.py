@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from grids import occ3d_grid
 from run_tiny import TABLES
 from test_run_training import environment
 
@@ -17,7 +18,6 @@ from baselines.gaussrender import gaussian_scale
 from experiments import records
 from experiments.cell import models
 from experiments.cell.engine import IterationTimesHook
-from experiments.datasets.grids import occ3d_grid
 from experiments.records import Record
 from experiments.spec import load_table
 
