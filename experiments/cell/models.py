@@ -22,6 +22,8 @@ def build(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, ...] | No
 
     class_weights  of the cross entropy, in place of the data set's published ones
     """
+    if class_weights is None and cell.preset.class_weights == "counted" and grid.published.class_weights is None:
+        class_weights = (1.0,) * grid.num_classes  # nothing was counted: it is not to be trained
     model: OccupancyModel = part_of(cell.row.recipe.model)(**_configuration(cell, grid, class_weights))
     return model
 

@@ -77,10 +77,12 @@ def test_what_a_cell_loads_is_among_its_sources_or_acts_on_nothing(tmp_path: Pat
     assert "baselines.tpvformer.head" in loaded
     files = of("table_occ3d", "tpvformer+gaussrender")  # the tiny table's cells: the same model, renderer and data
     others = (
+        "baselines.prior",
         "baselines.surroundocc",
         "baselines.symphonies",
         "experiments.datasets.surroundocc",
         "experiments.datasets.kitti360",
+        "experiments.datasets.dataset_",
         "experiments.datasets.prepare_kitti360",
     )
     for module in loaded:
