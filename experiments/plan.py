@@ -234,9 +234,8 @@ def _check_settings(cells: Sequence[Cell]) -> None:
 
 
 def _check_first_weights(request: Request, cells: Sequence[Cell]) -> None:
-    if request.eval_only:
-        return
-    for cell in (first for last in cells for first in chain_of(last)):
+    needed = [first for cell in cells for first in chain_of(cell)]
+    for cell in () if request.eval_only else needed:
         weights = cell.first_weights if cell.row.trained else None
         if weights is not None and not pretrained_path(weights.file).is_file():
             raise PlanError(

@@ -350,6 +350,8 @@ def load_spec(name: str) -> TableSpec | ViewSpec:
     spec = _of_file(Path(name)) if name.endswith(".py") else _load(name)
     if not isinstance(spec, (TableSpec, ViewSpec)):
         raise SpecError(f"{name} holds no table: it needs TABLE, a TableSpec or a ViewSpec")
+    if spec.name in spec_names() and spec != _load(spec.name):  # their records would take each other's places
+        raise SpecError(f"{name} holds a table called {spec.name}, as one of the project's is: give it another name")
     return spec
 
 
