@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from baselines.checkpoint_files import CheckpointError, Sealed, read_checkpoint
 from baselines.gaussrender import VoxelToGaussians
+from baselines.recipe import CheckpointNames
 
 # Parts of a key that stand only where a model is trained with rendering: GaussRender's decoder and background.
 RENDERING_KEYS = (
@@ -20,22 +21,8 @@ RENDERING_KEYS = (
     *(f"{owner}.{part}." for owner in ("aggregator", "head", "decoder") for part in ("renderer", "renderer_prep")),
 )
 
-# Names in the original TPVFormer, SurroundOcc and Symphonies (saved by Lightning) releases and in mmdet3d's FCOS3D -> names
-# here.
-_PREFIXES = {
-    "module.": "",
-    "model.encoder.": "encoder.",
-    "model.decoder.": "decoder.",
-    "tpv_head.": "head.",
-    "tpv_aggregator.": "aggregator.",
-    "pts_bbox_head.": "head.",
-    "backbone.": "img_backbone.",
-    "neck.": "img_neck.",
-}
-
-
-# Of MaskDINO's training; Symphonies' files have it and no use for it.
-_CRITERION = "encoder.model.panoptic_head.criterion."
+# Names in mmdetection and mmdetection3d, those of FCOS3D's detector say, -> names here.
+_PREFIXES = {"module.": "", "backbone.": "img_backbone.", "neck.": "img_neck."}
 
 
 class CheckpointMismatch(CheckpointError):
@@ -57,20 +44,21 @@ _WRAPPERS = ("module.", "model.", "ema_model.", "model_ema.", "_orig_mod.", "net
 _COUNTERS = ("steps", "n_averaged")  # of averaging, beside the averages
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, names: CheckpointNames | None = None) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU, names translated to ours.
 
     Understood are a bare state dict and a dict that holds one under the names in ``_STATES`` (GaussRender, mmengine, mmdet3d,
     Lightning, TPVFormer) or, for want of those, averaged weights under ``_AVERAGED``; "module." and its like before all
-    names are taken off. The rest, such as the optimizer's state, is ignored. Raises CheckpointError for a file that is
-    missing, is no checkpoint, asks for anything but tensors and plain data, or holds NaN or infinite weights.
+    names are taken off. The rest, such as the optimizer's state, is ignored. ``names`` are what published files of a baseline
+    call otherwise. Raises CheckpointError for a file that is missing, is no checkpoint, asks for anything but tensors and plain
+    data, or holds NaN or infinite weights.
     """
     path = Path(path)
     content = read_checkpoint(path)
     found = content
     for _ in range(3):  # {"model": {"state_dict": ...}}
-        names = (*_STATES, *_AVERAGED) if isinstance(found, Mapping) else ()
-        found = next((found[name] for name in names if isinstance(found.get(name), Mapping)), found)
+        keys = (*_STATES, *_AVERAGED) if isinstance(found, Mapping) else ()
+        found = next((found[name] for name in keys if isinstance(found.get(name), Mapping)), found)
     if kind := content.kind if isinstance(content, Sealed) else _sealed_model(found):
         raise CheckpointError(
             f"checkpoint '{path}' holds no state dict but a whole model, of the class {kind}: load it where that class is and "
@@ -79,6 +67,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not any(isinstance(v, (Tensor, np.ndarray)) for v in found.values()):
         has = f" (its entries: {', '.join(str(key)[:40] for key in list(content)[:12])})" if isinstance(content, Mapping) else ""
         raise CheckpointError(f"checkpoint '{path}' holds no state dict (a mapping of names to tensors){has}")
+    names = names or CheckpointNames()
     state = {}
     for name, value in _unwrapped(found).items():
         tensor = _as_tensor(value)
@@ -87,8 +76,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
                 f"checkpoint '{path}': entry {str(name)[:80]!r} of its state dict is a {_kind(value)}, not a tensor; save the "
                 "state dict alone, or under the key 'state_dict': torch.save({'state_dict': model.state_dict()}, FILE)"
             )
-        state[_renamed(name)] = tensor
-    state = {name: value for name, value in state.items() if not name.startswith(_CRITERION)}
+        state[_renamed(name, names)] = tensor
+    state = {name: value for name, value in state.items() if not name.startswith(names.unused)}
     for name, value in state.items():
         if (value.is_floating_point() or value.is_complex()) and not torch.isfinite(value).all():
             raise CheckpointError(
@@ -126,8 +115,8 @@ def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
         named = {name.removeprefix(wrapper): value for name, value in weights.items()}
 
 
-def _renamed(name: str) -> str:
-    for old, new in _PREFIXES.items():
+def _renamed(name: str, names: CheckpointNames) -> str:
+    for old, new in {**_PREFIXES, **names.prefixes}.items():
         if name.startswith(old):
             name = new + name[len(old) :]
     return name.replace(".conv2_offset.", ".conv2.conv_offset.")
@@ -148,7 +137,8 @@ def load_released(model: nn.Module, path: str | Path, allow_missing_renderer: bo
     unread = tuple(
         f"{name}.decoder." for name, m in model.named_modules() if isinstance(m, VoxelToGaussians) and m.decoder is None
     )
-    state = {name: value for name, value in read_state_dict(path).items() if not name.startswith(unread)}
+    named = getattr(model, "checkpoint_names", None)
+    state = {name: value for name, value in read_state_dict(path, named).items() if not name.startswith(unread)}
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     excused = [n for n in missing if n.startswith(RENDERING_KEYS)] if allow_missing_renderer else []
@@ -181,6 +171,20 @@ def load_released(model: nn.Module, path: str | Path, allow_missing_renderer: bo
     model.load_state_dict(state | {n: own[n] for n in (*excused, *rounded)}, strict=True)
     _mark_initialised(model)
     return excused
+
+
+def load_what_fits(model: nn.Module, path: str | Path) -> list[str]:
+    """Start a model from another one's weights: everything of the same name and shape is taken.
+
+    Returns the names of what keeps its initial values. Raises CheckpointMismatch if nothing fits.
+    """
+    state, own = read_state_dict(path, getattr(model, "checkpoint_names", None)), model.state_dict()
+    loaded = {n: v for n, v in state.items() if n in own and v.shape == own[n].shape}
+    if not loaded:
+        raise _mismatch(Path(path), {"missing in the file": list(own), "unknown to the model": list(state)})
+    model.load_state_dict(loaded, strict=False)
+    _mark_initialised(model)
+    return [name for name in own if name not in loaded]
 
 
 def _mismatch(path: Path, problems: Mapping[str, list[str]]) -> CheckpointMismatch:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baselines.published import Published
+
 
 @dataclass(frozen=True)
 class OccupancyGrid:
@@ -20,8 +22,9 @@ class OccupancyGrid:
     empty         class id of empty space
     ignore        label that is neither trained nor scored (255), no class id
     frame         "ego" (Occ3D), "lidar" (SurroundOcc) or "velodyne" (KITTI-360)
-    dataset       "occ3d", "surroundocc" or "kitti360": picks the published constants that differ between them. Any other name,
-                  such as the default, has none: class weights, rendering scale and so on then are the caller's to give
+    dataset       name of the data set, for people
+    published     its published constants, or their fields as a dict. With the default, none, class weights, rendering scale and
+                  so on are the caller's to give. Not part of what makes two grids the same
 
     Raises ValueError, naming the field, for what is no such grid.
     """
@@ -34,8 +37,11 @@ class OccupancyGrid:
     ignore: int = 255
     frame: str = "ego"
     dataset: str = "unnamed"
+    published: Published = field(default_factory=Published, compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.published, dict):
+            object.__setattr__(self, "published", Published(**self.published))
         for name, corner in (("lower", self.lower), ("upper", self.upper)):
             if len(corner) != 3 or not all(math.isfinite(value) for value in corner):
                 raise ValueError(f"grid: {name} must be three finite numbers x, y, z in metres, got {corner}")

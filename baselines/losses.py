@@ -6,7 +6,6 @@ Berman et al., "The Lovasz-Softmax loss", CVPR 2018.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -22,25 +21,6 @@ LOVASZ_WEIGHT = 1.0
 SCALE_DECAY = 0.5  # a scale counts half as much as the next finer one
 
 CoarseRule = Literal["majority", "corner"]
-
-# Weights of the nuScenes classes 0 (others) to 16 (vegetation), and of empty space.
-_NUSCENES = (
-    1.01552756, 1.06897009, 1.30013094, 1.07253735, 0.94637502, 1.10087012, 1.26960524, 1.06258364, 1.189019,
-    1.06217292, 1.00595144, 0.85706115, 1.03923299, 0.90867526, 0.8936431, 0.85486129, 0.8527829,
-)  # fmt: skip
-_EMPTY_WEIGHT = 0.5
-
-# Voxels of each class in the SSCBench-KITTI-360 training set.
-_KITTI360_VOXELS = (
-    2264087502, 20098728, 104972, 96297, 1149426, 4051087, 125103, 105540713, 16292249, 45297267, 14454132,
-    110397082, 6766219, 295883213, 50037503, 1561069, 406330, 30516166, 1950115,
-)  # fmt: skip
-
-CLASS_WEIGHTS: dict[str, tuple[float, ...]] = {
-    "occ3d": (*_NUSCENES, _EMPTY_WEIGHT),
-    "surroundocc": (_EMPTY_WEIGHT, *_NUSCENES[1:]),
-    "kitti360": tuple(1 / math.log(count + 0.001) for count in _KITTI360_VOXELS),
-}
 
 
 class OccupancyLoss(nn.Module):
@@ -64,9 +44,9 @@ class OccupancyLoss(nn.Module):
     ) -> None:
         super().__init__()
         if class_weights is None:
-            if grid.dataset not in CLASS_WEIGHTS:
+            if grid.published.class_weights is None:
                 raise ValueError(f"data set '{grid.dataset}' has no published class weights: pass class_weights")
-            class_weights = CLASS_WEIGHTS[grid.dataset]
+            class_weights = grid.published.class_weights
         if len(class_weights) != grid.num_classes:
             raise ValueError(f"class_weights must be {grid.num_classes} numbers, one a class, got {len(class_weights)}")
         if not 0.0 <= in_sight <= 1.0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from baselines.gaussrender import GaussRender
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.losses import OccupancyLoss
+from baselines.recipe import CheckpointNames
 from renderers import Cameras
 
 
@@ -45,6 +46,9 @@ class OccupancyModel(BaseModel):
     nothing but ``renderer_prep`` and ``renderer``.
     """
 
+    checkpoint_names: ClassVar[CheckpointNames] = CheckpointNames()
+    """How published checkpoints name their content; a baseline takes its recipe's."""
+
     def __init__(
         self,
         grid: OccupancyGrid,
@@ -67,7 +71,7 @@ class OccupancyModel(BaseModel):
         """Logits and voxel features of a batch that is already on the model's device."""
 
     def classifiers(self) -> tuple[nn.Module, ...]:
-        """The layers whose outputs are logits, each with a bias [C]; none in models whose classifiers have none."""
+        """The layers whose outputs are logits, each with a bias [C], for ``start_from_bias``; none where they have no bias."""
         return ()
 
     def start_from_bias(self, bias: Sequence[float]) -> None:
@@ -76,7 +80,10 @@ class OccupancyModel(BaseModel):
             raise ValueError(f"a bias for each of the {self.grid.num_classes} classes is needed, got {len(bias)}")
         biases = [layer.bias for layer in self.classifiers()]
         if not biases:
-            raise ValueError(f"{type(self).__name__} has no classifier with a bias")
+            raise ValueError(
+                f"{type(self).__name__} names no classifier with a bias: name them in its method classifiers(), or have the "
+                "preset draw it (class_bias)"
+            )
         with torch.no_grad():
             for own in biases:
                 own.copy_(own.new_tensor(bias))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
+from experiments.metrics.registry import own
 from experiments.records import Record
 
 SHUFFLED = "mIoU_shuffled_images"
@@ -16,14 +17,11 @@ SHUFFLED = "mIoU_shuffled_images"
 
 NOTHING = "no number: nothing in the ground truth counts for it"
 
-_MEANS = ("mIoU", "image_mIoU", "bev_mIoU")
+_MEANS = tuple(name for name, metric in own().items() if metric.over_classes)
 _CLOSE = 1e-6  # of a mean that was computed from the same numbers
 
 # Metrics without numbers per class, and the one that is measured whenever they are.
-_MEASURED_WITH = {
-    **{"IoU": "mIoU", "mIoU_occ3d": "mIoU", "image_IoU": "image_mIoU", "bev_IoU": "bev_mIoU", "depth_l1": "image_mIoU"},
-    **{f"RayIoU@{metres}": "RayIoU" for metres in (1, 2, 4)},
-}
+_MEASURED_WITH = {name: metric.measured_with for name, metric in own().items() if metric.measured_with}
 
 
 def absent(record: Record, metric: str, classes: Sequence[str]) -> list[str]:

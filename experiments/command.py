@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import typer
 from typer.exceptions import TyperException
 
+from experiments.interruption import was_interrupted
 from experiments.shell import runnable
 
 INTERRUPTED = 130
@@ -68,17 +69,6 @@ def told_on_interruption(message: str) -> Iterator[None]:
         raise
 
 
-def was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: compiled code (numba's, for one) turns it into an error of its own."""
-    seen: set[int] = set()  # an error raised from itself would be followed for ever
-    while error is not None and id(error) not in seen:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def complain(message: str) -> None:
     """One line on stderr."""
     # Every process speaks: the first to fail may be the only one that knows why, and the launcher ends the others.
@@ -94,13 +84,14 @@ def rank() -> int:
 def _user_errors() -> tuple[type[Exception], ...]:
     """Errors whose message was written for the user, by whoever found the mistake."""
     from baselines.checkpoints import CheckpointError
-    from experiments.cells import ResultsError
+    from experiments.cell.folder import ResultsError
     from experiments.datasets.unpickle import DataError
     from experiments.plan import PlanError
     from experiments.predictions import PredictionFileError
     from experiments.records import RecordError
+    from experiments.settings import SettingError
     from experiments.spec import SpecError
-    from renderers.registry import RendererUnavailable, UnknownRenderer
+    from renderers.registry import RendererUnavailable, UnknownName
 
-    configuration = PlanError, SpecError, RendererUnavailable, UnknownRenderer
+    configuration = PlanError, SpecError, SettingError, RendererUnavailable, UnknownName
     return *configuration, RecordError, ResultsError, DataError, CheckpointError, PredictionFileError

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from experiments.command import complain, guarded, told_on_interruption
 from experiments.datasets.inventory import Inventory, Part, inventory
-from experiments.datasets.layouts import LAYOUTS, layout_of
+from experiments.datasets.layouts import layout_of
+from experiments.datasets.registry import DATASETS
 from experiments.datasets.unpickle import DataError
 from experiments.plan import DATA_ROOT_VARIABLE
 from experiments.shell import runnable
@@ -36,7 +37,7 @@ app = typer.Typer(
     "Exit code: 0 complete, 1 missing or damaged.",
 )
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help=f"Data set: {', '.join(LAYOUTS)} or all.")]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help=f"Data set: {', '.join(DATASETS.names())} or all.")]
 _Root = Annotated[Path | None, typer.Option(help=f"Folder that holds the data. Default: {DATA_ROOT_VARIABLE}.")]
 
 
@@ -223,7 +224,7 @@ def _verify_split(dataset: str, root: Path, split: str, count: int | None, seed:
 
 def _datasets(name: str) -> list[str]:
     if name == "all":
-        return list(LAYOUTS)
+        return DATASETS.names()
     layout_of(name)  # or DataError
     return [name]
 

@@ -97,7 +97,7 @@ def _environment_works() -> bool:
 
 
 def _machine() -> Iterator[Finding]:
-    from experiments import environment
+    from experiments.cell import environment
 
     hardware = environment.hardware(gpu=False)
     yield Finding("machine", True, f"{hardware.cpu}, {hardware.cores} cores, {hardware.memory_gb:.0f} GiB")
@@ -163,7 +163,7 @@ def _data(named: Path | None) -> Iterator[Finding]:
 
 def _toyworld() -> Iterator[Finding]:
     from experiments import toyworld
-    from experiments.plan import toyworld_config
+    from experiments.plan import toy
     from experiments.spec import load_table, table_names
 
     seen: set[str] = set()
@@ -171,8 +171,7 @@ def _toyworld() -> Iterator[Finding]:
         name, preset = table.name, table.presets.get("toy")
         if preset is None or preset.data.source != "toyworld":
             continue
-        config = toyworld_config(table, "toy")
-        fingerprint = toyworld.fingerprint(config)
+        fingerprint = toy(table).fingerprint(preset.data.toyworld)
         if fingerprint in seen:
             continue  # an ablation of a table reads that table's world
         seen.add(fingerprint)
@@ -187,7 +186,7 @@ def _toyworld() -> Iterator[Finding]:
 
 def _results() -> Iterator[Finding]:
     from experiments import records
-    from experiments.cells import results_root
+    from experiments.cell.folder import results_root
 
     root = results_root()
     count, broken = 0, ""
@@ -201,7 +200,7 @@ def _results() -> Iterator[Finding]:
 
 
 def _mlflow() -> Iterator[Finding]:
-    from experiments.tracking import Tracker, public, tracking_uri
+    from experiments.cell.tracking import Tracker, public, tracking_uri
 
     uri = tracking_uri()
     problem: list[str] = []

@@ -4,7 +4,7 @@ Sums in another order round otherwise, and libraries choose their order by what 
 numbers, kernels for one maker's processors or another's, a part a thread. After some hundred iterations of training that is a
 point of mIoU. ``hold`` sets what the libraries read when they are loaded, so that commands that make numbers call it before any
 of them; where one is loaded already it changes nothing. What a user has set stays. Records keep what was in force
-(``experiments.environment.instruction_sets``), whoever set it.
+(``experiments.cell.environment.instruction_sets``), whoever set it.
 
 MKL has one code path for Intel's processors and another for the rest: only ``COMPATIBLE`` gives the same bits on both (its
 "AVX2" does not, neither for products of matrices nor for exp and log). It costs an iteration of a toy cell 5 to 17 %.

@@ -8,17 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
+from experiments import settings
+from experiments.datasets.registry import DATASETS, part_of
 from experiments.datasets.unpickle import DataError
 from experiments.records import ROOT
-from experiments.spec import Cell, PresetName, Row, TableSpec, ViewSpec
-
-if TYPE_CHECKING:
-    from experiments.toyworld import ToyWorldConfig
+from experiments.spec import Cell, PresetName, Row, TableSpec, ViewSpec, changed_preset, relevant
 
 DATA_ROOT_VARIABLE = "OCC_DATA_ROOT"
 SMOKE_ITERATIONS = 3
@@ -33,6 +32,7 @@ class PlanError(ValueError):
 class Request:
     """The options of ``python -m experiments.run``, as given.
 
+    settings   ``section.field=value`` words of --set
     all_files  every file of the frames will be read: one that is missing is a mistake
     """
 
@@ -47,6 +47,7 @@ class Request:
     short: bool = False
     iterations: int | None = None
     smoke: bool = False
+    settings: tuple[str, ...] = ()
     all_files: bool = True
 
 
@@ -56,6 +57,7 @@ class Plan:
 
     data_root         a folder with real data, or None for the generated world
     data_fingerprint  of the data every cell reads
+    overrides         what the command changes, before it is said which rows that changes
     train_fingerprint  of what of it a training reads ("": not known)
     cells             one or more a row; a row that shows another table's cell has that one (``Row.cell_of``)
     said              decisions taken for the user, one line each
@@ -69,6 +71,7 @@ class Plan:
     cells: tuple[Cell, ...]
     said: tuple[str, ...]
     train_fingerprint: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
 
 
 def requests(spec: TableSpec | ViewSpec, rows: tuple[str, ...], **options: Any) -> tuple[Request, ...]:
@@ -107,20 +110,23 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
     preset, data_root = _preset_and_data(request, cuda, said)
     renderers = _renderers(request, cuda, said)
     rows = _rows(request, preset)
-    _check_pretrained(request, preset, rows)
-    overrides = _overrides(request)
-    fingerprint, train_fingerprint = _data_fingerprints(request, preset, data_root, rows)
+    overrides = _overrides(request, preset)
+    trial = [request.table.cell(row, renderers[0], preset, 0, relevant(row, overrides)) for row in rows]
+    if request.settings:
+        _check_settings(trial)
+    _check_first_weights(request, trial)
+    fingerprint, train_fingerprint = _data_fingerprints(request, preset, data_root, rows, overrides)
     if data_root is not None and request.table.preset(preset).data.source == "toyworld":
         # The folder's name is for people. What tells two data sets apart, and knows one that was moved, is the fingerprint of
         # what a training reads: where only frames that are evaluated on change, its weights stand.
         overrides["data"] = f"{_safe(data_root.resolve().name)}-{train_fingerprint[:8]}"
     cells = tuple(
-        request.table.cell(row, renderer, preset, seed, _overrides_of(row, overrides))
+        request.table.cell(row, renderer, preset, seed, relevant(row, overrides))
         for seed in dict.fromkeys(request.seeds or request.table.default_seeds)
         for renderer in renderers
         for row in rows
     )
-    return Plan(request.table, preset, data_root, fingerprint, renderers, cells, tuple(said), train_fingerprint)
+    return Plan(request.table, preset, data_root, fingerprint, renderers, cells, tuple(said), train_fingerprint, overrides)
 
 
 def _preset_and_data(request: Request, cuda: Callable[[], bool], said: list[str]) -> tuple[PresetName, Path | None]:
@@ -177,7 +183,7 @@ def _rows(request: Request, preset: PresetName) -> tuple[Row, ...]:
     return runnable
 
 
-def _overrides(request: Request) -> dict[str, Any]:
+def _overrides(request: Request, preset: PresetName) -> dict[str, Any]:
     overrides: dict[str, Any] = {}
     if request.iterations is not None:
         if request.iterations <= 0:
@@ -187,6 +193,14 @@ def _overrides(request: Request) -> dict[str, Any]:
         if request.short or request.iterations is not None or request.eval_only:
             raise PlanError("--smoke sets its own length of everything: it does not go with --short, --iterations or --eval-only")
         overrides |= {"smoke": True, "iterations": SMOKE_ITERATIONS}
+    if request.settings:
+        if request.eval_only:
+            raise PlanError("--set changes a training: it does not go with --eval-only")
+        overrides |= settings.read(request.settings)
+        known = ("data", "schedule", "preset", "gaussrender", "options")
+        if unknown := [name for name in overrides if "." in name and name.partition(".")[0] not in known]:
+            raise PlanError(f"--set {unknown[0]}: there is no such section (known: {', '.join(known)})")
+        changed_preset(request.table.preset(preset), overrides)
     if any(seed < 0 for seed in request.seeds):
         raise PlanError(f"--seed must not be negative, got {min(request.seeds)}")
     if request.short:
@@ -202,48 +216,62 @@ def _overrides(request: Request) -> dict[str, Any]:
     return overrides
 
 
-def _overrides_of(row: Row, overrides: dict[str, Any]) -> dict[str, Any]:
-    return overrides if row.trained else {key: value for key, value in overrides.items() if key != "iterations"}
-
-
 def pretrained_path(name: str) -> Path:
     """Where a preset's first weights lie: in OCC_CKPTS, else in ``ckpts/`` of the project."""
     return Path(os.environ.get("OCC_CKPTS") or ROOT / "ckpts") / name
 
 
-_WHERE_PRETRAINED = {
-    "r101_dcn_fcos3d_pretrain.pth": "FCOS3D's R101-DCN weights (TPVFormer's and SurroundOcc's instructions link them)",
-    "maskdino_r50_50e_300q_panoptic_pq53.0.pth": "MaskDINO's R50 weights (a release of github.com/hustvl/Symphonies has them)",
-}
+def _check_settings(cells: Sequence[Cell]) -> None:
+    """Raise SettingError or PlanError for what --set names and a row does not have."""
+    for cell in {cell.row.name: cell for cell in cells}.values():
+        _ = cell.schedule
+        if any(name.startswith(("options.", "gaussrender.")) for name in cell.overrides):
+            from experiments.cell import models
+
+            try:
+                models.check(cell)
+            except (ValueError, TypeError) as error:
+                raise PlanError(f"--set does not fit row {cell.row.name}: {error}") from error
 
 
-def _check_pretrained(request: Request, preset: PresetName, rows: tuple[Row, ...]) -> None:
-    own = request.table.preset(preset).pretrained
-    if own is None or request.eval_only:
-        return
-    for row in rows:
-        name = row.pretrained_model or own
-        if row.trained and not pretrained_path(name).is_file():
+def _check_first_weights(request: Request, cells: Sequence[Cell]) -> None:
+    needed = [first for cell in cells for first in chain_of(cell)]
+    for cell in () if request.eval_only else needed:
+        weights = cell.first_weights if cell.row.trained else None
+        if weights is not None and not pretrained_path(weights.file).is_file():
             raise PlanError(
-                f"{row.name} at preset {preset} starts from {name}, which is not at {pretrained_path(name)}: download "
-                f"{_WHERE_PRETRAINED.get(name, 'it')}, put it there or name its folder with OCC_CKPTS"
+                f"{cell.row.name} at preset {cell.preset_name} starts from {weights.file}, which is not at "
+                f"{pretrained_path(weights.file)}: download {weights.source}, put it there or name its folder with OCC_CKPTS"
             )
 
 
-def _data_fingerprints(request: Request, preset: PresetName, data_root: Path | None, rows: tuple[Row, ...]) -> tuple[str, str]:
+def chain_of(cell: Cell) -> Iterator[Cell]:
+    """A cell and those that it starts from, one after the other; raises PlanError where that never ends."""
+    seen: list[str] = []
+    this: Cell | None = cell
+    while this is not None:
+        if this.key in seen:
+            raise PlanError(f"row {cell.row.name} starts from itself: {' -> '.join((*seen, this.key))}")
+        seen.append(this.key)
+        yield this
+        this = this.first_cell
+
+
+def _data_fingerprints(
+    request: Request, preset: PresetName, data_root: Path | None, rows: tuple[Row, ...], overrides: dict[str, Any]
+) -> tuple[str, str]:
     """Of the data, and of what a training reads of it. Raises DataError where a file that the rows read is missing or empty.
 
     Known without reading the generated world: its configuration and generator decide its content.
     """
     table = request.table
     if data_root is None:
-        from experiments import toyworld
-
-        generated = f"toyworld-{toyworld.fingerprint(toyworld_config(table, preset))}"
+        generated = f"toyworld-{toy(table).fingerprint(changed_preset(table.preset(preset), overrides).data.toyworld)}"
         return generated, generated
     from experiments.datasets.layouts import SplitFiles, layout_of, look
 
-    mini, depth = table.preset(preset).data.mini, any(row.takes_depth for row in rows)
+    mini = changed_preset(table.preset(preset), overrides).data.mini
+    depth = any("depth" in row.reads for row in rows)
     found: dict[str, SplitFiles] = {}
     for split in ("train", layout_of(table.dataset).evaluated):
         seen = found[split] = look(table.dataset, data_root, split, mini, depth)
@@ -267,11 +295,18 @@ def _check_files(what: str, files: dict[Path, int], data_root: Path, way_out: st
         )
 
 
-def toyworld_config(table: TableSpec, preset: str) -> ToyWorldConfig:
-    """The generated world of a preset, in the layout of the table's data set."""
-    from experiments.toyworld import ToyWorldConfig
+def toy(table: TableSpec) -> Any:
+    """What generates a table's data (``experiments.toyworld``); raises PlanError for a data set that nothing generates."""
+    dataset = DATASETS.load(table.dataset)
+    if not dataset.toy:
+        raise PlanError(f"{dataset.title} has no generated data: name a folder with the data set with --data-root")
+    return part_of(dataset.toy)
 
-    return ToyWorldConfig(**{"layout": table.dataset, **table.preset(preset).data.toyworld})
+
+def toy_data(table: TableSpec, preset: str, overrides: dict[str, Any] | None = None) -> Path:
+    """The data root of a preset's generated data, generated first if it is not there."""
+    root: Path = toy(table).ensure(changed_preset(table.preset(preset), overrides or {}).data.toyworld)
+    return root
 
 
 def _digest(path: Path) -> str:

@@ -22,10 +22,10 @@ from rich.markup import escape
 
 from experiments import plan as planning
 from experiments.bars import Bar
-from experiments.cells import WEIGHTS, CellFolder, results_root
+from experiments.cell.folder import WEIGHTS, CellFolder, results_root
 from experiments.command import guarded
 from experiments.datasets.layouts import layout_of
-from experiments.plan import Plan, PlanError, Request, toyworld_config
+from experiments.plan import Plan, PlanError, Request, toy_data
 from experiments.run import spread_lists
 from experiments.shell import runnable
 from experiments.spec import Cell, TableSpec, load_table
@@ -52,6 +52,7 @@ def command(
     split: Annotated[str | None, typer.Option(help="train, val or test. Default: the one that is evaluated.")] = None,
     iterations: Annotated[int | None, typer.Option(help="Of the cell, if it was run with --iterations.")] = None,
     short: Annotated[bool, typer.Option("--short", help="If the cell was run with --short.")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Of the cell, if it was run with --set.")] = None,
 ) -> int:
     """Write predicted and true occupancy of some frames, with their cameras, as npz files."""
     spec = load_table(table)
@@ -67,6 +68,7 @@ def command(
             checkpoint=checkpoint,
             short=short,
             iterations=iterations,
+            settings=tuple(set_ or ()),
             all_files=False,
         ),
         _cuda,
@@ -97,7 +99,7 @@ def _weights(cell: Cell, plan: Plan, root: Path, console: Console) -> Path | Non
         raise PlanError(
             f"cell {cell.name} has no finished weights at {path}: run it (python -m experiments.run {cell.table.name} "
             f"--preset {cell.preset_name} --row {cell.row.name} --renderer {cell.renderer} --seed {cell.seed}{_variant(cell)}), "
-            "name the --iterations and --short that it was run with, or name weights with --checkpoint"
+            "name the --iterations, --set and --short that it was run with, or name weights with --checkpoint"
         )
     if not folder.finished(cell.fingerprint(plan.data_fingerprint)):
         console.print(escape(f"{cell.name}: its weights are of an earlier version of the spec or the data"), soft_wrap=True)
@@ -106,7 +108,8 @@ def _weights(cell: Cell, plan: Plan, root: Path, console: Console) -> Path | Non
 
 def _variant(cell: Cell) -> str:
     iterations = f" --iterations {cell.overrides['iterations']}" if "iterations" in cell.overrides else ""
-    return iterations + " --short" * ("short" in cell.overrides)
+    changes = " ".join(f"{name}={value}" for name, value in cell.overrides.items() if "." in name)
+    return iterations + f" --set {changes}" * bool(changes) + " --short" * ("short" in cell.overrides)
 
 
 def _source(cell: Cell) -> str:
@@ -139,21 +142,21 @@ def _predict(
     import torch
 
     from baselines.checkpoints import load_released
-    from experiments import models, toyworld
+    from experiments.cell import models
     from experiments.datasets.build import build_dataset
     from experiments.metrics.prior import fit_prior
     from experiments.predictions import save
 
     if instructions.fixes_threads(cell.preset_name, torch.cuda.is_available()):
         instructions.fix_threads()
-    data_root = plan.data_root or toyworld.ensure(toyworld_config(spec, plan.preset))
+    data_root = plan.data_root or toy_data(spec, plan.preset, plan.overrides)
     data = replace(cell.preset.data, distort=False)  # the training split too is shown as it is
-    frames = build_dataset(spec.dataset, data_root, split, data, cell.seed, models.takes_depth(cell))
+    frames = build_dataset(spec.dataset, data_root, split, data, cell.seed, cell.row.reads)
     for index in paths:
         if not 0 <= index < len(frames):
             raise PlanError(f"--index {index} is not in {split}, whose frames are 0 to {len(frames) - 1}")
     model = models.build(cell, frames.grid)
-    if isinstance(model, models.PriorModel):
+    if not cell.row.trained:
         model.fit(fit_prior(build_dataset(spec.dataset, data_root, "train", data, cell.seed)))
     elif weights is not None:
         load_released(model, weights)
@@ -204,7 +207,7 @@ def _cuda() -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    words = spread_lists(sys.argv[1:] if argv is None else argv, ("--index",))
+    words = spread_lists(sys.argv[1:] if argv is None else argv, ("--index", "--set"))
     return guarded(app, words, "python -m experiments.predict", "interrupted; the frames written so far are complete")
 
 

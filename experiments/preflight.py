@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import environment, records
-from experiments.cells import CellFolder, Stale
+from experiments import records
+from experiments.cell import environment
+from experiments.cell.folder import CellFolder, Stale
 from experiments.datasets.layouts import describe, layout_of
 from experiments.plan import Launcher, Plan
 from experiments.records import Record
@@ -19,9 +20,9 @@ _SPACE_GB = {"toy": 3, "mini": 20, "paper": 20}  # generated world, two checkpoi
 
 def problems(plans: Sequence[Plan], results: Path, launcher: Launcher) -> list[str]:
     """What would stop a run of these plans, a line each; that rows, data root, renderers and first weights exist is their own."""
-    from experiments import models
+    from experiments.cell import models
+    from experiments.cell.runner import check_launcher
     from experiments.plan import PlanError
-    from experiments.runner import check_launcher
 
     found: list[str] = []
     try:

@@ -23,18 +23,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments import plan as planning
-from experiments.cells import Busy, CellFolder, Stale, iteration_of, results_root, unwritable
+from experiments.cell.folder import Busy, CellFolder, Stale, iteration_of, results_root, unwritable
+from experiments.cell.tracking import public
 from experiments.command import Interrupted, complain, guarded, rank
-from experiments.plan import Launcher, Plan, PlanError, toyworld_config
+from experiments.plan import Launcher, Plan, PlanError, toy_data
 from experiments.records import Record
-from experiments.spec import Cell, TableSpec, ViewSpec, load_spec, spec_names
+from experiments.spec import Cell, TableSpec, ViewSpec, load_spec, tables
 from experiments.summary import done_line, print_cells, print_results, print_rows
-from experiments.tracking import public
 
 if TYPE_CHECKING:
-    from experiments.runner import Job
+    from experiments.cell.runner import Job
 
-_LISTS = ("--renderer", "--row", "--seed")
+_LISTS = ("--renderer", "--row", "--seed", "--set")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -55,6 +55,9 @@ def command(
     smoke: Annotated[
         bool, typer.Option("--smoke", help="Everything a row does in under a minute: 3 iterations, 2 samples. A variant.")
     ] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change the preset for this run, schedule.lr=1e-4 say. A variant.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run finished cells again, from the start.")] = False,
     stale: Annotated[str, typer.Option(help="Finished cells whose code changed since: keep (and say so) or rerun.")] = "keep",
     confirm: Annotated[
@@ -91,6 +94,7 @@ def command(
         short=short,
         iterations=iterations,
         smoke=smoke,
+        settings=tuple(set_ or ()),
     )
     console = Console(highlight=False, quiet=rank() != 0)
     plans = planning.make_all(requests, _cuda)
@@ -114,7 +118,7 @@ def command(
 
     if launcher == "none":
         return act()
-    from experiments.runner import end_processes
+    from experiments.cell.runner import end_processes
 
     code = 1
     try:
@@ -142,7 +146,7 @@ def _preflight(plans: Sequence[Plan], root: Path, force: bool, stale: Stale, lau
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says of how cells are run; see ``experiments.training.Job``."""
+    """What the command line says of how cells are run; see ``experiments.cell.training.Job``."""
 
     results: Path
     checkpoint: Path | None
@@ -181,8 +185,8 @@ def _run(spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, co
             else:
                 todo.append((cell, job, launcher != "none"))  # processes of a launcher go through the cells as one
     for cell, job, wait in todo:
-        from experiments import revisit
-        from experiments.runner import CellFailed, run_cell
+        from experiments.cell import revisit
+        from experiments.cell.runner import CellFailed, run_cell
 
         try:
             done[cell.key] = revisit.measure_on_new_data(cell, job, wait) or run_cell(cell, job, wait)
@@ -222,8 +226,8 @@ def _look_again(
                 console.print(f"{escape(cell.name)}: not finished, there is nothing to {what}", soft_wrap=True)
         job = _job(plan, options, console) if finished else None
         for cell in finished:
-            from experiments import revisit
-            from experiments.runner import CellFailed
+            from experiments.cell import revisit
+            from experiments.cell.runner import CellFailed
 
             assert job is not None
             count += 1
@@ -255,7 +259,7 @@ def _look_again(
 
 def _start(launcher: Launcher, console: Console) -> None:
     with console.status("loading the libraries"):
-        from experiments.runner import start_processes
+        from experiments.cell.runner import start_processes
 
         start_processes(launcher)
 
@@ -264,10 +268,10 @@ def _job(plan: Plan, options: Options, console: Console) -> Job:
     """Everything the cells share; the data is made here if it is to be generated."""
     if options.launcher == "none":
         _start("none", console)
-    from experiments.runner import Job
+    from experiments.cell.runner import Job
 
     return Job(
-        data_root=plan.data_root or _toyworld(plan),
+        data_root=plan.data_root or toy_data(plan.table, plan.preset, plan.overrides),
         data_fingerprint=plan.data_fingerprint,
         train_fingerprint=plan.train_fingerprint,
         results=options.results,
@@ -279,12 +283,6 @@ def _job(plan: Plan, options: Options, console: Console) -> Job:
         stale=options.stale,
         allow_other_processes=options.allow_other_processes,
     )
-
-
-def _toyworld(plan: Plan) -> Path:
-    from experiments import toyworld
-
-    return toyworld.ensure(toyworld_config(plan.table, plan.preset))
 
 
 def _check_writable(root: Path) -> None:
@@ -318,7 +316,7 @@ def spread_lists(argv: Sequence[str], lists: Sequence[str] = _LISTS) -> list[str
 
     A table's name is never taken for a value, so that it may stand last.
     """
-    tables = set(spec_names())
+    known = set(tables().names())
     spread: list[str] = []
     current: str | None = None
     fed = False
@@ -326,7 +324,7 @@ def spread_lists(argv: Sequence[str], lists: Sequence[str] = _LISTS) -> list[str
         if word.startswith("-") and not word.lstrip("-").isdigit():
             current, fed = (word, False) if word in lists else (None, False)
             spread.append(word)
-        elif current is not None and fed and word not in tables:
+        elif current is not None and fed and word not in known and not word.endswith(".py"):
             spread += [current, word]
         else:
             spread.append(word)

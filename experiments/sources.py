@@ -1,9 +1,9 @@
 """Which source files make a cell's numbers, and digests of them: what a record remembers of the code. Light: no torch.
 
-Imports are followed statically from what runs inside a cell; lazy imports within functions and registry targets ("module:Class")
-count too. Where the code chooses by name (the row's model, the renderer, the data set), only what the cell chose is followed, so
+Imports are followed statically from what runs inside a cell; lazy imports within functions and targets ("module:Class") in
+recipes count too. Of what registries hold (baselines, renderers, data sets, metrics), only what the cell chose is followed, so
 that a change of one baseline's folder leaves the cells of the others alone. Whatever is not named here as acting on nothing
-counts.
+counts; of other packages, those that the cell chose something of.
 
 A Python file's digest is that of its syntax tree, written in a form of our own (``ast.dump`` differs between versions of Python):
 comments, docstrings and formatting change nothing. Compiled sources, and Python that does not parse, count byte by byte.
@@ -13,14 +13,21 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from baselines.registry import BASELINES
+from experiments.datasets.registry import DATASETS
+from experiments.datasets.unpickle import DataError
+from experiments.metrics.registry import METRICS
 from experiments.records import ROOT, Confirmation, Record
 from experiments.spec import Cell, SpecError, load_table
+from renderers.registry import RENDERERS, UnknownName
 
 PACKAGES = ("baselines", "renderers", "experiments")
 BEFORE_DIGESTS = "made before digests were kept"
@@ -28,15 +35,16 @@ BEFORE_DIGESTS = "made before digests were kept"
 _COMPILED = (".c", ".cpp", ".cu", ".cuh", ".h", ".hpp")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _QUOTED_TARGET = re.compile(rb"[\"'][\w.]+:\w+[\"']")
-_ENTRIES = ("experiments.training", "experiments.evaluation")
+_ENTRIES = ("experiments.cell.training", "experiments.cell.evaluation")
 _GENERATOR = "experiments.toyworld"
+_REGISTRIES = ("baselines.registry", "renderers.registry", "experiments.datasets.registry")
 # Shows, logs, plans, commands, or lies in the fingerprint: not followed. Tables are specs.
 _ACTS_ON_NOTHING = frozenset(
     f"experiments.{name}"
     for name in (
-        *("command", "run", "runner", "plan", "revisit", "cells", "records", "sources", "absences"),
-        *("environment", "tracking", "progress", "figures", "summary", "predictions", "tables"),
-        *("shell", "bars", "preflight", "comparable"),
+        *("command", "interruption", "run", "plan", "records", "sources", "absences", "summary", "predictions", "tables"),
+        *("shell", "bars", "preflight", "comparable", "settings"),
+        *(f"cell.{room}" for room in ("runner", "revisit", "folder", "environment", "tracking", "progress", "figures")),
     )
 ) | {"renderers.tables"}
 
@@ -47,18 +55,18 @@ class _Choice(NamedTuple):
     model: str
     renderer: str
     dataset: str
+    metrics: tuple[str, ...]
+    generated: bool
 
 
 class _Import(NamedTuple):
     """A module that another one may import.
 
     key   under which a registry has it, None for an import statement
-    lazy  within a function
     """
 
     module: str
     key: str | None = None
-    lazy: bool = False
 
 
 def of_cell(cell: Cell) -> dict[str, str]:
@@ -67,16 +75,19 @@ def of_cell(cell: Cell) -> dict[str, str]:
     As the files were when the process first asked.
     """
     generated = cell.data.source == "toyworld" and "data" not in cell.overrides
-    return dict(_closure(_Choice(cell.row.model or "", cell.renderer, cell.table.dataset), generated))
+    metrics = tuple(column.metric for column in cell.table.columns)
+    first = of_cell(cell.first_cell) if cell.first_cell is not None else {}
+    own = dict(_closure(_Choice(cell.row.model or "", cell.renderer, cell.table.dataset, metrics, generated)))
+    return dict(sorted({**first, **own}.items()))
 
 
 def of_record(record: Record) -> dict[str, str]:
-    """``of_cell`` for the cell of a record; of a row that is gone, the digests of the files that the record names."""
+    """``of_cell`` for the cell of a record; of a row or a part that is gone, the digests of the files that the record names."""
     preset: Any = record.preset
     try:
         table = load_table(record.table)
         return of_cell(table.cell(table.row(record.row), record.renderer, preset, record.seed, record.overrides))
-    except SpecError:
+    except (SpecError, UnknownName, DataError):
         return {name: _digest(ROOT / name) for name in record.sources if (ROOT / name).is_file()}
 
 
@@ -122,62 +133,70 @@ def notice(record: Record) -> str:
 
 
 @cache
-def _closure(choice: _Choice, generated: bool) -> tuple[tuple[str, str], ...]:
+def _closure(choice: _Choice) -> tuple[tuple[str, str], ...]:
     """All (file, digest) reached from what runs inside a cell."""
-    pending = [*_ENTRIES, f"baselines.{choice.model}", *([_GENERATOR] if generated else [])]
+    targets = [RENDERERS.target(choice.renderer), DATASETS.target(choice.dataset)]
+    targets += [BASELINES.target(choice.model)] if choice.model else []
+    targets += [target for name in choice.metrics for target in (METRICS.target(name), METRICS.load(name).counted) if target]
+    pending = [*_ENTRIES, *(target.partition(":")[0] for target in targets)]
+    packages = frozenset((*PACKAGES, *(module.partition(".")[0] for module in pending)))
     seen: set[str] = set()
     files: set[Path] = set()
     while pending:
         module = pending.pop()
-        file = _file(module)
+        file = _file(module, packages)
         if file is None or module in seen:
             continue
         seen.add(module)
-        files |= {file, *_compiled(file.parent), *_parents(module)}
+        files |= {file, *_compiled(file.parent), *_parents(module, packages)}
         pending += [found.module for found in _read(file)[1] if _followed(module, found, choice)]
-    return tuple((file.relative_to(ROOT).as_posix(), _digest(file)) for file in sorted(files))
+    return tuple(sorted((_name(file), _digest(file)) for file in files))
 
 
 def _followed(importer: str, found: _Import, choice: _Choice) -> bool:
-    """Whether an import belongs to the cell: it acts, and where it is one of several choices, it is the cell's."""
+    """Whether an import belongs to the cell: it acts, and it is not one of several choices, which ``_closure`` begins with."""
     module = found.module
+    if module == _GENERATOR or module.startswith(f"{_GENERATOR}."):
+        return choice.generated
     if any(module == name or module.startswith(f"{name}.") for name in _ACTS_ON_NOTHING):
         return False
-    if found.key is not None:
-        return found.key in choice
-    if importer == "experiments.models" and found.lazy and _is_package(module):
-        return module == f"baselines.{choice.model}"
-    if importer == "experiments.datasets.build" and module.rpartition(".")[2] in _datasets():
-        return module.rpartition(".")[2] == choice.dataset
-    return True
+    return found.key is None or importer not in _REGISTRIES
 
 
 @cache
-def _datasets() -> frozenset[str]:
-    from experiments.datasets.layouts import LAYOUTS
-
-    return frozenset(LAYOUTS)
-
-
-@cache
-def _file(module: str) -> Path | None:
-    """The file of a module of the project; None for others."""
-    if module.partition(".")[0] not in PACKAGES:
+def _file(module: str, packages: frozenset[str] = frozenset(PACKAGES)) -> Path | None:
+    """The file of a module of these packages; None for others."""
+    top = module.partition(".")[0]
+    if top not in packages:
         return None
-    base = ROOT.joinpath(*module.split("."))
+    base = (ROOT if top in PACKAGES else _place(top)).joinpath(*module.split("."))
     return next((path for path in (base / "__init__.py", base.with_suffix(".py")) if path.is_file()), None)
 
 
-def _is_package(module: str) -> bool:
-    file = _file(module)
-    return file is not None and file.name == "__init__.py"
+def _place(package: str) -> Path:
+    """The folder that holds another package, or a module of its own."""
+    found = importlib.util.find_spec(package)
+    file = Path(found.origin) if found is not None and found.origin is not None else ROOT / "nowhere.py"
+    return file.parents[1] if file.name == "__init__.py" else file.parent
 
 
-def _parents(module: str) -> Iterator[Path]:
+def _name(file: Path) -> str:
+    """Relative to the project; of another package, to what holds it."""
+    base = ROOT if file.is_relative_to(ROOT) else file.parents[len(_package(file))]
+    return file.relative_to(base).as_posix()
+
+
+def _package(file: Path) -> tuple[str, ...]:
+    """The packages around a file, the outermost first."""
+    around = list(itertools.takewhile(lambda folder: (folder / "__init__.py").is_file(), file.parents))
+    return tuple(folder.name for folder in reversed(around))
+
+
+def _parents(module: str, packages: frozenset[str]) -> Iterator[Path]:
     """Files of the packages around a module: they run, but what they import for others is none of the module's."""
     package = module.rpartition(".")[0]
     while package:
-        file = _file(package)
+        file = _file(package, packages)
         if file is not None:
             yield file
         package = package.rpartition(".")[0]
@@ -190,7 +209,7 @@ def _compiled(folder: Path) -> tuple[Path, ...]:
 
 @cache
 def _read(file: Path) -> tuple[str, tuple[_Import, ...]]:
-    """The digest of a Python file, and the modules of the project that it imports or names as a registry's target."""
+    """The digest of a Python file, and what may be a module that it imports or names as a target."""
     text = file.read_bytes()
     try:
         tree = ast.parse(text, filename=str(file))
@@ -198,25 +217,24 @@ def _read(file: Path) -> tuple[str, tuple[_Import, ...]]:
         return _hash(text), ()
     parts: list[str] = []
     _write(tree, parts)
-    found = [*_statements(tree, ".".join(file.relative_to(ROOT).parent.parts))]
+    found = [*_statements(tree, ".".join(_package(file)))]
     if _QUOTED_TARGET.search(text):  # to look at every expression takes time, and few files have one
         found += _targets(tree)
-    return _hash("".join(parts).encode()), tuple(entry for entry in found if _file(entry.module) is not None)
+    return _hash("".join(parts).encode()), tuple(found)
 
 
-def _statements(node: ast.AST, package: str, lazy: bool = False) -> Iterator[_Import]:
+def _statements(node: ast.AST, package: str) -> Iterator[_Import]:
     """What import statements below a node name: modules, and names that may be modules."""
     if isinstance(node, ast.Import):
-        yield from (_Import(alias.name, lazy=lazy) for alias in node.names)
+        yield from (_Import(alias.name) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
         base = ".".join([*above, *([node.module] if node.module else [])])
-        yield _Import(base, lazy=lazy)
-        yield from (_Import(f"{base}.{alias.name}", lazy=lazy) for alias in node.names)
+        yield _Import(base)
+        yield from (_Import(f"{base}.{alias.name}") for alias in node.names)
     elif not isinstance(node, ast.expr) and not _for_types_only(node):
-        inner = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         for child in ast.iter_child_nodes(node):
-            yield from _statements(child, package, inner)
+            yield from _statements(child, package)
 
 
 def _for_types_only(node: ast.AST) -> bool:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
+import importlib.util
 import json
 import pkgutil
+import re
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, Literal
+
+from baselines.recipe import FCOS3D, FirstWeights, Recipe
+from baselines.registry import BASELINES
+from experiments import settings
+from experiments.metrics.registry import METRICS
+from renderers.registry import Registry, UnknownName, suggestion
 
 PresetName = Literal["toy", "mini", "paper"]
 PRESETS: tuple[PresetName, ...] = ("toy", "mini", "paper")
@@ -23,15 +32,23 @@ class SpecError(ValueError):
 class Column:
     """One number of a table: a key of a record's ``metrics`` or a field of the record (``Record.number``), and how it is read.
 
+    What is left out is the metric's own (``experiments.metrics.registry``).
+
     relative  a row is compared with its base by ratio ("+12.3 %"), not by difference
     """
 
     metric: str
-    title: str
-    digits: int = 2
-    higher_is_better: bool = True
-    unit: str = "%"
+    title: str = ""
+    digits: int = None  # type: ignore[assignment]
+    higher_is_better: bool = None  # type: ignore[assignment]
+    unit: str = None  # type: ignore[assignment]
     relative: bool = False
+
+    def __post_init__(self) -> None:
+        metric = METRICS.load(self.metric)
+        for name in ("title", "digits", "higher_is_better", "unit"):
+            if getattr(self, name) is None or (name == "title" and not self.title):
+                object.__setattr__(self, name, getattr(metric, name))
 
 
 @dataclass(frozen=True)
@@ -39,17 +56,16 @@ class Row:
     """One line of a table: a baseline with or without GaussRender.
 
     name       key in records and quoted numbers ("tpvformer+gaussrender")
-    model      builder key known to ``experiments.models``, or None while the row is quoted only
+    model      a baseline's name (``baselines.registry``) or "module:RECIPE", or None while the row is quoted only
     base       row that this one's gain is measured against
     presets    presets in which it runs (the prior is a toy row)
     options    baseline options that differ from the preset's
     note       printed under the table; says why a row is quoted only
     schedules  by preset, the row's own optimisation in place of the preset's
-    pretrained_model  file with the whole image network's first weights, in place of ``Preset.pretrained`` where that is set
     gaussrender_options  fields of GaussRenderConfig that differ from the preset's; of training only, the evaluation renders
                every row of a preset alike
     cell_of    by preset, (table, row) whose cell this row shows, see ``same_cell``
-    augmentation  of training frames, in presets that have one: photometric distortion, or half of the frames mirrored
+    starts_from  name of the row whose finished cell, of the same preset, renderer and seed, has this one's first weights
     """
 
     name: str
@@ -63,8 +79,7 @@ class Row:
     gaussrender_options: dict[str, Any] = field(default_factory=dict)
     cell_of: dict[PresetName, tuple[str, str]] = field(default_factory=dict)
     schedules: dict[PresetName, Schedule] = field(default_factory=dict)
-    pretrained_model: str | None = None
-    augmentation: Literal["distort", "mirror"] = "distort"
+    starts_from: str | None = None
 
     @property
     def runs(self) -> bool:
@@ -73,12 +88,21 @@ class Row:
     @property
     def trained(self) -> bool:
         """Whether the row has weights; the prior only counts labels."""
-        return self.model not in (None, "prior")
+        return self.runs and self.recipe.trained
 
     @property
-    def takes_depth(self) -> bool:
-        """Whether the row's model reads depth images."""
-        return self.model == "symphonies"
+    def recipe(self) -> Recipe:
+        """The baseline's; raises SpecError with a suggestion. Not of a row that is quoted only."""
+        assert self.model is not None
+        try:
+            return BASELINES.load(self.model)
+        except UnknownName as error:
+            raise SpecError(f"row '{self.name}' names a model that is not there: {error}") from error
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Parts of a batch beyond images and cameras that the row's model needs."""
+        return self.recipe.reads if self.runs else ()
 
 
 @dataclass(frozen=True)
@@ -90,8 +114,8 @@ class DataPreset:
     coarsen              voxels of the model's grid per label voxel and axis (1 = the official grid)
     label_camera_width   width the label cameras are scaled to for rendering, None = the original images
     mini                 only the published 20 % of the samples
-    distort              the published photometric distortion in training
-    mirror               half of the training frames mirrored, as Symphonies does
+    distort              the augmentation of training frames: the published photometric distortion, or what the recipe names
+    mirror               half of the training frames mirrored (``Recipe.augmentation``)
     toyworld             fields of ToyWorldConfig
     """
 
@@ -147,8 +171,7 @@ class Preset:
     """Sizes of a run; code, loaders and losses are the same in all of them.
 
     gaussrender            fields of GaussRenderConfig that differ from the published ones
-    pretrained             file with the image backbone's first weights (FCOS3D's detector), looked for in ``ckpts/`` of
-                           the project or in OCC_CKPTS; None starts from random ones
+    pretrained             trainings start from the weights that the recipe names for the size, if it names any
     check_shuffled_images  evaluate once more with the validation images swapped between scenes: what a model scores
                            that does not look at its images
     short_evaluation       evaluate the first samples only, for tables whose numbers are of training
@@ -165,7 +188,7 @@ class Preset:
     model_size: Literal["toy", "paper"]
     schedule: Schedule
     gaussrender: dict[str, Any] = field(default_factory=dict)
-    pretrained: str | None = None
+    pretrained: bool = False
     check_shuffled_images: bool = False
     short_evaluation: bool = False
     class_weights: Literal["published", "counted"] = "published"
@@ -274,20 +297,39 @@ class ViewSpec:
 
 
 def _unknown(kind: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"unknown {kind} '{name}'{hint} (known: {', '.join(known)})"
-
-
-def _load(name: str) -> TableSpec | ViewSpec:
-    spec: TableSpec | ViewSpec = importlib.import_module(f"experiments.tables.{name}").TABLE
-    return spec
+    return suggestion(kind, name, known)
 
 
 def spec_names() -> list[str]:
-    """Names of all tables and views, found as modules of ``experiments.tables``."""
+    """Names of the project's tables and views, found as modules of ``experiments.tables``."""
     package = importlib.import_module("experiments.tables")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name.startswith("table_"))
+
+
+def tables() -> Registry[TableSpec | ViewSpec]:
+    """The project's tables and views, and those of other packages."""
+    return Registry("table", {name: f"experiments.tables.{name}:TABLE" for name in spec_names()}, "tables", SpecError)
+
+
+def _load(name: str) -> TableSpec | ViewSpec:
+    return tables().load(name)
+
+
+def _of_file(path: Path) -> TableSpec | ViewSpec:
+    """``TABLE`` of a Python file anywhere, whose own folder it may import from."""
+    if not path.is_file():
+        raise SpecError(f"there is no file {path} with a table")
+    name = f"_table_of_file_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    module = importlib.util.spec_from_file_location(name, path)
+    assert module is not None and module.loader is not None
+    content = sys.modules[name] = importlib.util.module_from_spec(module)
+    if str(path.resolve().parent) not in sys.path:
+        sys.path.append(str(path.resolve().parent))
+    try:
+        module.loader.exec_module(content)
+    except Exception as error:
+        raise SpecError(f"{path} is no table: {type(error).__name__}: {error}") from error
+    return getattr(content, "TABLE", None)  # type: ignore[return-value]
 
 
 def table_names() -> list[str]:
@@ -302,16 +344,22 @@ def views_of(spec: TableSpec | ViewSpec) -> list[ViewSpec]:
 
 
 def load_spec(name: str) -> TableSpec | ViewSpec:
-    """The table or view in ``experiments/tables/<name>.py``; raises SpecError with a suggestion."""
+    """A table or view by its name, by ``module:attribute``, or by the path of a file with ``TABLE`` in it.
+
+    Raises SpecError with a suggestion.
+    """
     if name == "table_renderers":
         raise SpecError("table_renderers is measured, not trained: run `python -m renderers.compare --save`")
-    if name not in spec_names():
-        raise SpecError(_unknown("table", name, spec_names()))
-    return _load(name)
+    spec = _of_file(Path(name)) if name.endswith(".py") else _load(name)
+    if not isinstance(spec, (TableSpec, ViewSpec)):
+        raise SpecError(f"{name} holds no table: it needs TABLE, a TableSpec or a ViewSpec")
+    if spec.name in spec_names() and spec != _load(spec.name):  # their records would take each other's places
+        raise SpecError(f"{name} holds a table called {spec.name}, as one of the project's is: give it another name")
+    return spec
 
 
 def load_table(name: str) -> TableSpec:
-    """The table in ``experiments/tables/<name>.py``; raises SpecError with a suggestion, also for a view."""
+    """The same for a table alone; raises SpecError for a view too."""
     spec = load_spec(name)
     if isinstance(spec, ViewSpec):
         raise SpecError(f"{name} has no cells of its own, it shows those of {', '.join(spec.parts)}: name one of them")
@@ -322,7 +370,7 @@ def load_table(name: str) -> TableSpec:
 _LATER: dict[str, Any] = {
     "gaussrender_options": {},
     "short_evaluation": False,
-    "pretrained_model": None,
+    "starts_from": None,
     "mirror": False,
     "class_weights": "published",
     "class_bias": "drawn",
@@ -332,6 +380,21 @@ _LATER: dict[str, Any] = {
 }
 # Fields of a row that change nothing in its cell.
 _SHOWN = ("title", "note", "base", "presets", "cell_of")
+
+
+def changed_preset(preset: Preset, overrides: dict[str, Any]) -> Preset:
+    """A preset with what ``--set`` changes of it; of ``gaussrender`` nothing: that is of trainings alone."""
+    for name in ("data", "schedule"):
+        fields = settings.section(overrides, name)
+        preset = replace(preset, **{name: settings.changed(getattr(preset, name), fields, name)}) if fields else preset
+    return settings.changed(preset, settings.section(overrides, "preset"), "preset")
+
+
+def relevant(row: Row, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Those overrides that change anything for a row: nothing of training for one that is not trained."""
+    unused: tuple[str, ...] = () if row.trained else ("iterations", "schedule.", "options.", "preset.")
+    unused += () if row.gaussrender else ("gaussrender.",)
+    return {key: value for key, value in overrides.items() if not key.startswith(unused)}
 
 
 def _content(fields: dict[str, Any], leave_out: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -355,38 +418,58 @@ class Cell:
 
     @property
     def preset(self) -> Preset:
-        return self.table.preset(self.preset_name)
+        return changed_preset(self.table.preset(self.preset_name), self.overrides)
 
     @property
     def data(self) -> DataPreset:
-        """What the cell reads: the preset's data; where that augments, with the row's augmentation."""
-        data, chosen = self.preset.data, self.row.augmentation
+        """What the cell reads: the preset's data; where that augments, with the recipe's augmentation."""
+        data, chosen = self.preset.data, self.row.recipe.augmentation if self.row.runs else "distort"
         return replace(data, distort=data.distort and chosen == "distort", mirror=data.distort and chosen == "mirror")
 
     @property
     def schedule(self) -> Schedule:
         """The row's own for this preset, else the preset's."""
-        return self.row.schedules.get(self.preset_name, self.preset.schedule)
+        own = self.row.schedules.get(self.preset_name)
+        if own is None:
+            return self.preset.schedule
+        return settings.changed(own, settings.section(self.overrides, "schedule"), "schedule")
 
     @property
-    def pretrained(self) -> str | None:
-        """File with first weights of the image network, or None for random ones."""
-        return self.preset.pretrained and (self.row.pretrained_model or self.preset.pretrained)
+    def options(self) -> dict[str, Any]:
+        """Of the baseline, that differ from its size's."""
+        return {**self.row.options, **settings.section(self.overrides, "options")}
+
+    @property
+    def first_cell(self) -> Cell | None:
+        """The cell whose weights this one starts from."""
+        if self.row.starts_from is None:
+            return None
+        row = self.table.row(self.row.starts_from)
+        return self.table.cell(row, self.renderer, self.preset_name, self.seed, relevant(row, self.overrides))
+
+    @property
+    def first_weights(self) -> FirstWeights | None:
+        """Weights of others that the training starts from; None for random ones, or those of another cell."""
+        if not self.preset.pretrained or self.row.starts_from is not None:
+            return None
+        return self.row.recipe.first_weights.get(self.preset.model_size)
 
     @property
     def gaussrender(self) -> dict[str, Any] | None:
         """Fields of GaussRenderConfig that the row trains with, None for a row without rendering."""
-        return {**self.preset.gaussrender, **self.row.gaussrender_options} if self.row.gaussrender else None
+        changes = settings.section(self.overrides, "gaussrender")
+        return {**self.preset.gaussrender, **self.row.gaussrender_options, **changes} if self.row.gaussrender else None
 
     @property
     def variant(self) -> str:
         """ "" for the plain cell, else a short file-name-safe name of the overrides."""
-        return "--".join(f"{k}={v}" if v is not True else k for k, v in sorted(self.overrides.items()))
+        words = (f"{k}={settings.text(v)}" if v is not True else k for k, v in sorted(self.overrides.items()))
+        return "--".join(re.sub(r"[^\w.,=+-]", "_", word) for word in words)
 
     @property
     def name(self) -> str:
         """File stem of the record: ``<row>--<renderer>--seed<k>`` and the variant, if any."""
-        stem = f"{self.row.name}--{self.renderer}--seed{self.seed}"
+        stem = f"{self.row.name}--{re.sub(r'[^A-Za-z0-9_.-]', '_', self.renderer)}--seed{self.seed}"
         return f"{stem}--{self.variant}" if self.variant else stem
 
     @property
@@ -399,9 +482,10 @@ class Cell:
         content = {
             "table": self.table.name,
             "dataset": self.table.dataset,
-            "row": _content(asdict(self.row), (*_SHOWN, "schedules", "augmentation")),
+            "row": {**_content(asdict(self.row), (*_SHOWN, "schedules")), **(self.row.recipe.marks if self.row.runs else {})},
             "preset": {
                 **_content(asdict(self.preset)),
+                "pretrained": FCOS3D.file if self.preset.pretrained else None,  # as a preset said it before there were recipes
                 "data": _content(asdict(self.data)),
                 "schedule": _content(asdict(self.preset.schedule)),
             },
@@ -410,6 +494,10 @@ class Cell:
             "overrides": self.overrides,
             "data": data_fingerprint,
         }
+        if (weights := self.first_weights) is not None and weights.file not in (FCOS3D.file, *self.row.recipe.marks.values()):
+            content["first_weights"] = weights.file
+        if (first := self.first_cell) is not None:
+            content["first_cell"] = first.fingerprint(data_fingerprint)
         if self.preset_name in self.row.schedules:
             content["schedule"] = _content(asdict(self.schedule))
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)

@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments import absences, records, sources
-from experiments.cells import CellFolder, Stale
+from experiments.cell.folder import CellFolder, Stale
+from experiments.cell.tracking import viewing
 from experiments.comparable import TIMED, Marks, mixed
 from experiments.datasets.layouts import layout_of
 from experiments.instructions import machine_bound
 from experiments.plan import Plan
 from experiments.records import QuotedNumber, Record
 from experiments.shell import runnable
-from experiments.spec import Cell, Column, Row, TableSpec, ViewSpec, views_of
-from experiments.tracking import viewing
+from experiments.spec import Cell, Column, Row, TableSpec, ViewSpec, tables, views_of
 
 
 def print_rows(console: Console, spec: TableSpec) -> None:
@@ -110,7 +110,7 @@ def print_results(
         f"records: {', '.join(folders)}",
         *(f"curves and figures: {viewing(name)}" for name in dict.fromkeys(cell.table.name for p in plans for cell in p.cells)),
         f"next: python -m experiments.run {spec.name} --list; python -m reports.publish {spec.name}; python -m reports.build",
-    ):
+    )[: None if spec.name in tables().names() else -1]:  # a file's table has no name that commands know
         console.print(escape(runnable(line)), soft_wrap=True)
 
 

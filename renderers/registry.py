@@ -1,11 +1,100 @@
-"""Renderer backends by name, imported only when asked for."""
+"""Things by name, imported only when asked for: the registry that every kind has, and the renderers' own. Loads no torch."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from renderers.interface import Availability, Renderer
+if TYPE_CHECKING:
+    from renderers.interface import Availability, Renderer
+
+Thing = TypeVar("Thing")
+
+PACKAGE = "camera_occupancy_bench"
+"""What groups of entry points begin with: another installed package adds to a kind below ``camera_occupancy_bench.<kind>``."""
+
+
+class UnknownName(ValueError):
+    """Nothing is registered under a name, or what is cannot be imported; the message names both and the way out."""
+
+
+class UnknownRenderer(UnknownName):
+    """The name is not a registered backend."""
+
+
+class RendererUnavailable(RuntimeError):
+    """The backend exists but cannot run on this machine."""
+
+
+@dataclass(frozen=True)
+class Registry(Generic[Thing]):
+    """Things of one kind by name.
+
+    kind     for messages ("renderer")
+    own      name -> "module:attribute", in the order in which they are listed to users
+    group    entry points ``camera_occupancy_bench.<group>`` of installed packages add to them, and never replace one; "": none do
+    error    what is raised for a name without a thing
+
+    Wherever a name is taken, ``module:attribute`` is too.
+    """
+
+    kind: str
+    own: dict[str, str]
+    group: str
+    error: type[Exception] = UnknownName
+
+    def names(self) -> list[str]:
+        """All names, those of other packages last."""
+        return list(self.targets())
+
+    def targets(self) -> dict[str, str]:
+        """Name -> "module:attribute"."""
+        if not self.group:
+            return dict(self.own)
+        return {**self.own, **_of_other_packages(f"{PACKAGE}.{self.group}", tuple(sys.path)), **self.own}
+
+    def target(self, name: str) -> str:
+        """The "module:attribute" behind a name; raises ``error`` with a suggestion."""
+        if ":" in name:
+            return name
+        known = self.own if name in self.own else self.targets()
+        if name not in known:
+            raise self.error(suggestion(self.kind, name, self.names()))
+        return known[name]
+
+    def load(self, name: str) -> Thing:
+        """The thing behind a name; raises ``error``, also for a ``module:attribute`` that cannot be imported."""
+        module, _, attribute = self.target(name).partition(":")
+        try:
+            found: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except (ImportError, AttributeError, ValueError) as error:
+            if name in self.own:
+                raise
+            raise self.error(f"{self.kind} '{name}' cannot be imported from {module}:{attribute}: {error}") from error
+        thing: Thing = found
+        return thing
+
+
+def suggestion(kind: str, name: str, known: Sequence[str]) -> str:
+    """What is said of a name that is not known, with the nearest one that is."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"unknown {kind} '{name}'{hint} (known: {', '.join(known)})"
+
+
+@lru_cache
+def _of_other_packages(group: str, path: tuple[str, ...]) -> dict[str, str]:
+    """The entry points of a group; ``path`` is where packages were looked for."""
+    return {point.name: point.value for point in entry_points(group=group)}
+
 
 BACKENDS: dict[str, str] = {
     "reference": "renderers.reference:ReferenceRenderer",
@@ -15,28 +104,17 @@ BACKENDS: dict[str, str] = {
     "diff_gauss": "renderers.diff_gauss:DiffGaussRenderer",
 }
 
-
-class UnknownRenderer(ValueError):
-    """The name is not a registered backend."""
-
-
-class RendererUnavailable(RuntimeError):
-    """The backend exists but cannot run on this machine."""
+RENDERERS: Registry[type[Renderer]] = Registry("renderer", BACKENDS, "renderers", UnknownRenderer)
 
 
 def names() -> list[str]:
     """Registered backend names, in the order they are listed to users."""
-    return list(BACKENDS)
+    return RENDERERS.names()
 
 
 def load(name: str) -> type[Renderer]:
     """The backend class registered under ``name``; raises UnknownRenderer with a suggestion."""
-    if name not in BACKENDS:
-        near = difflib.get_close_matches(name, BACKENDS, n=1, cutoff=0.4)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise UnknownRenderer(f"unknown renderer '{name}'{hint} (known: {', '.join(BACKENDS)})")
-    module, attribute = BACKENDS[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    return RENDERERS.load(name)
 
 
 def availability(name: str) -> Availability:

@@ -116,7 +116,7 @@ def bird_eye(dataset: str, size: int = 80) -> tuple[Gaussians, Cameras]:
     )
     pose = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]))
     pose[2, 3] = upper[0] - lower[0]
-    intrinsics = pinhole(size, size, float(size), cx=0.0 if dataset == "kitti360" else None)
+    intrinsics = pinhole(size, size, float(size), cx=0.0 if lower[0] == 0 else None)
     return gaussians, one_view(intrinsics, size, size, pose)
 
 

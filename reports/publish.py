@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import typer
 
 from experiments import absences, records, renderer_records, sources
-from experiments.cells import results_root
+from experiments.cell.folder import results_root
 from experiments.comparable import differences
 from experiments.datasets.layouts import layout_of
 from experiments.records import Record, RecordError

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments.bars import Bar
+from experiments.cell.figures import palette
 from experiments.command import guarded
-from experiments.figures import palette
 from experiments.predictions import PredictionFileError, SavedPrediction, load
 from experiments.shell import program
 from reports import voxel_view

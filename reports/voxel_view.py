@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
-from experiments.figures import palette
+from experiments.cell.figures import palette
 
 _SAMPLES = 2  # rays a pixel along each axis
 _SUN = np.array([0.35, -0.5, 0.8])  # towards the light, in a frame with x forward

@@ -39,7 +39,7 @@ def check_logits(logits: Tensor, grid: OccupancyGrid, batch: int) -> None:
 def check_cameras(grid: OccupancyGrid, cameras: Cameras) -> Tensor:
     """[B, V]: the share of the grid's voxels that each of V cameras sees, to be looked at before a training.
 
-    The six cameras of a nuScenes car see 14 to 25 % each of Occ3D's grid. ``experiments.figures.sight`` draws
+    The six cameras of a nuScenes car see 14 to 25 % each of Occ3D's grid. ``experiments.cell.figures.sight`` draws
     what they see over their images. Raises ValueError for cameras that are none, whose intrinsics are not in pixels, or of
     which a sample's see nothing; warns (UserWarning) of poses that seem to be camera to reference frame.
     """

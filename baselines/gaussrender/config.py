@@ -6,24 +6,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from baselines.interface import OccupancyGrid
+from baselines.published import Strategy
 from renderers import RasterSettings
 
-Strategy = Literal["sensor", "elevated", "random", "stereo", "trajectory"]
 LossKind = Literal["l1", "kl"]
 
 # Channels of the released rasterizer; a data set with fewer classes is padded (valeoai/GaussRender
 # src/model/head/voxel_render.py:235-238, gaussian_render.py:184-190).
 PUBLISHED_CHANNELS = 19
-
-# Data set -> (voxel edge, standard deviation of a Gaussian), metres (gaussian_render.py:192-200).
-PUBLISHED_SCALE: dict[str, tuple[float, float]] = {
-    "occ3d": (0.4, 0.27),
-    "surroundocc": (0.5, 0.25),
-    "kitti360": (0.2, 0.1),
-}
-
-# Data set -> where the supervising cameras stand (gaussian_render.py:202-206).
-PUBLISHED_STRATEGY: dict[str, Strategy] = {"occ3d": "sensor", "surroundocc": "trajectory", "kitti360": "sensor"}
 
 
 @dataclass(frozen=True)
@@ -165,9 +155,9 @@ def gaussian_scale(grid: OccupancyGrid, config: GaussRenderConfig = PAPER) -> fl
         if config.gaussian_scale <= 0:
             raise ValueError(f"gaussian_scale must be positive, got {config.gaussian_scale}")
         return config.gaussian_scale
-    if grid.dataset not in PUBLISHED_SCALE:
+    if grid.published.gaussian_scale is None:
         raise ValueError(f"data set '{grid.dataset}' has no published Gaussian scale: set GaussRenderConfig.gaussian_scale")
-    voxel, sigma = PUBLISHED_SCALE[grid.dataset]
+    voxel, sigma = grid.published.gaussian_scale
     return config.scale_factor * (sigma if grid.voxel_size == voxel else sigma / voxel * grid.voxel_size)
 
 
@@ -175,6 +165,6 @@ def camera_strategy(grid: OccupancyGrid, config: GaussRenderConfig = PAPER) -> S
     """The configured strategy, or the data set's published one; ValueError where there is neither."""
     if config.camera_strategy is not None:
         return config.camera_strategy
-    if grid.dataset not in PUBLISHED_STRATEGY:
+    if grid.published.camera_strategy is None:
         raise ValueError(f"data set '{grid.dataset}' has no published camera strategy: set GaussRenderConfig.camera_strategy")
-    return PUBLISHED_STRATEGY[grid.dataset]
+    return grid.published.camera_strategy

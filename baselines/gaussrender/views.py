@@ -16,11 +16,6 @@ from baselines.gaussrender.config import PAPER, GaussRenderConfig, camera_strate
 from baselines.interface import OccupancyGrid
 from renderers import Cameras
 
-# Weights of the draw, in nuScenes' camera order FRONT, FRONT_RIGHT, FRONT_LEFT, BACK, BACK_LEFT, BACK_RIGHT
-# (gaussian_render.py:300-312; published as 1/3 and 1/6, which do not sum to one).
-PUBLISHED_DRAW = (0.25, 0.125, 0.125, 0.25, 0.125, 0.125)
-DRAWN_BY_WEIGHT = ("occ3d", "surroundocc")  # other data sets' cameras come in another order
-
 BEV_FOCAL = 400.0  # pixels, for an image of BEV_SIZE x BEV_SIZE pixels (gaussian_render.py:369-403)
 BEV_SIZE = 400
 
@@ -46,7 +41,7 @@ def _uniform(low: float, high: float, like: Tensor, generator: torch.Generator) 
 
 
 def draw_indices(views: int, grid: OccupancyGrid, config: GaussRenderConfig, generator: torch.Generator) -> list[int]:
-    """Which of ``views`` cameras to render, drawn with replacement; the first one on KITTI-360.
+    """Which of ``views`` cameras to render, drawn with replacement; the first one where that is published.
 
     Raises ValueError for configured indices that do not exist.
     """
@@ -54,10 +49,11 @@ def draw_indices(views: int, grid: OccupancyGrid, config: GaussRenderConfig, gen
         if not all(0 <= index < views for index in config.camera_indices):
             raise ValueError(f"camera_indices {config.camera_indices} must lie in 0..{views - 1}: there are {views} cameras")
         return list(config.camera_indices)
-    if grid.dataset == "kitti360":
+    published = grid.published.camera_draw or ()
+    if len(published) == 1:
         return [0] * config.num_cameras
-    published = config.weighted_camera_draw and grid.dataset in DRAWN_BY_WEIGHT and views == len(PUBLISHED_DRAW)
-    weights = torch.tensor(PUBLISHED_DRAW if published else (1.0,) * views, device=generator.device)
+    weighted = config.weighted_camera_draw and len(published) == views
+    weights = torch.tensor(published if weighted else (1.0,) * views, device=generator.device)
     return torch.multinomial(weights, config.num_cameras, replacement=True, generator=generator).tolist()
 
 

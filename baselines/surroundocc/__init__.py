@@ -1,6 +1,20 @@
-"""SurroundOcc; importing this package registers it in ``mmdet3d.registry.MODELS``."""
+"""SurroundOcc; its model is in ``mmdet3d.registry.MODELS`` as soon as anything but the recipe is asked of this package."""
 
-from baselines.surroundocc.config import SIZES, surroundocc_config
-from baselines.surroundocc.model import SurroundOcc
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["SIZES", "SurroundOcc", "surroundocc_config"]
+from baselines.surroundocc.recipe import RECIPE
+
+if TYPE_CHECKING:
+    from baselines.surroundocc.config import SIZES, surroundocc_config
+    from baselines.surroundocc.model import SurroundOcc
+
+__all__ = ["RECIPE", "SIZES", "SurroundOcc", "surroundocc_config"]
+
+
+def __getattr__(name: str) -> Any:
+    """Model and configuration at first use: they load torch and mmdet3d, which the recipe does not need."""
+    if name not in __all__:
+        raise AttributeError(f"module 'baselines.surroundocc' has no attribute '{name}'")
+    from baselines.surroundocc import config, model
+
+    return getattr(config if hasattr(config, name) else model, name)

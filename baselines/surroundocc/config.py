@@ -56,7 +56,7 @@ def surroundocc_config(
     loss: dict[str, Any] | None = None,
     num_cameras: int = 6,
 ) -> dict[str, Any]:
-    """A config for ``mmdet3d.registry.MODELS.build`` (after ``import baselines.surroundocc``), plain data throughout.
+    """A config for ``mmdet3d.registry.MODELS.build``, plain data throughout; the package's own name for it registers the model.
 
     gaussrender  fields of GaussRenderConfig for the row with rendering, None for the row without
     loss         arguments of OccupancyLoss that differ from the published ones

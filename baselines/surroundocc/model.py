@@ -13,6 +13,7 @@ from baselines.images import build_image_network, image_features
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.model import OccupancyModel
 from baselines.surroundocc.head import SurroundOccHead
+from baselines.surroundocc.recipe import RECIPE
 from baselines.surroundocc.volume import VolumeSizes
 
 
@@ -42,6 +43,8 @@ class SurroundOcc(OccupancyModel):
     ``img_neck`` and ``head`` (GaussRender's name; ``pts_bbox_head`` in SurroundOcc's own weights, which is translated on
     loading). Raises ValueError for sizes that do not fit together.
     """
+
+    checkpoint_names = RECIPE.checkpoints
 
     def __init__(
         self,

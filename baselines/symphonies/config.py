@@ -72,7 +72,7 @@ def symphonies_config(
     camera_seed: int = 0,
     loss: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A config for ``mmdet3d.registry.MODELS.build`` (after ``import baselines.symphonies``), plain data throughout.
+    """A config for ``mmdet3d.registry.MODELS.build``, plain data throughout; the package's own name for it registers the model.
 
     gaussrender  fields of GaussRenderConfig for the row with rendering, None for the row without
     loss         arguments of OccupancyLoss that differ from the published ones

@@ -16,6 +16,7 @@ from baselines.symphonies.decoder import SymphoniesDecoder
 from baselines.symphonies.encoder import SymphoniesEncoder
 from baselines.symphonies.geometry import frustums, scene_views
 from baselines.symphonies.losses import EARLIER_WEIGHT, voxel_losses
+from baselines.symphonies.recipe import RECIPE
 
 # Loaders take the mean from BGR images and leave the scale; these are ImageNet's deviations of RGB in 0..255, and the
 # loaders' mean is ImageNet's too.
@@ -50,6 +51,8 @@ class Symphonies(OccupancyModel):
     authors describe it as inserted before the final head; their code for it is not released.) Parameters have the
     published names. Raises ValueError for sizes that do not fit.
     """
+
+    checkpoint_names = RECIPE.checkpoints
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from baselines.model import OccupancyModel
 from baselines.tpvformer.aggregator import TPVAggregator
 from baselines.tpvformer.geometry import TPVShape
 from baselines.tpvformer.head import EncoderSizes, TPVFormerHead
+from baselines.tpvformer.recipe import RECIPE
 
 
 @MODELS.register_module()
@@ -41,6 +42,8 @@ class TPVFormer(OccupancyModel):
     under autocast. GridMask is not applied: the released configuration asks for it, and the code never does
     (bev_segmentor.py:12-22). Raises ValueError for a grid that ``upsampling`` does not divide.
     """
+
+    checkpoint_names = RECIPE.checkpoints
 
     def __init__(
         self,

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from experiments.datasets.frames import OccupancyFrames
-from experiments.datasets.kitti360 import SSCBenchKITTI360
-from experiments.datasets.occ3d import Occ3DNuScenes
-from experiments.datasets.surroundocc import SurroundOccNuScenes
+from experiments.datasets.registry import DATASETS, part_of
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError
 from experiments.spec import DataPreset
 
-DATASETS: dict[str, type[OccupancyFrames[Any]]] = {
-    "occ3d": Occ3DNuScenes,
-    "surroundocc": SurroundOccNuScenes,
-    "kitti360": SSCBenchKITTI360,
-}
+
+def reader(name: str) -> type[OccupancyFrames[Any]]:
+    """What reads a data set; raises DataError for an unknown one."""
+    kind: type[OccupancyFrames[Any]] = part_of(DATASETS.load(name).reader)
+    return kind
 
 
 def build_dataset(
-    name: str, data_root: Path, split: str, data: DataPreset, seed: int, depth: bool = False, sight: bool = False
+    name: str, data_root: Path, split: str, data: DataPreset, seed: int, reads: Collection[str] = (), sight: bool = False
 ) -> OccupancyFrames[Any]:
     """A split of the data set ``name`` at the preset's sizes; small generated data sets stay in memory.
 
-    ``seed`` is that of the augmentation, which the training split alone has. ``depth``: with depth images, for models that
-    take them; ``sight``: with the voxels in sight, for losses that ask. Raises DataError for a name that is not in
-    ``DATASETS`` and for whatever is missing on disk.
+    ``seed`` is that of the augmentation, which the training split alone has. ``reads``: parts of a batch beyond images and
+    cameras (``Recipe.reads``); ``sight``: with the voxels in sight, for losses that ask. Raises DataError for an unknown name,
+    for a part that the data set does not provide and for whatever is missing on disk.
     """
-    if name not in DATASETS:
-        raise DataError(f"unknown data set '{name}' (known: {', '.join(DATASETS)})")
+    dataset = DATASETS.load(name)
+    if lacking := [part for part in reads if part not in dataset.parts]:
+        parts = " and ".join(lacking)
+        raise DataError(f"{dataset.title} has no {parts}: take another data set, or a model that does not need {parts}")
     width, height = data.image_size
-    return DATASETS[name](
+    return reader(name)(
         data_root,
         split,
         image=ImageTransform(width=width, height=height, distort=data.distort),
@@ -43,6 +44,6 @@ def build_dataset(
         mirror=data.mirror,
         seed=seed,
         cache=data.source == "toyworld",
-        depth=depth,
+        depth="depth" in reads,
         sight=sight,
     )

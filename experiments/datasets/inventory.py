@@ -59,7 +59,7 @@ def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
     known = layout_of(dataset)
     index, labels, images = known.sources
     counts = {release: frames[split] for release, frames in known.releases.items()}
-    published = next(iter(counts.values()))
+    published = next(iter(counts.values()), None)
     path = known.index(data_root, split)
     try:
         frames = list(known.frame_files(data_root, split))
@@ -73,12 +73,12 @@ def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
         return Inventory(parts, [], None if known.depth_files is None else Part(DEPTH, 0, None, known.get_depth))
     listed_by = path.name if path.is_file() else f"the data set's {known.index_name}"
     release = next((release for release, count in counts.items() if count == len(frames)), None)
-    if release is None:
+    if release is None and counts:
         listed = Part(
             known.index_name, len(frames), published, index, f"{listed_by} lists {len(frames)} frames, {_known(counts)}"
         )
     else:
-        which = release if len(set(counts.values())) > 1 else ""
+        which = release if release is not None and len(set(counts.values())) > 1 else ""
         listed = Part(known.index_name, len(frames), len(frames), index, release=which)
     parts = (
         listed,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
 from experiments.datasets import layout_kitti360 as layout
+from experiments.datasets.dataset_kitti360 import DATASET
 from experiments.datasets.frames import Calibration, Labels, OccupancyFrames, pinhole
-from experiments.datasets.grids import kitti360_grid
 from experiments.datasets.prepare_kitti360 import check_against_raw
 from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npy
@@ -53,7 +53,7 @@ class SSCBenchKITTI360(OccupancyFrames[layout.Frame]):
     get_depth = layout.GET_DEPTH
 
     def _official_grid(self) -> OccupancyGrid:
-        return kitti360_grid()
+        return DATASET.grid()
 
     def _list(self) -> list[layout.Frame]:
         return layout.read_frames(self.data_root, self.split)

@@ -23,6 +23,18 @@ GET_IMAGES = (
     "root, so that nuscenes/samples/CAM_* hold the .jpg files"
 )
 
+# Weights of the cross entropy of the nuScenes classes 0 (others) to 16 (vegetation), and of empty space (valeoai/GaussRender
+# src/loss/utils.py).
+NUSCENES_WEIGHTS = (
+    1.01552756, 1.06897009, 1.30013094, 1.07253735, 0.94637502, 1.10087012, 1.26960524, 1.06258364, 1.189019,
+    1.06217292, 1.00595144, 0.85706115, 1.03923299, 0.90867526, 0.8936431, 0.85486129, 0.8527829,
+)  # fmt: skip
+EMPTY_WEIGHT = 0.5
+
+# With which the cameras below are drawn for rendering (gaussian_render.py:300-312; published as 1/3 and 1/6, which do not sum
+# to one).
+NUSCENES_DRAW = (0.25, 0.125, 0.125, 0.25, 0.125, 0.125)
+
 # The order in which GaussRender stacks the cameras (dataset/nuscenes.py:33-40).
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 

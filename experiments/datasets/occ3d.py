@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
+from experiments.datasets.dataset_occ3d import DATASET
 from experiments.datasets.frames import Calibration, Labels, OccupancyFrames, pinhole
 from experiments.datasets.geometry import lidar_to_ego, lidar_to_global, ray_origins, rigid
-from experiments.datasets.grids import occ3d_grid
 from experiments.datasets.layout import CAMERAS, GET_LABELS, field, info_path, label_path, read_infos, resolve
 from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npz
@@ -65,7 +65,7 @@ class Occ3DNuScenes(OccupancyFrames[dict[str, Any]]):
             self._scenes.setdefault(str(field(info, "scene_name", self.pickle)), []).append(position)
 
     def _official_grid(self) -> OccupancyGrid:
-        return occ3d_grid()
+        return DATASET.grid()
 
     def _list(self) -> list[dict[str, Any]]:
         return read_infos(self.data_root, self.split)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
 from experiments.datasets import layout_surroundocc as layout
+from experiments.datasets.dataset_surroundocc import DATASET
 from experiments.datasets.frames import Calibration, Labels, OccupancyFrames, pinhole
 from experiments.datasets.geometry import rigid
-from experiments.datasets.grids import surroundocc_grid
 from experiments.datasets.layout import CAMERAS
 from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npy
@@ -75,7 +75,7 @@ class SurroundOccNuScenes(OccupancyFrames[layout.KeyFrame]):
         super().__init__(data_root, split, **options)
 
     def _official_grid(self) -> OccupancyGrid:
-        return surroundocc_grid()
+        return DATASET.grid()
 
     def _list(self) -> list[layout.KeyFrame]:
         return layout.read_frames(self.data_root, self.split)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from experiments.datasets.build import DATASETS
+from experiments.datasets.build import reader
 from experiments.datasets.layouts import layout_of
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError
@@ -40,7 +40,7 @@ class FrameChecks(Dataset[tuple[int, str]]):
     def __init__(self, dataset: str, data_root: Path, split: str) -> None:
         self.layout = layout_of(dataset)
         width, height = self.layout.image_size
-        self.frames = DATASETS[dataset](data_root, split, image=ImageTransform(width=width, height=height, distort=False))
+        self.frames = reader(dataset)(data_root, split, image=ImageTransform(width=width, height=height, distort=False))
         self.depths = [] if self.layout.depth_files is None else self.layout.depth_files(data_root, split)
 
     def __len__(self) -> int:

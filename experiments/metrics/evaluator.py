@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from experiments.metrics.depth import depth_l1, depth_sums
 from experiments.metrics.rayiou import ray_counts, ray_scores
+from experiments.metrics.registry import METRICS, Counted
 from experiments.metrics.voxel import confusion, scores
+from renderers.registry import Registry
 
 Counts = dict[str, NDArray[Any]]
 """What one sample, or a sum of samples, contributes: "voxels" [C, C], and where they were measured "rays" [5, C],
@@ -135,6 +137,18 @@ def evaluate(counts: Iterable[Counts], class_names: Sequence[str], empty: int) -
     return Scores({name: value for name, value in metrics.items() if not np.isnan(value)}, per_class, absent, number)
 
 
+_OTHER = "metric "  # before its name, the counts of a metric that not every evaluation computes
+
+
+def counted(names: Iterable[str]) -> dict[str, Counted]:
+    """Of these metrics those that not every evaluation computes, ready to count."""
+    targets = {name: METRICS.load(name).counted for name in names}
+    return {name: _PARTS.load(target)() for name, target in targets.items() if target}
+
+
+_PARTS: Registry[type[Counted]] = Registry("part of a metric", {}, "")
+
+
 class OccupancyMetric(BaseMetric):
     """mmengine metric over ``Scores.metrics``; sums are exact under any launcher.
 
@@ -144,6 +158,7 @@ class OccupancyMetric(BaseMetric):
 
     grid  grid of labels and predictions
     rays  compute RayIoU; needs ``meta["ray_origins"]`` in every sample
+    others  further metrics by name, see ``counted``
 
     ``process`` takes ``{"batch": OccupancyBatch}`` and one dict a sample of it, in order: "labels" [X, Y, Z], the
     predicted class ids, and optionally "views", see ``sample_counts``. Other keys are not read. After ``evaluate``
@@ -152,9 +167,16 @@ class OccupancyMetric(BaseMetric):
 
     default_prefix = None
 
-    def __init__(self, grid: OccupancyGrid, rays: bool = True, collect_device: str = "cpu") -> None:
+    def __init__(
+        self,
+        grid: OccupancyGrid,
+        rays: bool = True,
+        collect_device: str = "cpu",
+        others: Mapping[str, Counted] | None = None,
+    ) -> None:
         super().__init__(collect_device=collect_device)
         self.grid = grid
+        self.others = dict(others or {})
         self.rays = rays
         self.last: Scores | None = None
 
@@ -180,10 +202,15 @@ class OccupancyMetric(BaseMetric):
                     views=sample.get("views"),
                 )
             )
+            voxels = (_array(sample["labels"]), _array(batch.labels[index]), _array(batch.camera_mask[index]).astype(bool))
+            self.results[-1] |= {_OTHER + name: other.count(*voxels, self.grid) for name, other in self.others.items()}
 
     def compute_metrics(self, results: list[Counts]) -> dict[str, float]:
         """Called by mmengine on the main process with the counts of all samples."""
         self.last = evaluate(results, self.grid.class_names, self.grid.empty)
+        summed, _ = total(results)
+        scores = {name: float(other.score(summed[_OTHER + name], self.grid)) for name, other in self.others.items()}
+        self.last.metrics.update({name: score for name, score in scores.items() if not np.isnan(score)})
         return self.last.metrics
 
 

@@ -4,7 +4,7 @@ from experiments.spec import TableSpec
 from experiments.tables.ablations import BASE, COLUMNS, PRESETS, published, variant
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
-_PUBLISHED = 0.27  # metres, for voxels of 0.4 m (baselines.gaussrender.config.PUBLISHED_SCALE, which would load torch)
+_PUBLISHED = 0.27  # metres, for voxels of 0.4 m (``experiments.datasets.dataset_occ3d``)
 
 
 def _title(factor: float) -> str:

@@ -32,8 +32,6 @@ _SYMPHONIES_ROW = Row(
         "mini": replace(_SYMPHONIES, epochs=1, drop_epoch=1),
         "paper": _SYMPHONIES,
     },
-    pretrained_model="maskdino_r50_50e_300q_panoptic_pq53.0.pth",
-    augmentation="mirror",  # ssc_pl/data/datasets/kitti_360.py
 )
 
 TABLE = TableSpec(

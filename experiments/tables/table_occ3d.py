@@ -25,7 +25,6 @@ _TOY_SCHEDULE = Schedule(
     betas=(0.9, 0.99),
 )
 SURROUNDOCC_TOY_SCHEDULE = replace(_TOY_SCHEDULE, lr=5e-3, betas=(0.9, 0.999), warmup_iterations=50, grad_clip=35.0)
-_PRETRAINED = "r101_dcn_fcos3d_pretrain.pth"
 SURROUNDOCC_NOTE = (
     "its coarse scales learn, in mini and paper, from the one voxel of a block that the published training keeps, which loses "
     "two thirds and more of what is occupied there; in toy from each block's most frequent occupied class"
@@ -81,11 +80,9 @@ TABLE = TableSpec(
             schedule=Schedule(
                 batch_size=1, lr=2e-4, weight_decay=1e-4, warmup_iterations=500, lr_min=2e-7, epochs=1, backbone_lr=0.1
             ),
-            pretrained=_PRETRAINED,
+            pretrained=True,
             coarse_labels="corner",
         ),
-        "paper": Preset(
-            data=_REAL_DATA, model_size="paper", schedule=_PAPER_SCHEDULE, pretrained=_PRETRAINED, coarse_labels="corner"
-        ),
+        "paper": Preset(data=_REAL_DATA, model_size="paper", schedule=_PAPER_SCHEDULE, pretrained=True, coarse_labels="corner"),
     },
 )

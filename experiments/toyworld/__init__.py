@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from .config import ToyWorldConfig
+from .config import Layout, ToyWorldConfig
 
-__all__ = ["ToyWorldConfig", "ensure", "ensure_at", "fingerprint", "summary"]
+__all__ = ["DrivingWorld", "ToyWorldConfig", "Written", "ensure", "ensure_at", "fingerprint", "summary"]
 
 # Raise it with every change to what is written in all layouts. 4: under the instructions that the commands hold to.
 GENERATOR_VERSION = 4
@@ -47,14 +49,19 @@ def ensure(config: ToyWorldConfig, cache_root: Path | None = None) -> Path:
 
 def ensure_at(config: ToyWorldConfig, root: Path) -> Path:
     """Like ``ensure``, in a folder of the caller's choice; ValueError if that folder holds something else."""
+    return _ensure(root, fingerprint(config), lambda building: _build(config, building))
+
+
+def _ensure(root: Path, name: str, build: Callable[[Path], None]) -> Path:
+    """``root``, with what ``build`` writes into a new folder unless it holds the data set with the fingerprint ``name``."""
     from filelock import FileLock
 
     root = root.expanduser().resolve()
-    if _holds(root, config):
+    if _holds(root, name):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(root.with_name(f".{root.name}.lock")):
-        if _holds(root, config):
+        if _holds(root, name):
             return root
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise ValueError(f"{root} already holds something else than this toy world: name an empty or new folder")
@@ -62,11 +69,61 @@ def ensure_at(config: ToyWorldConfig, root: Path) -> Path:
         if building.exists():  # left by a generation that was killed: the lock says nobody is at work on it
             shutil.rmtree(building)
         building.mkdir()
-        _build(config, building)
+        build(building)
         if root.exists():
             root.rmdir()
         building.rename(root)
     return root
+
+
+@dataclass(frozen=True)
+class DrivingWorld:
+    """The driving world in one layout; ``fields`` are those of ToyWorldConfig that differ (``DataPreset.toyworld``)."""
+
+    layout: Layout
+
+    def fingerprint(self, fields: Mapping[str, Any]) -> str:
+        """Name of the data set that the fields and this version of the generator give."""
+        return fingerprint(self._config(fields))
+
+    def ensure(self, fields: Mapping[str, Any]) -> Path:
+        """Its data root, see ``ensure``."""
+        return ensure(self._config(fields))
+
+    def _config(self, fields: Mapping[str, Any]) -> ToyWorldConfig:
+        return ToyWorldConfig(**{"layout": self.layout, **fields})
+
+
+OCC3D, SURROUNDOCC, KITTI360 = DrivingWorld("occ3d"), DrivingWorld("surroundocc"), DrivingWorld("kitti360")
+
+
+@dataclass(frozen=True)
+class Written:
+    """The toy data of a data set that has a writer of its own.
+
+    name     of the data set
+    version  raise it with every change to what is written
+    write    (an empty folder, the preset's ``DataPreset.toyworld`` as options) -> nothing, the data set in that folder
+    """
+
+    name: str
+    version: int
+    write: Callable[..., None]
+
+    def fingerprint(self, fields: Mapping[str, Any]) -> str:
+        """Name of what is written with the fields."""
+        text = json.dumps({"name": self.name, "version": self.version, **fields}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def ensure(self, fields: Mapping[str, Any]) -> Path:
+        """The data root, written first if the cache does not hold it."""
+        name = self.fingerprint(fields)
+
+        def build(root: Path) -> None:
+            self.write(root, **fields)
+            (root / _SUMMARY).write_text(json.dumps({"fingerprint": name, "frames": {}}) + "\n")
+
+        return _ensure(default_cache() / "toyworld" / name, name, build)
 
 
 def summary(root: Path) -> dict:
@@ -74,9 +131,9 @@ def summary(root: Path) -> dict:
     return json.loads((root / _SUMMARY).read_text())
 
 
-def _holds(root: Path, config: ToyWorldConfig) -> bool:
+def _holds(root: Path, name: str) -> bool:
     try:
-        return bool((root / _SUMMARY).is_file() and summary(root)["fingerprint"] == fingerprint(config))
+        return bool((root / _SUMMARY).is_file() and summary(root)["fingerprint"] == name)
     except (ValueError, TypeError, KeyError, RecursionError):  # no note of ours
         return False
 

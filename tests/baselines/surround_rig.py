@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from grids import published
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
 
@@ -15,7 +16,9 @@ RIG = ((0, 0.79), (-55, 0.79), (55, 0.79), (180, 0.5), (110, 0.79), (-110, 0.79)
 def toy_grid() -> OccupancyGrid:
     """Occ3D's range in voxels of 0.8 m: 100 x 100 x 8."""
     names = tuple(f"class {i}" for i in range(17)) + ("free",)
-    return OccupancyGrid((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.8, names, empty=17, dataset="occ3d")
+    return OccupancyGrid(
+        (-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.8, names, empty=17, dataset="occ3d", published=published("occ3d")
+    )
 
 
 def world_to_camera(yaw: float, height: float = 1.5) -> torch.Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from grids import published
 
 from baselines.gaussrender import GaussRender, GaussRenderConfig, VoxelToGaussians, gaussian_scale
 from baselines.gaussrender.losses import depth_l1, kl, l1
@@ -23,7 +24,7 @@ NAMES = ("empty", "car", "road", "tree")
 
 
 def make_grid(dataset: str = "occ3d") -> OccupancyGrid:
-    return OccupancyGrid((-4.0, -4.0, -1.0), (4.0, 4.0, 3.0), 1.0, NAMES, empty=0, dataset=dataset)
+    return OccupancyGrid((-4.0, -4.0, -1.0), (4.0, 4.0, 3.0), 1.0, NAMES, empty=0, dataset=dataset, published=published(dataset))
 
 
 GRID = make_grid()
@@ -148,7 +149,7 @@ def test_own_generator_is_seeded_and_copies() -> None:
 
 def test_state_dict_has_the_published_names_and_shapes() -> None:
     names = tuple(f"class {i}" for i in range(17)) + ("empty",)
-    grid = OccupancyGrid((-40, -40, -1), (40, 40, 5.4), 1.6, names, empty=17, dataset="occ3d")
+    grid = OccupancyGrid((-40, -40, -1), (40, 40, 5.4), 1.6, names, empty=17, dataset="occ3d", published=published("occ3d"))
     state = GaussRender(grid, "diff_gauss", 256).state_dict()  # needs no GPU until it renders
     shapes = {name: list(value.shape) for name, value in state.items()}
     assert shapes == {
@@ -222,7 +223,9 @@ def test_terms_can_be_left_out() -> None:
         GaussRenderConfig(with_camera=False, with_depth=False, with_bev=False, with_bev_depth=False)
 
 
-OCC3D = OccupancyGrid(GRID.lower, GRID.upper, 1.0, tuple(f"class {i}" for i in range(18)), empty=17, dataset="occ3d")
+OCC3D = OccupancyGrid(
+    GRID.lower, GRID.upper, 1.0, tuple(f"class {i}" for i in range(18)), empty=17, dataset="occ3d", published=published("occ3d")
+)
 
 
 class Remembering(OccupancyModel):
@@ -388,7 +391,7 @@ def test_decoder_layers_are_not_tied() -> None:
     [("occ3d", 0.4, 0.27), ("surroundocc", 0.5, 0.25), ("kitti360", 0.2, 0.1), ("occ3d", 1.6, 1.08), ("kitti360", 0.8, 0.4)],
 )
 def test_gaussian_scale(dataset: str, voxel: float, sigma: float) -> None:
-    grid = OccupancyGrid((0, 0, 0), (voxel * 4,) * 3, voxel, NAMES, empty=0, dataset=dataset)
+    grid = OccupancyGrid((0, 0, 0), (voxel * 4,) * 3, voxel, NAMES, empty=0, dataset=dataset, published=published(dataset))
     assert gaussian_scale(grid) == pytest.approx(sigma, rel=1e-12)
     assert gaussian_scale(grid, GaussRenderConfig(gaussian_scale=0.3)) == 0.3
     assert gaussian_scale(grid, GaussRenderConfig(scale_factor=0.5)) == pytest.approx(sigma / 2, rel=1e-12)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from grids import published
 
 from baselines.gaussrender import GaussRender, GaussRenderConfig, check_cameras, render_views
 from baselines.interface import OccupancyGrid
@@ -16,7 +17,7 @@ from renderers import Cameras
 from renderers.reference import ReferenceRenderer
 
 NAMES = ("empty", "car", "road")
-GRID = OccupancyGrid((-8.0, -8.0, -1.0), (8.0, 8.0, 3.0), 1.0, NAMES, empty=0, dataset="occ3d")
+GRID = OccupancyGrid((-8.0, -8.0, -1.0), (8.0, 8.0, 3.0), 1.0, NAMES, empty=0, dataset="occ3d", published=published("occ3d"))
 CONFIG = GaussRenderConfig(bev_reduction=20)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from grids import published
 
 from baselines.gaussrender import GaussRenderConfig, VoxelRenderer, VoxelToGaussians, render_views
 from baselines.interface import OccupancyGrid
@@ -15,7 +16,9 @@ from renderers import Cameras
 from renderers.reference import ReferenceRenderer
 
 NAMES_18 = (*(f"class {i}" for i in range(17)), "empty")
-GRID = OccupancyGrid((-8.0, -8.0, -2.0), (8.0, 8.0, 2.0), 1.0, ("empty", "car", "road"), empty=0, dataset="occ3d")
+GRID = OccupancyGrid(
+    (-8.0, -8.0, -2.0), (8.0, 8.0, 2.0), 1.0, ("empty", "car", "road"), empty=0, dataset="occ3d", published=published("occ3d")
+)
 SIGMA = 0.27 / 0.4
 AHEAD = torch.tensor([[0.0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])  # x right = -y, z forward = +x
 K = torch.tensor([[30.0, 0, 16.5], [0, 30, 8.5], [0, 0, 1]])
@@ -179,7 +182,7 @@ def test_official_label_shows_in_all_six_cameras(real_frames: Path) -> None:
     rig = json.loads((real_frames / "occ3d_official_scene-1077.json").read_text())
     stored = np.load(real_frames / rig["occ_path"])
     labels = torch.from_numpy(stored["semantics"].astype(np.int64))[None]
-    grid = OccupancyGrid((-40, -40, -1), (40, 40, 5.4), 0.4, NAMES_18, empty=17, dataset="occ3d")
+    grid = OccupancyGrid((-40, -40, -1), (40, 40, 5.4), 0.4, NAMES_18, empty=17, dataset="occ3d", published=published("occ3d"))
     intrinsics = torch.tensor([camera["K"] for camera in rig["cams"].values()])
     to_ego = torch.tensor([camera["cam2ego"]["matrix"] for camera in rig["cams"].values()])
     cameras = Cameras(intrinsics[None], torch.linalg.inv(to_ego)[None], *rig["image_wh"])

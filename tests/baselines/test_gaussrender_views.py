@@ -8,15 +8,40 @@ from dataclasses import replace
 
 import pytest
 import torch
+from grids import published
 
 from baselines.gaussrender import GaussRenderConfig, bev_camera, supervising_cameras
 from baselines.gaussrender.views import STRATEGIES, draw_indices, tilt_and_shift
 from baselines.interface import OccupancyGrid
 from renderers import Cameras
 
-OCC3D = OccupancyGrid((-40, -40, -1), (40, 40, 5.4), 0.4, tuple(f"class {i}" for i in range(18)), empty=17, dataset="occ3d")
-SURROUND = OccupancyGrid((-50, -50, -5), (50, 50, 3), 0.5, tuple(f"class {i}" for i in range(17)), empty=0, dataset="surroundocc")
-KITTI = OccupancyGrid((0, -25.6, -2), (51.2, 25.6, 4.4), 0.2, tuple(f"c{i}" for i in range(19)), empty=0, dataset="kitti360")
+OCC3D = OccupancyGrid(
+    (-40, -40, -1),
+    (40, 40, 5.4),
+    0.4,
+    tuple(f"class {i}" for i in range(18)),
+    empty=17,
+    dataset="occ3d",
+    published=published("occ3d"),
+)
+SURROUND = OccupancyGrid(
+    (-50, -50, -5),
+    (50, 50, 3),
+    0.5,
+    tuple(f"class {i}" for i in range(17)),
+    empty=0,
+    dataset="surroundocc",
+    published=published("surroundocc"),
+)
+KITTI = OccupancyGrid(
+    (0, -25.6, -2),
+    (51.2, 25.6, 4.4),
+    0.2,
+    tuple(f"c{i}" for i in range(19)),
+    empty=0,
+    dataset="kitti360",
+    published=published("kitti360"),
+)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -125,7 +150,7 @@ def test_draw_has_the_published_weights() -> None:
     assert shares == pytest.approx([0.25, 0.125, 0.125, 0.25, 0.125, 0.125], abs=0.03)
     even = Counter(draw_indices(6, OCC3D, GaussRenderConfig(num_cameras=4000, weighted_camera_draw=False), rng()))
     assert [even[k] / 4000 for k in range(6)] == pytest.approx([1 / 6] * 6, abs=0.03)
-    unknown = Counter(draw_indices(6, replace(OCC3D, dataset="mine"), config, rng()))
+    unknown = Counter(draw_indices(6, replace(OCC3D, dataset="mine", published=published("mine")), config, rng()))
     assert max(unknown.values()) < 1.2 * min(unknown.values()), "another data set's cameras are not in nuScenes' order"
     three = Counter(draw_indices(3, OCC3D, config, rng()))
     assert [three[k] / 4000 for k in range(3)] == pytest.approx([1 / 3] * 3, abs=0.04)

@@ -6,12 +6,13 @@ import itertools
 
 import pytest
 import torch
+from grids import published
 
 from baselines.interface import OccupancyGrid
-from baselines.losses import CLASS_WEIGHTS, OccupancyLoss, coarse_labels, cross_entropy, jaccard_steps, lovasz_softmax
+from baselines.losses import OccupancyLoss, coarse_labels, cross_entropy, jaccard_steps, lovasz_softmax
 
 NAMES = ("empty", "car", "road")
-GRID = OccupancyGrid((0, 0, 0), (4, 4, 2), 1.0, NAMES, empty=0, dataset="toy")
+GRID = OccupancyGrid((0, 0, 0), (4, 4, 2), 1.0, NAMES, empty=0, dataset="toy", published=published("toy"))
 WEIGHTS = (0.5, 1.0, 2.0)
 
 
@@ -161,12 +162,13 @@ def test_coarse_labels() -> None:
 
 
 def test_published_weights() -> None:
-    assert {name: len(weights) for name, weights in CLASS_WEIGHTS.items()} == {"occ3d": 18, "surroundocc": 17, "kitti360": 19}
-    assert CLASS_WEIGHTS["occ3d"][17] == 0.5 and CLASS_WEIGHTS["surroundocc"][0] == 0.5
-    assert CLASS_WEIGHTS["occ3d"][1:17] == CLASS_WEIGHTS["surroundocc"][1:]
+    occ3d, surroundocc, kitti360 = (published(name).class_weights or () for name in ("occ3d", "surroundocc", "kitti360"))
+    assert (len(occ3d), len(surroundocc), len(kitti360)) == (18, 17, 19)
+    assert occ3d[17] == 0.5 and surroundocc[0] == 0.5
+    assert occ3d[1:17] == surroundocc[1:]
     expected = [.0464, .0595, .0865, .0871, .0717, .0657, .0852, .0541, .0602, .0567, .0607, .0540, .0636, .0513, .0564,
                 .0701, .0774, .0580, .0690]  # fmt: skip
-    assert CLASS_WEIGHTS["kitti360"] == pytest.approx(expected, abs=6e-5)
+    assert kitti360 == pytest.approx(expected, abs=6e-5)
 
 
 def test_half_precision_is_computed_in_float32() -> None:

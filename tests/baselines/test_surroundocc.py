@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from grids import published
 from surround_rig import surround_batch, toy_grid
 from torch import nn
 
@@ -29,7 +30,15 @@ from baselines.tpvformer import trainable_parameters
 SURROUNDOCC = OccupancyGrid(
     (-50.0, -50.0, -5.0), (50.0, 50.0, 3.0), 0.5, tuple(f"c{i}" for i in range(17)), 0, 255, "lidar", "surroundocc"
 )
-OCC3D = OccupancyGrid((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.4, tuple(f"c{i}" for i in range(18)), empty=17, dataset="occ3d")
+OCC3D = OccupancyGrid(
+    (-40.0, -40.0, -1.0),
+    (40.0, 40.0, 5.4),
+    0.4,
+    tuple(f"c{i}" for i in range(18)),
+    empty=17,
+    dataset="occ3d",
+    published=published("occ3d"),
+)
 KITTI360 = OccupancyGrid(
     (0.0, -25.6, -2.0), (51.2, 25.6, 4.4), 0.2, tuple(f"c{i}" for i in range(19)), 0, 255, "velodyne", "kitti360"
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from grids import published
 from surround_rig import surround_batch, toy_grid
 from torch import Tensor
 
@@ -19,7 +20,15 @@ from baselines.tpvformer.aggregator import TPVAggregator
 from baselines.tpvformer.attention import HybridAttention, ImageCrossAttention
 from baselines.tpvformer.geometry import TPVShape, reference_points_2d, reference_points_3d
 
-OCC3D = OccupancyGrid((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.4, tuple(f"c{i}" for i in range(18)), empty=17, dataset="occ3d")
+OCC3D = OccupancyGrid(
+    (-40.0, -40.0, -1.0),
+    (40.0, 40.0, 5.4),
+    0.4,
+    tuple(f"c{i}" for i in range(18)),
+    empty=17,
+    dataset="occ3d",
+    published=published("occ3d"),
+)
 SURROUNDOCC = OccupancyGrid(
     (-50.0, -50.0, -5.0), (50.0, 50.0, 3.0), 0.5, tuple(f"c{i}" for i in range(17)), 0, 255, "lidar", "surroundocc"
 )
@@ -507,7 +516,7 @@ def test_training_is_repeatable(batch: OccupancyBatch) -> None:
 
 def test_mmengine_runner_resumes_where_it_stopped(tmp_path: Any) -> None:
     """One iteration, stop, resume for a second: the weights, buffers and progress of two in a row."""
-    from experiments.engine import CellRunner
+    from experiments.cell.engine import CellRunner
 
     samples = [{"batch": surround_batch(SMALL, width=104, height=64)}]
 

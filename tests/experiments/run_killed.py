@@ -21,7 +21,7 @@ from run_tiny import TABLES
 
 import experiments.tables
 from experiments import run
-from experiments.cells import WEIGHTS, CellFolder
+from experiments.cell.folder import WEIGHTS, CellFolder
 from experiments.spec import Cell, load_table
 
 INTERVAL = 2  # iterations between two checkpoints in the tests' tables
@@ -96,7 +96,7 @@ def main(folder: str, iterations: str, kills: str, seed: str, *cells: str) -> No
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     import mmdet.models  # noqa: F401 - all that a cell imports, before the forks
 
-    from experiments import training
+    from experiments.cell import training
 
     training._draw = lambda *_: None  # pictures have no part in this
     experiments.tables.__path__.append(TABLES)

@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from grids import kitti360_grid, occ3d_grid, surroundocc_grid
 from rich.console import Console
 from test_records import make_record
 
 from baselines.interface import OccupancyGrid
 from experiments import absences
-from experiments.datasets.grids import kitti360_grid, occ3d_grid, surroundocc_grid
+from experiments.cell.tracking import Tracker
 from experiments.datasets.layouts import layout_of
 from experiments.metrics.evaluator import Scores, evaluate, sample_counts
 from experiments.plan import Plan
 from experiments.records import Record
 from experiments.spec import load_table, views_of
 from experiments.summary import print_results
-from experiments.tracking import Tracker
 
 GRIDS: dict[str, Callable[[], OccupancyGrid]] = {
     "occ3d": occ3d_grid,

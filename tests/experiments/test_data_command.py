@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import kitti360_layout
 import numpy as np
@@ -18,6 +19,7 @@ import surroundocc_layout
 from experiments import data
 from experiments.datasets import layout_kitti360, layouts, verification
 from experiments.datasets.layout import info_path
+from experiments.datasets.registry import DATASETS
 from experiments.datasets.unpickle import load_infos
 
 Outcome = tuple[int, str, str]
@@ -39,17 +41,19 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
     return run
 
 
+def shrink(monkeypatch: pytest.MonkeyPatch, name: str, **fields: Any) -> None:
+    monkeypatch.setattr(DATASETS.target(name).replace(":", "."), replace(DATASETS.load(name), **fields))
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layouts whose published sizes are those of the fabricated data sets."""
     size = (occ3d_layout.WIDTH, occ3d_layout.HEIGHT)
     frames = {"occ3d": {"train": 3, "val": 3}, "surroundocc": {"train": 3, "val": 1}}
     for name, counts in frames.items():
-        small = replace(layouts.LAYOUTS[name], releases={"published": counts}, image_size=size)
-        monkeypatch.setitem(layouts.LAYOUTS, name, small)
+        shrink(monkeypatch, name, releases={"published": counts}, image_size=size)
     counts, size = {"train": 3, "val": 1, "test": 3}, (kitti360_layout.WIDTH, kitti360_layout.HEIGHT)
-    small = replace(layouts.LAYOUTS["kitti360"], releases={"published": counts}, image_size=size)
-    monkeypatch.setitem(layouts.LAYOUTS, "kitti360", small)
+    shrink(monkeypatch, "kitti360", releases={"published": counts}, image_size=size)
 
 
 @pytest.fixture
@@ -72,11 +76,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int]]]:
 
 
 def a_label(root: Path, frame: int, split: str = "train") -> Path:
-    return list(layouts.LAYOUTS["occ3d"].frame_files(root, split))[frame][0]
+    return list(layouts.layout_of("occ3d").frame_files(root, split))[frame][0]
 
 
 def an_image(root: Path, frame: int, split: str = "train") -> Path:
-    return list(layouts.LAYOUTS["occ3d"].frame_files(root, split))[frame][1]
+    return list(layouts.layout_of("occ3d").frame_files(root, split))[frame][1]
 
 
 def test_status_of_a_complete_data_set(command: Command, occ3d: Path) -> None:
@@ -330,7 +334,7 @@ def test_kitti360_that_is_whole_in_the_second_release(command: Command, tmp_path
     root = kitti360_layout.write_layout(tmp_path / "kitti360")
     counts, size = {"train": 3, "val": 1, "test": 3}, (kitti360_layout.WIDTH, kitti360_layout.HEIGHT)
     releases = {"today's": counts | {"test": 2}, "the first": counts}
-    monkeypatch.setitem(layouts.LAYOUTS, "kitti360", replace(layouts.LAYOUTS["kitti360"], releases=releases, image_size=size))
+    shrink(monkeypatch, "kitti360", releases=releases, image_size=size)
     for action in ("status", "verify"):
         code, out, err = command(action, "kitti360", "--data-root", root)
         assert (code, err) == (0, "") and "kitti360 test: 3 frames, those of the first" in out and "today" not in out

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from grids import kitti360_grid
 from kitti360_layout import FAR, voxels, write_layout
 
+from experiments.cell.evaluation import ShuffledImages, one
 from experiments.datasets import layout_kitti360 as official
 from experiments.datasets.frames import collate
-from experiments.datasets.grids import kitti360_grid
 from experiments.datasets.kitti360 import SSCBenchKITTI360, read_labels
 from experiments.datasets.layout_kitti360 import Frame, classes_of_voxels
 from experiments.datasets.layouts import data_fingerprint, describe, layout_of
@@ -20,7 +21,6 @@ from experiments.datasets.occ3d import Occ3DNuScenes
 from experiments.datasets.prepare_kitti360 import is_prepared, prepare
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError
-from experiments.evaluation import ShuffledImages, one
 
 SMALL = ImageTransform(width=352, height=94)
 GRID = kitti360_grid()

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from grids import surroundocc_grid
 from occ3d_layout import CAMERA_HEIGHT, FOCAL, HEIGHT, LIDAR, MOTION, WIDTH
 from surroundocc_layout import rows_of, write_layout
 
 from experiments.datasets.frames import collate
-from experiments.datasets.grids import surroundocc_grid
 from experiments.datasets.layouts import data_fingerprint, describe
 from experiments.datasets.surroundocc import SurroundOccNuScenes, read_sparse_labels
 from experiments.datasets.transforms import ImageTransform

@@ -17,13 +17,16 @@ from typer.testing import CliRunner
 
 import experiments.tables
 from baselines.gaussrender import GaussRenderConfig
+from baselines.recipe import Recipe
 from experiments import run
+from experiments.datasets.dataset import DataSet
 from experiments.datasets.transforms import ImageTransform
 from experiments.records import ROOT
 from experiments.spec import DataPreset, Preset, Row, Schedule, SpecError, TableSpec, load_table, spec_names, table_names
 
 PAGE = (ROOT / "docs/from-gaussrender.md").read_text(encoding="utf-8")
-CLASSES = {c.__name__: c for c in (DataPreset, GaussRenderConfig, ImageTransform, Preset, Row, Schedule, TableSpec)}
+_KINDS = (DataPreset, DataSet, GaussRenderConfig, ImageTransform, Preset, Recipe, Row, Schedule, TableSpec)
+CLASSES = {c.__name__: c for c in _KINDS}
 VARIABLE = re.compile(r"[A-Z]+(_[A-Z]+)+$")
 
 

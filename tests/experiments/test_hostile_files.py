@@ -217,7 +217,7 @@ if kind in ("npy", "npz"):
     from renderers.arrays import ArrayFileError, read_npy, read_npz
     load, error = (read_npy if kind == "npy" else read_npz), ArrayFileError
 if kind == "resume":
-    from experiments.engine import _training_state
+    from experiments.cell.engine import _training_state
     load, error = _training_state, CheckpointError
 before = state()
 for path in sorted(Path(folder).iterdir()):

@@ -20,7 +20,8 @@ OURS = {*instructions._VARIABLES, "NPY_DISABLE_CPU_FEATURES", "OPENCV_CPU_DISABL
 ASK = """
 import json
 import numba, numpy, cv2, torch
-from experiments import environment, instructions
+from experiments import instructions
+from experiments.cell import environment
 from renderers.cpu import native
 torch.ones(20, 20) @ torch.ones(20, 20)
 if {fix}: instructions.fix_threads()
@@ -113,9 +114,10 @@ print(torch.get_num_threads(), int(x.sum()))
 BITS = """
 import experiments.run
 import sys, hashlib, torch
-from experiments import instructions, models, toyworld
+from experiments import instructions, toyworld
+from experiments.cell import models
 from experiments.datasets.build import build_dataset
-from experiments.plan import toyworld_config
+from experiments.plan import toy_data
 from experiments.spec import Cell, load_table
 import experiments.tables
 experiments.tables.__path__.append({tables!r})
@@ -125,7 +127,7 @@ for table, row in (("table_tiny", "small+gaussrender"), ("table_tiny_surroundocc
     spec = load_table(table)
     cell = Cell(spec, spec.row(row), "cpu", "toy", 0)
     frames = build_dataset(
-        spec.dataset, toyworld.ensure(toyworld_config(spec, "toy")), "train", cell.data, 0, models.takes_depth(cell))
+        spec.dataset, toy_data(spec, "toy"), "train", cell.data, 0, cell.row.reads)
     torch.manual_seed(0)
     model = models.build(cell, frames.grid)
     model.train()

@@ -12,7 +12,8 @@ import torch
 from run_tiny import TABLES
 
 import experiments.tables
-from experiments import models, plan, predictions, toyworld
+from experiments import plan, predictions
+from experiments.cell import models
 from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames
 from experiments.datasets.layout import CAMERAS
@@ -43,7 +44,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
 def cell_and_frames(row: str) -> tuple[Cell, OccupancyFrames]:
     spec = load_table("table_tiny")
     cell = Cell(spec, spec.row(row), "cpu", "toy", 0, {})
-    data_root = toyworld.ensure(plan.toyworld_config(spec, "toy"))
+    data_root = plan.toy_data(spec, "toy")
     return cell, build_dataset("occ3d", data_root, "val", replace(cell.preset.data, distort=False), 0)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from grids import published
 
 from baselines.gaussrender import GaussRender, GaussRenderConfig
 from baselines.interface import OccupancyGrid
@@ -35,7 +36,7 @@ def rendered_rows() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("dataset", "options"), rendered_rows())
 def test_every_parameter_has_a_gradient(dataset: str, options: dict[str, Any]) -> None:
-    grid = OccupancyGrid((-4.0, -4.0, -1.0), (4.0, 4.0, 3.0), 1.0, NAMES, empty=0, dataset=dataset)
+    grid = OccupancyGrid((-4.0, -4.0, -1.0), (4.0, 4.0, 3.0), 1.0, NAMES, empty=0, dataset=dataset, published=published(dataset))
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 4, *grid.shape, generator=g).requires_grad_()
     features = torch.randn(2, 6, *grid.shape, generator=g).requires_grad_()

@@ -9,7 +9,7 @@ import pytest
 from test_records import make_record
 
 from experiments import records
-from experiments.cells import CellFolder, Progress, ResultsError
+from experiments.cell.folder import CellFolder, Progress, ResultsError
 from experiments.spec import Cell, load_table
 
 FINGERPRINT = "f" * 16

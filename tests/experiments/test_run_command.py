@@ -17,8 +17,9 @@ from run_tiny import TABLES
 from test_records import make_record
 
 import experiments.tables
-from experiments import environment, plan, preflight, records, revisit, run, runner, toyworld
-from experiments.cells import CellFolder
+from experiments import plan, preflight, records, run, toyworld
+from experiments.cell import environment, revisit, runner
+from experiments.cell.folder import CellFolder
 from experiments.run import main, spread_lists
 from experiments.spec import Cell, load_table
 from experiments.toyworld import ToyWorldConfig
@@ -211,15 +212,17 @@ def test_a_dry_run_finds_what_would_stop_a_run(command: Command, tmp_path: Path,
     table = load_table("table_tiny")
     rows = [replace(r, options={"hidden_": 1}) if r.name == "small" else r for r in table.rows]
     rows = [replace(r, gaussrender_options={"bev": 1}) if r.gaussrender else r for r in rows]
-    monkeypatch.setattr(
-        run, "load_spec", lambda _: replace(table, rows=(*rows, replace(table.row("small"), name="x", model="gpt")))
-    )
+    monkeypatch.setattr(run, "load_spec", lambda _: replace(table, rows=tuple(rows)))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1e9))
     (tmp_path / "results").write_text("")
     code, _, err = command("table_tiny", "--dry-run", "--launcher", "pytorch", "--renderer", "cpu")
     assert code == 2
-    for part in ("torchrun", "results", "no option hidden_ (known: ", "'bev'", "unknown model 'gpt'"):
+    for part in ("torchrun", "results", "no option hidden_ (known: ", "'bev'"):
         assert part in err
+    unknown = replace(table.row("small"), name="x", model="tpv")
+    monkeypatch.setattr(run, "load_spec", lambda _: replace(table, rows=(*rows, unknown)))
+    code, _, err = command("table_tiny", "--dry-run", "--renderer", "cpu")
+    assert code == 2 and "row 'x' names a model that is not there: unknown model 'tpv'; did you mean 'tpvformer'?" in err
     code, _, err = command("table_tiny", "--dry-run", "--results", str(tmp_path / "elsewhere"), "--row", "prior")
     assert code == 2 and "1.0 GB are free" in err
 
@@ -277,7 +280,7 @@ class TestDefaults:
         monkeypatch.delenv("OCC_DATA_ROOT", raising=False)
         monkeypatch.setattr(registry, "availability", lambda name: Availability(True))
         monkeypatch.setattr(plan, "_data_fingerprints", lambda *_: ("data", "train"))
-        monkeypatch.setattr(plan, "_check_pretrained", lambda *_: None)
+        monkeypatch.setattr(plan, "_check_first_weights", lambda *_: None)
 
     @staticmethod
     def make(cuda: bool = False, **options: object) -> plan.Plan:

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from experiments.cell.engine import EndlessSampler, FirstLossesHook, WarmupCosineLR, scalars
 from experiments.datasets.sampling import TrainSampler
-from experiments.engine import EndlessSampler, FirstLossesHook, WarmupCosineLR, scalars
 
 
 def rates(iterations: int, upto: int) -> list[tuple[float, float]]:

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+from grids import occ3d_grid
 
-from experiments import figures
-from experiments.datasets.grids import occ3d_grid
+from experiments.cell import figures
 from experiments.datasets.layout import CAMERAS
 
 GRID = occ3d_grid(4)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from test_run_training import command_in
 
-from experiments import engine, plan, records, run, toyworld, training
+from experiments import plan, records, run
+from experiments.cell import engine, training
 from experiments.records import Record
 from experiments.spec import load_table
 
@@ -23,7 +24,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """The command on a data set of one's own in ``tmp_path``, which is not known to be a generated one."""
     command_in(tmp_path, monkeypatch, capsys)  # for the tables and the environment
     monkeypatch.setattr(training, "_draw", lambda *_: None)
-    shutil.copytree(toyworld.ensure(plan.toyworld_config(load_table("table_tiny"), "toy")), tmp_path / "data")
+    shutil.copytree(plan.toy_data(load_table("table_tiny"), "toy"), tmp_path / "data")
     fixed = [
         "table_tiny_real",
         "--preset",

@@ -16,7 +16,8 @@ from test_run_training import ROW, Command, command_in, environment, record_of
 from torch import Tensor, nn
 
 from baselines.model import OccupancyModel
-from experiments import engine, records
+from experiments import records
+from experiments.cell import engine
 from experiments.spec import load_table
 
 WATCHED = "aggregator.classifier.bias"
@@ -99,7 +100,7 @@ def test_ctrl_c_within_compiled_code_stops_the_command(run: Command, tmp_path: P
     def work(*_: Any) -> None:
         raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
 
-    monkeypatch.setattr("experiments.runner.work", work)
+    monkeypatch.setattr("experiments.cell.runner.work", work)
     code, _, err = run("--row", "small")
     assert code == 130, err
     assert "interrupted" in err and "Traceback" not in err

@@ -77,7 +77,7 @@ def test_the_pictures_show_what_they_should(finished: Path) -> None:
     import cv2
     from mlflow import MlflowClient
 
-    from experiments.figures import COLOURS
+    from experiments.cell.figures import COLOURS
 
     run_id = record_of(finished, "prior").mlflow_run_id
     assert run_id is not None

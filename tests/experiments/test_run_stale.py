@@ -14,7 +14,8 @@ from test_run_training import Command, command_in, environment, record_of
 from torch import Tensor
 
 from baselines.model import OccupancyModel
-from experiments import engine, revisit, sources
+from experiments import sources
+from experiments.cell import engine, revisit
 from experiments.metrics.evaluator import OccupancyMetric
 from experiments.records import Hardware, Record
 
@@ -286,7 +287,7 @@ def stopped(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     path_of(tmp_path).unlink()
     shutil.rmtree(path_of(tmp_path).with_suffix(""))
     with monkeypatch.context() as patch:
-        patch.setattr("experiments.training._keep_weights", lambda *_: (_ for _ in ()).throw(OSError("stopped by the test")))
+        patch.setattr("experiments.cell.training._keep_weights", lambda *_: (_ for _ in ()).throw(OSError("stopped by the test")))
         assert run(*ONE)[0] == 1
     work = path_of(tmp_path).with_suffix("")
     (work / "iter_4.pth").unlink()

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from grids import surroundocc_grid
 from test_run_training import environment
 
 from experiments import records
-from experiments.datasets.grids import surroundocc_grid
 from experiments.spec import load_table
 
 ROWS = ("prior", "tpvformer", "surroundocc", "surroundocc+gaussrender")

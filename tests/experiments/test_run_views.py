@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from grids import occ3d_grid
 from run_tiny import TABLES
 from test_run_training import environment
 
 import experiments.tables
 from baselines.gaussrender import gaussian_scale
-from experiments import models, records
-from experiments.datasets.grids import occ3d_grid
-from experiments.engine import IterationTimesHook
+from experiments import records
+from experiments.cell import models
+from experiments.cell.engine import IterationTimesHook
 from experiments.records import Record
 from experiments.spec import load_table
 

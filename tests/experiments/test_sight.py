@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from experiments.datasets.grids import GRIDS
 from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
 from experiments import models
-from experiments.datasets.grids import GRIDS
 from experiments.datasets.sight import in_sight
 from experiments.metrics.shares import class_bias, class_shares, class_weights
 from experiments.spec import load_table

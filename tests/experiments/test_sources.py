@@ -35,10 +35,10 @@ def test_a_cell_has_the_sources_of_its_own_model_renderer_and_data_and_not_of_ot
         "baselines/tpvformer/head.py",
         "baselines/ops/_msda_numba.py",  # imported within a function
         "renderers/cpu/__init__.py",  # named by the registry: "renderers.cpu:CpuRenderer"
-        "renderers/cpu/build.py",
+        "renderers/cpu/toolchain.py",
         "renderers/cpu/splat.h",
-        "experiments/training.py",
-        "experiments/evaluation.py",
+        "experiments/cell/training.py",
+        "experiments/cell/evaluation.py",
         "experiments/metrics/rayiou.py",
         "experiments/datasets/occ3d.py",
         "experiments/toyworld/raycast.py",  # relative imports
@@ -54,7 +54,7 @@ def test_a_cell_has_the_sources_of_its_own_model_renderer_and_data_and_not_of_ot
         "experiments/tables/",
     ):
         assert not [file for file in tpvformer if file.startswith(folder)], folder
-    for file in ("figures", "summary", "run", "tracking", "progress", "datasets/kitti360"):
+    for file in ("cell/figures", "summary", "run", "cell/tracking", "cell/progress", "datasets/kitti360"):
         assert f"experiments/{file}.py" not in tpvformer
     assert not {file for file in of("table_occ3d", "prior") if file.startswith("baselines/ops")}
     assert not {file for file in of("table_occ3d", "prior", data="mine") if "toyworld" in file}, "these frames are not generated"
@@ -77,10 +77,12 @@ def test_what_a_cell_loads_is_among_its_sources_or_acts_on_nothing(tmp_path: Pat
     assert "baselines.tpvformer.head" in loaded
     files = of("table_occ3d", "tpvformer+gaussrender")  # the tiny table's cells: the same model, renderer and data
     others = (
+        "baselines.prior",
         "baselines.surroundocc",
         "baselines.symphonies",
         "experiments.datasets.surroundocc",
         "experiments.datasets.kitti360",
+        "experiments.datasets.dataset_",
         "experiments.datasets.prepare_kitti360",
     )
     for module in loaded:
@@ -168,9 +170,13 @@ def test_a_change_is_named_until_the_record_is_confirmed_with_it(monkeypatch: py
     spec = load_table("table_occ3d")
     now = of("table_occ3d", "tpvformer")
     before = {**now, "baselines/losses.py": "0" * 16, "baselines/left.py": "1" * 16}
-    del before["experiments/engine.py"]
+    del before["experiments/cell/engine.py"]
     record = make_record(table=spec.name, row="tpvformer", code=sources.code(before), sources=before)
-    assert sources.changed_since(record) == ["baselines/left.py (gone)", "baselines/losses.py", "experiments/engine.py (new)"]
+    assert sources.changed_since(record) == [
+        "baselines/left.py (gone)",
+        "baselines/losses.py",
+        "experiments/cell/engine.py (new)",
+    ]
     confirmed = Confirmation(
         when="2026-01-01",
         git_commit="c",

@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from grids import kitti360_grid
 from kitti360_layout import write_layout
 from mmengine.registry import PARAM_SCHEDULERS
 from test_run_training import environment
 
 import experiments.tables
 from baselines.checkpoints import CheckpointError
-from experiments import doctor, figures, models, plan, predict, predictions, records, training
+from baselines.symphonies import RECIPE
+from experiments import doctor, plan, predict, predictions, records
+from experiments.cell import figures, models, training
 from experiments.datasets.build import build_dataset
-from experiments.datasets.grids import kitti360_grid
 from experiments.datasets.unpickle import DataError
 from experiments.plan import PlanError, Request, pretrained_path
 from experiments.spec import Cell, StepSchedule, load_table
@@ -79,20 +81,18 @@ def test_symphonies_has_its_own_schedule() -> None:
     assert seen[:50] == [[2e-4, 2e-5]] * 50 and np.allclose(seen[50:], [2e-5, 2e-6])
     others = TABLE.preset("toy").schedule
     assert cell("symphonies").schedule == replace(others, lr=8e-3, betas=(0.9, 0.999), iterations=400)
-    assert cell("symphonies").pretrained is None  # the toy network starts from nothing
-    assert cell("symphonies", "paper").pretrained == "maskdino_r50_50e_300q_panoptic_pq53.0.pth"
-    assert cell("tpvformer", "paper").pretrained == TABLE.preset("paper").pretrained
+    assert cell("symphonies").first_weights is None  # the toy network starts from nothing
+    symphonies, tpvformer = (cell(row, "paper").first_weights for row in ("symphonies", "tpvformer"))
+    assert symphonies is not None and symphonies.file == "maskdino_r50_50e_300q_panoptic_pq53.0.pth"
+    assert tpvformer is not None and tpvformer.file == "r101_dcn_fcos3d_pretrain.pth"
 
 
 def test_symphonies_mirrors_and_does_not_distort_as_its_authors_do() -> None:
     for preset in ("mini", "paper"):
         data = [cell(row, preset).data for row in ("tpvformer", "symphonies", "symphonies+gaussrender")]
         assert [(d.distort, d.mirror) for d in data] == [(True, False), (False, True), (False, True)]
-        distorted = cell("symphonies", preset, augmentation="distort")
-        assert distorted.fingerprint("x") != cell("symphonies", preset).fingerprint("x")
     toy = cell("symphonies", "toy")  # no augmentation at this size
     assert (toy.data.distort, toy.data.mirror) == (False, False)
-    assert cell("symphonies", "toy", augmentation="distort").fingerprint("x") == toy.fingerprint("x")
 
 
 def test_symphonies_rate_does_not_fall_in_a_single_epoch() -> None:
@@ -108,7 +108,6 @@ def test_a_rows_own_schedule_is_in_the_fingerprint_of_its_preset_alone() -> None
     for preset, counts in (("toy", True), ("paper", False)):
         plain, own = (Cell(occ3d, one, "cpu", preset, 0) for one in (replace(row, schedules={}), row))  # type: ignore[arg-type]
         assert (plain.fingerprint("x") != own.fingerprint("x")) == counts
-    assert cell("tpvformer").fingerprint("x") != cell("tpvformer", pretrained_model="other.pth").fingerprint("x")
 
 
 @pytest.mark.parametrize(
@@ -126,11 +125,11 @@ def test_cells_of_other_tables_keep_their_fingerprints(table: str, row: str, pre
 
 def test_who_takes_depth(data: Path) -> None:
     for row in ("prior", "tpvformer", "surroundocc+gaussrender"):
-        assert not models.takes_depth(cell(row))
-    assert models.takes_depth(cell("symphonies")) and models.takes_depth(cell("symphonies+gaussrender"))
+        assert "depth" not in cell(row).row.reads
+    assert all("depth" in cell(row).row.reads for row in ("symphonies", "symphonies+gaussrender"))
     sizes = TABLE.preset("toy").data
     assert build_dataset("kitti360", data, "test", sizes, 0)[0].depth is None
-    depth = build_dataset("kitti360", data, "test", sizes, 0, depth=True)[0].depth
+    depth = build_dataset("kitti360", data, "test", sizes, 0, ("depth",))[0].depth
     assert depth is not None and depth.shape == (1, 1, 94, 352)
 
 
@@ -199,22 +198,22 @@ def test_a_toy_network_trains_on_one_camera(data: Path, row: str) -> None:
 
 
 def test_symphonies_starts_from_maskdino_and_takes_depth(data: Path, tmp_path: Path) -> None:
-    frames = build_dataset("kitti360", data, "train", TABLE.preset("toy").data, 0, depth=True)
+    frames = build_dataset("kitti360", data, "train", TABLE.preset("toy").data, 0, ("depth",))
     model, other = (models.build(cell("symphonies"), frames.grid) for _ in range(2))
     inside = {n.removeprefix("encoder.model."): v for n, v in other.state_dict().items() if n.startswith("encoder.model.")}
     path = tmp_path / "maskdino.pth"
     torch.save({"state_dict": inside | {"panoptic_head.predictor.x.weight": torch.zeros(1)}}, path)
-    models.load_pretrained(cell("symphonies"), model, path)
+    models.load_first_weights(RECIPE.first_weights["paper"], model, path)
     for name, value in model.state_dict().items():
         if name.startswith("encoder.model."):
             assert torch.equal(value, other.state_dict()[name]), name
     torch.save({"state_dict": {n: v for n, v in inside.items() if "pixel_decoder" not in n}}, path)
     with pytest.raises(CheckpointError, match="pixel_decoder"):
-        models.load_pretrained(cell("symphonies"), model, path)
+        models.load_first_weights(RECIPE.first_weights["paper"], model, path)
     losses = model(frames[0], mode="loss")
     assert losses and all(torch.isfinite(value).all() for value in losses.values())
     # Both its image network and nothing else of it has the smaller rate.
-    slow = [n for n, _ in model.named_parameters() if any(part in n for part in models.IMAGE_NETWORKS)]
+    slow = [n for n, _ in model.named_parameters() if any(part in n for part in RECIPE.own_rate)]
     assert slow and all(n.startswith("encoder.model.") for n in slow)
     assert len(slow) == sum(n.startswith("encoder.model.") for n, _ in model.named_parameters())
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from grids import kitti360_grid
 
 from experiments.datasets import layout_kitti360 as layout
-from experiments.datasets.grids import kitti360_grid
 from experiments.toyworld import ToyWorldConfig, ensure_at, fingerprint, summary
 from experiments.toyworld.catalogue import MODELS
 from experiments.toyworld.kitti360 import (

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from grids import surroundocc_grid
 
-from experiments.datasets.grids import surroundocc_grid
 from experiments.datasets.layouts import describe
 from experiments.datasets.occ3d import Occ3DNuScenes
 from experiments.datasets.surroundocc import SurroundOccNuScenes

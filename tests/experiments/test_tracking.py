@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.cell.tracking import Tracker, public, tracking_uri
 from experiments.records import ROOT
-from experiments.tracking import Tracker, public, tracking_uri
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_two_processes_may_create_and_fill_one_sqlite_file_at_once(tmp_path: Pat
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     program = (
-        "import sys; from experiments.tracking import Tracker\n"
+        "import sys; from experiments.cell.tracking import Tracker\n"
         "def fail(text): sys.exit(text)\n"
         "t = Tracker(fail, sys.argv[1]); t.start('table_x', sys.argv[2], None, {})\n"
         "for step in range(30): t.metrics({'a': float(step)}, step)\n"

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from grids import occ3d_grid, surroundocc_grid
 from PIL import Image
 
 from baselines.interface import OccupancyGrid
-from experiments.datasets.grids import occ3d_grid, surroundocc_grid
-from experiments.figures import palette
+from experiments.cell.figures import palette
 from experiments.predictions import SavedPrediction, save
 from reports import visualise, voxel_view
 from reports.voxel_view import Viewpoint

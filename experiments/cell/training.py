@@ -18,17 +18,13 @@ from rich.markup import escape
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import renderers
-from baselines.checkpoints import load_released
+from baselines.checkpoints import load_released, load_what_fits
 from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
-from experiments import absences, environment, figures, instructions, models, sources
-from experiments.cells import WEIGHTS, CellFolder, Progress, Stale, iteration_of, now
-from experiments.datasets.build import build_dataset
-from experiments.datasets.frames import OccupancyFrames, collate
-from experiments.datasets.layouts import layout_of
-from experiments.datasets.sampling import TrainSampler
-from experiments.engine import (
+from experiments import absences, instructions, sources
+from experiments.cell import environment, figures, models
+from experiments.cell.engine import (
     AveragedWeightsHook,
     CellRunner,
     CurvesHook,
@@ -39,15 +35,20 @@ from experiments.engine import (
     SeedIterationHook,
     TrainClockHook,
 )
-from experiments.evaluation import SHORT, SMOKE, RenderingEvaluator, ShuffledImages, ViewRenderer
-from experiments.metrics.evaluator import OccupancyMetric
+from experiments.cell.evaluation import SHORT, SMOKE, RenderingEvaluator, ShuffledImages, ViewRenderer
+from experiments.cell.folder import WEIGHTS, CellFolder, Progress, Stale, iteration_of, now
+from experiments.cell.progress import ProgressHook
+from experiments.cell.tracking import Tracker
+from experiments.datasets.build import build_dataset
+from experiments.datasets.frames import OccupancyFrames, collate
+from experiments.datasets.layouts import layout_of
+from experiments.datasets.sampling import TrainSampler
+from experiments.metrics.evaluator import OccupancyMetric, counted
 from experiments.metrics.prior import fit_prior
 from experiments.metrics.shares import class_bias, class_shares, class_weights
-from experiments.plan import Launcher, pretrained_path
-from experiments.progress import ProgressHook
+from experiments.plan import Launcher, PlanError, pretrained_path
 from experiments.records import Record
 from experiments.spec import Cell, Schedule, StepSchedule
-from experiments.tracking import Tracker
 
 CURVE_INTERVAL = 10  # iterations between two points of a logged curve
 FIRST = 3  # iterations whose losses a record keeps
@@ -118,19 +119,21 @@ def set_up(
     set_random_seed(cell.seed)
     val = _dataset(cell, job, layout_of(cell.table.dataset).evaluated)
     train = _dataset(cell, job, "train") if job.checkpoint is None else None
-    counted = "counted" in (cell.preset.class_weights, cell.preset.class_bias)
-    shares = class_shares(train) if trains and train is not None and counted else None
+    counts = "counted" in (cell.preset.class_weights, cell.preset.class_bias)
+    shares = class_shares(train) if trains and train is not None and counts else None
     weights = class_weights(shares) if shares is not None and cell.preset.class_weights == "counted" else None
     model = models.build(cell, val.grid, weights)
     if shares is not None and cell.preset.class_bias == "counted":
         model.start_from_bias(class_bias(shares, weights or (1.0,) * len(shares)))
-    if trains and cell.pretrained is not None:
-        models.load_pretrained(cell, model, pretrained_path(cell.pretrained))
+    if trains and (first_weights := cell.first_weights) is not None:
+        models.load_first_weights(first_weights, model, pretrained_path(first_weights.file))
+    if trains and (first_cell := cell.first_cell) is not None:
+        _start_from(first_cell, model, job, cell)
     iterations = _iterations(cell, len(train)) if cell.row.trained and train is not None else 0
     tracker.params(_params(cell, job, iterations))
     # The preset's options, not the row's: all rows are looked at alike, whatever they were trained with.
     views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
-    metric = OccupancyMetric(val.grid, rays=val.has_ray_origins)
+    metric = OccupancyMetric(val.grid, rays=val.has_ray_origins, others=counted(c.metric for c in cell.table.columns))
     shown = ProgressHook(job.console, f"{cell.name}:")
     smoke = cell.overrides.get("smoke")
     short = cell.preset.short_evaluation or cell.overrides.get("short") or smoke
@@ -190,8 +193,8 @@ def work(
                 train_memory, seconds = memory.megabytes(), times.median
             if get_dist_info()[0] == 0:
                 folder.update(trained=iterations, train_peak_memory_mb=train_memory, seconds_per_iteration=seconds)
-        elif train is not None and isinstance(model, models.PriorModel):
-            model.fit(fit_prior(train))
+        elif train is not None and not cell.row.trained:
+            model.fit(fit_prior(train))  # type: ignore[operator]
         elif (given := weights or job.checkpoint) is not None:
             load_released(model, given)
         begin = perf_counter()
@@ -258,8 +261,20 @@ _HOOKS: dict[str, Any] = {"logger": None, "sampler_seed": None, "timer": None}
 
 
 def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
-    depth, sight = models.takes_depth(cell), split == "train" and cell.preset.loss_in_sight > 0
-    return build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, depth, sight)
+    sight = split == "train" and cell.preset.loss_in_sight > 0
+    return build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, cell.row.reads, sight)
+
+
+def _start_from(first: Cell, model: OccupancyModel, job: Job, cell: Cell) -> None:
+    """Take over what fits of a finished cell's weights, and say what does not. Raises PlanError if they are not there."""
+    folder = CellFolder(first, job.results)
+    record = folder.record()
+    path = None if record is None else folder.weights(record)
+    if path is None:
+        raise PlanError(f"{cell.name} starts from {first.name}, whose weights are gone: run that row again with --force")
+    left = load_what_fits(model, path)
+    rest = f"; {len(left)} of its own start anew, the first one is {left[0]}" if left else ""
+    job.console.print(f"{escape(cell.name)}: starts from the weights of {escape(first.name)}{escape(rest)}", soft_wrap=True)
 
 
 def _iterations(cell: Cell, samples: int) -> int:
@@ -336,7 +351,7 @@ def _training(
         "optim_wrapper": {
             "type": "AmpOptimWrapper" if schedule.amp else "OptimWrapper",
             "optimizer": optimizer,
-            "paramwise_cfg": {"custom_keys": {part: {"lr_mult": schedule.backbone_lr} for part in models.IMAGE_NETWORKS}},
+            "paramwise_cfg": {"custom_keys": {part: {"lr_mult": schedule.backbone_lr} for part in cell.row.recipe.own_rate}},
             "clip_grad": None if schedule.grad_clip is None else {"max_norm": schedule.grad_clip},
         },
         "param_scheduler": _rates(schedule, iterations),

@@ -16,14 +16,15 @@ from mmengine.dist import get_dist_info
 from rich.markup import escape
 
 from baselines.checkpoints import CheckpointError
-from experiments import environment, records, sources
-from experiments.cells import CellFolder, Progress, now
-from experiments.command import was_interrupted
+from experiments import records, sources
+from experiments.cell import environment
+from experiments.cell.folder import CellFolder, Progress, now
+from experiments.cell.runner import CellFailed, explained, share, tags
+from experiments.cell.tracking import Tracker
+from experiments.cell.training import Course, Job, set_up, work
+from experiments.interruption import was_interrupted
 from experiments.records import Confirmation, Hardware, Record
-from experiments.runner import CellFailed, explained, share, tags
 from experiments.spec import Cell
-from experiments.tracking import Tracker
-from experiments.training import Course, Job, set_up, work
 
 Action = Callable[[Cell, Job], list[str]]
 _NO_TRACKING = Tracker(lambda line: None)

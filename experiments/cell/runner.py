@@ -16,17 +16,18 @@ from mmengine.logging import MMLogger
 from rich.markup import escape
 
 from baselines.checkpoints import CheckpointError, CheckpointMismatch
-from experiments import environment, records, sources
-from experiments.cells import CellFolder, Progress, iteration_of, now
-from experiments.command import was_interrupted
+from experiments import records, sources
+from experiments.cell import environment
+from experiments.cell.engine import keep_quiet, readable
+from experiments.cell.folder import CellFolder, Progress, iteration_of, now
+from experiments.cell.tracking import Tracker
+from experiments.cell.training import Job, work
 from experiments.datasets.unpickle import DataError
-from experiments.engine import keep_quiet, readable
+from experiments.interruption import was_interrupted
 from experiments.plan import Launcher, PlanError
 from experiments.records import Record
 from experiments.spec import Cell
 from experiments.summary import done_line
-from experiments.tracking import Tracker
-from experiments.training import Job, work
 
 __all__ = ["CellFailed", "Job", "end_processes", "run_cell", "start_processes"]
 
@@ -99,10 +100,12 @@ def end_processes(finished: bool) -> None:
 def run_cell(cell: Cell, job: Job, wait: bool = True) -> Record:
     """Run a cell to its record, or return the record it already has.
 
-    While another run works on it, waits for that, or raises ``cells.Busy``. Continues from the newest readable checkpoint of the
-    same fingerprint. Raises CellFailed for what goes wrong while running, and lets errors of the user's input (data, checkpoint)
-    through as they are.
+    While another run works on it, waits for that, or raises ``folder.Busy``. Continues from the newest readable checkpoint of the
+    same fingerprint; a cell that starts from another one's weights runs that first, if it must. Raises CellFailed for what goes
+    wrong while running, and lets errors of the user's input (data, checkpoint) through as they are.
     """
+    if cell.first_cell is not None and cell.row.trained and job.checkpoint is None:
+        run_cell(cell.first_cell, replace(job, force=False))
     folder = CellFolder(cell, job.results)
     if get_dist_info()[0] != 0:
         return _as_follower(cell, job, folder)

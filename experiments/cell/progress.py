@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 
 from experiments.bars import Bar
-from experiments.engine import scalars
+from experiments.cell.engine import scalars
 
 
 class ProgressHook(Hook):

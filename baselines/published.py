@@ -1,0 +1,26 @@
+"""What papers fixed for a data set besides its grid. Loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Strategy = Literal["sensor", "elevated", "random", "stereo", "trajectory"]
+"""Where supervising cameras stand (``baselines.gaussrender.views``)."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What papers fixed for a data set besides its grid; a field is None where nothing is published.
+
+    class_weights    of the cross entropy, one a class
+    gaussian_scale   (voxel edge, standard deviation of the Gaussian that stands for such a voxel) in metres
+    camera_strategy  where the supervising cameras stand
+    camera_draw      weights with which a camera is drawn, one a camera in the order of the batches; a single one: the first
+                     camera, whatever there are
+    """
+
+    class_weights: tuple[float, ...] | None = None
+    gaussian_scale: tuple[float, float] | None = None
+    camera_strategy: Strategy | None = None
+    camera_draw: tuple[float, ...] | None = None

@@ -1,0 +1,90 @@
+"""All metrics that a table's column may show, by name. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from renderers.registry import Registry
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a number of a record is called and read.
+
+    title, unit, digits, higher_is_better  of a column
+    over_classes   it is a mean over classes, by the published rule with 100 % for one that does not occur
+    measured_with  the metric with numbers per class that is measured whenever this one is
+    counted        "module:Class" of what computes it (``Counted``), where it is none of those that every evaluation computes
+    """
+
+    title: str
+    unit: str = "%"
+    digits: int = 2
+    higher_is_better: bool = True
+    over_classes: bool = False
+    measured_with: str = ""
+    counted: str = ""
+
+
+class Counted(Protocol):
+    """A metric of voxels that is a function of sums over frames, so that it is exact on any number of processes."""
+
+    def count(self, predicted: NDArray[Any], true: NDArray[Any], counted: NDArray[Any], grid: Any) -> NDArray[Any]:
+        """What a frame contributes: class ids [X, Y, Z] twice, the mask of the voxels that count, the OccupancyGrid."""
+
+    def score(self, total: NDArray[Any], grid: Any) -> float:
+        """The number of the sum over all frames; NaN where nothing counts."""
+
+
+MIOU = Metric("mIoU", over_classes=True)
+IOU = Metric("IoU", measured_with="mIoU")
+MIOU_OCC3D = Metric("mIoU, Occ3D's rule", measured_with="mIoU")
+RAYIOU = Metric("RayIoU")
+RAYIOU_1, RAYIOU_2, RAYIOU_4 = (Metric(f"RayIoU@{metres}", measured_with="RayIoU") for metres in (1, 2, 4))
+IMAGE_MIOU = Metric("image mIoU", over_classes=True)
+IMAGE_IOU = Metric("image IoU", measured_with="image_mIoU")
+BEV_MIOU = Metric("BEV mIoU", over_classes=True)
+BEV_IOU = Metric("BEV IoU", measured_with="bev_mIoU")
+DEPTH = Metric("depth L1", "m", digits=3, higher_is_better=False, measured_with="image_mIoU")
+SECONDS_PER_ITERATION = Metric("time of an iteration", "s", digits=3, higher_is_better=False)
+TRAIN_PEAK = Metric("peak memory of training", "MiB", digits=0, higher_is_better=False)
+PEAK = Metric("peak memory", "MiB", digits=0, higher_is_better=False)
+TRAIN_SECONDS = Metric("time of training", "s", digits=0, higher_is_better=False)
+EVAL_SECONDS = Metric("time of evaluation", "s", digits=0, higher_is_better=False)
+PARAMETERS = Metric("trained parameters", "", digits=0, higher_is_better=False)
+
+_HERE = "experiments.metrics.registry"
+
+METRICS: Registry[Metric] = Registry(
+    "metric",
+    {
+        "mIoU": f"{_HERE}:MIOU",
+        "IoU": f"{_HERE}:IOU",
+        "mIoU_occ3d": f"{_HERE}:MIOU_OCC3D",
+        "RayIoU": f"{_HERE}:RAYIOU",
+        "RayIoU@1": f"{_HERE}:RAYIOU_1",
+        "RayIoU@2": f"{_HERE}:RAYIOU_2",
+        "RayIoU@4": f"{_HERE}:RAYIOU_4",
+        "image_mIoU": f"{_HERE}:IMAGE_MIOU",
+        "image_IoU": f"{_HERE}:IMAGE_IOU",
+        "bev_mIoU": f"{_HERE}:BEV_MIOU",
+        "bev_IoU": f"{_HERE}:BEV_IOU",
+        "depth_l1": f"{_HERE}:DEPTH",
+        "seconds_per_iteration": f"{_HERE}:SECONDS_PER_ITERATION",
+        "train_peak_memory_mb": f"{_HERE}:TRAIN_PEAK",
+        "peak_memory_mb": f"{_HERE}:PEAK",
+        "train_seconds": f"{_HERE}:TRAIN_SECONDS",
+        "eval_seconds": f"{_HERE}:EVAL_SECONDS",
+        "parameters": f"{_HERE}:PARAMETERS",
+    },
+    "metrics",
+)
+
+
+def own() -> Mapping[str, Metric]:
+    """The project's metrics by name."""
+    return {name: METRICS.load(name) for name in METRICS.own}
