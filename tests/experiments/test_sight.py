@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from experiments.datasets.grids import GRIDS
 from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
-from experiments import models
+from experiments.cell import models
+from experiments.datasets.registry import DATASETS
 from experiments.datasets.sight import in_sight
 from experiments.metrics.shares import class_bias, class_shares, class_weights
 from experiments.spec import load_table
@@ -98,7 +98,7 @@ def test_every_toy_model_starts_from_a_bias(table: str, row: str, layers: int) -
     spec = load_table(table)
     cell = spec.cell(spec.row(row), "reference", "toy", 0)
     assert cell.preset.class_bias == "counted"
-    grid = GRIDS[spec.dataset](cell.data.coarsen)
+    grid = DATASETS.load(spec.dataset).grid(cell.data.coarsen)
     model = models.build(cell, grid)
     model.start_from_bias(range(grid.num_classes))
     assert [layer.bias.tolist() for layer in model.classifiers()] == [[*range(grid.num_classes)]] * layers
