@@ -28,7 +28,15 @@ from baselines.surroundocc.volume import (
 from baselines.tpvformer import trainable_parameters
 
 SURROUNDOCC = OccupancyGrid(
-    (-50.0, -50.0, -5.0), (50.0, 50.0, 3.0), 0.5, tuple(f"c{i}" for i in range(17)), 0, 255, "lidar", "surroundocc"
+    (-50.0, -50.0, -5.0),
+    (50.0, 50.0, 3.0),
+    0.5,
+    tuple(f"c{i}" for i in range(17)),
+    0,
+    255,
+    "lidar",
+    "surroundocc",
+    published("surroundocc"),
 )
 OCC3D = OccupancyGrid(
     (-40.0, -40.0, -1.0),
@@ -40,7 +48,15 @@ OCC3D = OccupancyGrid(
     published=published("occ3d"),
 )
 KITTI360 = OccupancyGrid(
-    (0.0, -25.6, -2.0), (51.2, 25.6, 4.4), 0.2, tuple(f"c{i}" for i in range(19)), 0, 255, "velodyne", "kitti360"
+    (0.0, -25.6, -2.0),
+    (51.2, 25.6, 4.4),
+    0.2,
+    tuple(f"c{i}" for i in range(19)),
+    0,
+    255,
+    "velodyne",
+    "kitti360",
+    published("kitti360"),
 )
 
 BACKBONE = 43_977_150

@@ -30,10 +30,26 @@ OCC3D = OccupancyGrid(
     published=published("occ3d"),
 )
 SURROUNDOCC = OccupancyGrid(
-    (-50.0, -50.0, -5.0), (50.0, 50.0, 3.0), 0.5, tuple(f"c{i}" for i in range(17)), 0, 255, "lidar", "surroundocc"
+    (-50.0, -50.0, -5.0),
+    (50.0, 50.0, 3.0),
+    0.5,
+    tuple(f"c{i}" for i in range(17)),
+    0,
+    255,
+    "lidar",
+    "surroundocc",
+    published("surroundocc"),
 )
 KITTI360 = OccupancyGrid(
-    (0.0, -25.6, -2.0), (51.2, 25.6, 4.4), 0.2, tuple(f"c{i}" for i in range(19)), 0, 255, "velodyne", "kitti360"
+    (0.0, -25.6, -2.0),
+    (51.2, 25.6, 4.4),
+    0.2,
+    tuple(f"c{i}" for i in range(19)),
+    0,
+    255,
+    "velodyne",
+    "kitti360",
+    published("kitti360"),
 )
 
 

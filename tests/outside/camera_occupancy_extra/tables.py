@@ -5,7 +5,7 @@ from dataclasses import replace
 from experiments.spec import Column, DataPreset, Preset, Row, Schedule, TableSpec
 
 _TOY = Preset(
-    data=DataPreset(source="toyworld", image_size=(48, 32), toyworld={"count": 2}),
+    data=DataPreset(source="toyworld", image_size=(48, 32), toyworld={"count": 1}),
     model_size="toy",
     schedule=Schedule(batch_size=1, lr=1e-2, weight_decay=0.0, warmup_iterations=1, lr_min=1e-4, iterations=3),
     gaussrender={"bev_reduction": 16},
