@@ -43,7 +43,7 @@ def guarded(
     except Exception as error:  # noqa: BLE001 - what is not the user's mistake is a fault of ours
         if was_interrupted(error):
             code = INTERRUPTED
-        elif isinstance(error, (*mistakes, *_user_errors())):
+        elif isinstance(error, mistakes) or isinstance(error, _user_errors()):
             complain(str(error))
             return 2
         else:
