@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from camera_occupancy_bench import HOME
 from experiments.datasets.unpickle import DataError
-from experiments.records import ROOT
 from experiments.spec import Cell, PresetName, Row, TableSpec, ViewSpec
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _overrides_of(row: Row, overrides: dict[str, Any]) -> dict[str, Any]:
 
 def pretrained_path(name: str) -> Path:
     """Where a preset's first weights lie: in OCC_CKPTS, else in ``ckpts/`` of the project."""
-    return Path(os.environ.get("OCC_CKPTS") or ROOT / "ckpts") / name
+    return Path(os.environ.get("OCC_CKPTS") or HOME / "ckpts") / name
 
 
 _WHERE_PRETRAINED = {

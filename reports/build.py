@@ -6,6 +6,10 @@ figures, from what is committed and nothing else. With ``--out``: the pages, CSV
 
 from __future__ import annotations
 
+from camera_occupancy_bench.commandline import READING, require
+
+require(__name__, (*READING, "pandas", "tabulate", "matplotlib", "PIL"))
+
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field

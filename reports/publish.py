@@ -11,6 +11,10 @@ of the table would mix. Where a record does not tell one of these, that is said,
 
 from __future__ import annotations
 
+from camera_occupancy_bench.commandline import READING, require
+
+require(__name__, READING)
+
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Compiles the C++ op of the "cpu" renderer: ``python -m renderers.cpu.build``.
+"""Compile the C++ op of the "cpu" renderer: ``python -m renderers.cpu.build``.
 
 One shared library an instruction set, no PyTorch or Python headers: a few seconds each, and valid for every version of
 PyTorch. Libraries are named by the hash of what made them (sources, compiler, flags), live in this folder or, if that is
@@ -121,8 +121,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def main() -> int:
     """Compile what this machine can use; returns the process's exit code."""
+    from camera_occupancy_bench.commandline import Parser
     from renderers.cpu.native import best_target
 
+    Parser("python -m renderers.cpu.build", "Compile the C++ op of the cpu renderer for this machine.").parse_args()
     try:
         for target in dict.fromkeys(["portable", best_target()]):
             print(ensure(target, quiet=False))

@@ -15,7 +15,7 @@ from baselines.interface import OccupancyGrid
 from experiments import absences
 from experiments.datasets.grids import kitti360_grid, occ3d_grid, surroundocc_grid
 from experiments.datasets.layouts import layout_of
-from experiments.metrics.evaluator import Scores, evaluate, sample_counts
+from experiments.metrics.counts import Scores, evaluate, sample_counts
 from experiments.plan import Plan
 from experiments.records import Record
 from experiments.spec import load_table, views_of
