@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds the packages: a checkout, or an environment's ``site-packages``."""
 
-PACKAGES = ("renderers", "baselines", "experiments", "reports")
+PACKAGES = ("experiments", "reports", "baselines", "renderers")
 
 CHECKOUT = (ROOT / "pyproject.toml").is_file()
 """Whether the packages are those of a checkout: one runs from it, or it is installed in place (``pip install -e``)."""

@@ -13,12 +13,7 @@ from experiments.shell import runnable
 
 def commands() -> Iterator[tuple[str, str]]:
     """(module, what it does): every module of the project that can be run, with its docstring up to the first colon."""
-    for package in (
-        "experiments",
-        "reports",
-        *(p for p in PACKAGES if p not in ("experiments", "reports")),
-        "camera_occupancy_bench",
-    ):
+    for package in (*PACKAGES, "camera_occupancy_bench"):
         for file in sorted((ROOT / package).rglob("*.py")):
             text = file.read_text(encoding="utf-8")
             if '\nif __name__ == "__main__":' in text:

@@ -1,4 +1,4 @@
-"""Make the reports from ``results/``: ``python -m reports.build [--check]``, or ``--results DIR --out DIR`` from any records.
+"""Make README, pages, CSV files and figures from records: ``python -m reports.build [--check]``, or with ``--out`` elsewhere.
 
 In the project: the README's status and summary tables between their markers, a page a table (``reports/pages``), CSV files and
 figures, from what is committed and nothing else. With ``--out``: the pages, CSV files and figures alone, in a folder of yours.

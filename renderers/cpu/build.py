@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -119,12 +119,12 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Compile what this machine can use; returns the process's exit code."""
     from camera_occupancy_bench.commandline import Parser
     from renderers.cpu.native import best_target
 
-    Parser("python -m renderers.cpu.build", "Compile the C++ op of the cpu renderer for this machine.").parse_args()
+    Parser("python -m renderers.cpu.build", "Compile the C++ op of the cpu renderer for this machine.").parse_args(argv)
     try:
         for target in dict.fromkeys(["portable", best_target()]):
             print(ensure(target, quiet=False))

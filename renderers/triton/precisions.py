@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from camera_occupancy_bench.commandline import Parser
 from renderers import registry
@@ -48,12 +48,12 @@ def measured(
             yield workload.name, precision, measure(f"triton {precision}", workload, source, device, repeat)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the process's exit code."""
     parser = Parser("python -m renderers.triton.precisions", "Time, memory and accuracy of the triton renderer's precisions.")
     parser.add_argument("workload", nargs="+", help="As of renderers.compare.")
     try:
-        workloads = select(parser.parse_args().workload)
+        workloads = select(parser.parse_args(argv).workload)
         registry.get("triton")
     except (UnknownWorkload, registry.RendererUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -228,7 +228,7 @@ def test_a_run_marks_its_means(made) -> None:
 def test_a_run_at_toy_size_prints_no_published_numbers(made) -> None:
     text = printed({(BASE, 0): made(0)})
     assert "10.00" in text and "27.83" not in text and "quoted" not in text and "OccFormer" not in text
-    assert "toy numbers do not compare with published ones, which are in README.md and reports/tables/table_occ3d.csv" in text
+    assert "toy numbers do not compare with published ones, which are in reports/pages/table_occ3d.md" in text
     assert "RayIoU" not in text, "a column without a number"
     paper = printed({(BASE, 0): made(0)}, "paper")
     assert "27.83" in paper and "do not compare" not in paper
