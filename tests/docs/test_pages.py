@@ -48,8 +48,6 @@ def lines(page: Path) -> list[str]:
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         whole = block.replace("\\\n", " ").splitlines()
         found += [part.strip() for line in whole for part in line.partition(" #")[0].split("&&")]
-            part.strip() for line in block.replace("\\\n", " ").splitlines() for part in line.partition(" #")[0].split("&&")
-        ]
     return [line for line in found if re.match(r"python3? -m|make|torchrun", line)]
 
 
