@@ -1,20 +1,24 @@
 # Two commands from a bare machine: `make table_occ3d` (the main job; without --row the runner takes all rows) and `make test`.
+# What stands behind ## is what `make help` says.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup table_occ3d table_renderers table_renderers_gpu test test-fast lint reports doctor
+.PHONY: help setup table_occ3d table_renderers table_renderers_gpu test test-fast lint reports doctor
 
-setup:
-	@$(PYTHON) experiments/install.py
+help: ## this list
+	@sed -n 's/^\([a-z0-9_-]*\):.* ## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "make %-20s %s\n", $$1, $$2 }'
 
-table_occ3d: setup
+setup: ## the environment .venv (about 4 minutes)
+	@$(PYTHON) -m experiments.install
+
+table_occ3d: setup ## train and evaluate TPVFormer with and without GaussRender, print the table
 	@$(BIN)/python -m experiments.run table_occ3d --row prior 'tpvformer*'
 
-table_renderers: setup
+table_renderers: setup ## measure the renderers that run here
 	@$(BIN)/python -m renderers.compare --save
 
 # Needs an NVIDIA GPU and nvcc: every renderer, diff_gauss built from source, and the triton renderer's other precisions.
-table_renderers_gpu: setup
+table_renderers_gpu: setup ## measure all renderers (an NVIDIA GPU and nvcc)
 	@$(BIN)/python -m renderers.build diff_gauss
 	@$(BIN)/python -m renderers.compare --device cuda --save
 	@$(BIN)/python -m renderers.triton.precisions occ3d-camera kitti360-camera gaussianocc
@@ -22,19 +26,19 @@ table_renderers_gpu: setup
 # Tests of a file stay in one process. Torch's own threads are off: they would only fight with the other processes.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-test: setup
+test: setup ## all tests
 	@$(PYTEST)
 
-test-fast: setup
+test-fast: setup ## the tests that take seconds
 	@$(PYTEST) -m "not slow"
 
-lint: setup
+lint: setup ## format, lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-reports: setup
+reports: setup ## README, pages, CSV files and figures from the committed records
 	@$(BIN)/python -m reports.build
 
-doctor: setup
+doctor: setup ## what this machine has, and what is missing
 	@$(BIN)/python -m experiments.doctor

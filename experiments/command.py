@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import typer
 from typer.exceptions import TyperException
 
+from camera_occupancy_bench.commandline import explain, missing
 from experiments.interruption import was_interrupted
 from experiments.shell import runnable
 
@@ -44,7 +45,10 @@ def guarded(
     except Exception as error:  # noqa: BLE001 - what is not the user's mistake is a fault of ours
         if was_interrupted(error):
             code = INTERRUPTED
-        elif isinstance(error, (*mistakes, *_user_errors())):
+        elif isinstance(error, ModuleNotFoundError) and missing([package := (error.name or "").partition(".")[0]]):
+            complain(explain([package]))
+            return 2
+        elif isinstance(error, mistakes) or isinstance(error, _user_errors()):
             complain(str(error))
             return 2
         else:
@@ -83,7 +87,12 @@ def rank() -> int:
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """Errors whose message was written for the user, by whoever found the mistake."""
-    from baselines.checkpoints import CheckpointError
+    if "baselines.checkpoints" in sys.modules:  # it needs the mm stack, which commands that only read do without
+        from baselines.checkpoints import CheckpointError
+
+        weights: tuple[type[Exception], ...] = (CheckpointError,)
+    else:
+        weights = ()
     from experiments.cell.folder import ResultsError
     from experiments.datasets.unpickle import DataError
     from experiments.plan import PlanError
@@ -94,4 +103,4 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from renderers.registry import RendererUnavailable, UnknownName
 
     configuration = PlanError, SpecError, SettingError, RendererUnavailable, UnknownName
-    return *configuration, RecordError, ResultsError, DataError, CheckpointError, PredictionFileError
+    return *configuration, *weights, RecordError, ResultsError, DataError, PredictionFileError

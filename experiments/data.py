@@ -1,10 +1,15 @@
-"""The command line for data sets: ``python -m experiments.data status|verify|prepare <name|all> --data-root FOLDER``.
+"""What of a data set is there, whether it can be read, and what has to be made of it:
+``python -m experiments.data status|verify|prepare <name|all> --data-root FOLDER``.
 
 Exit codes: 0 complete, verified, or prepared; 1 something is missing or damaged; 2 the command asks for something
 impossible; 130 interrupted. Nothing is downloaded, and only ``prepare`` writes below the data root.
 """
 
 from __future__ import annotations
+
+from camera_occupancy_bench.commandline import READING, require
+
+require(__name__, READING)
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""``python -m experiments.doctor``: everything a run depends on, what is missing, and the command that would bring it.
+"""Everything a run depends on, what is missing, and the command that would bring it: ``python -m experiments.doctor``.
 
 It never fails: whatever is broken becomes a line of the table, and the exit code is 0. Any Python may run it, before the set-up
 too: it goes on in ``.venv`` if it is there and works, and until then needs nothing but the standard library.
@@ -6,7 +6,6 @@ too: it goes on in ``.venv`` if it is there and works, and until then needs noth
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import platform
@@ -18,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from camera_occupancy_bench.commandline import Parser
 from experiments import install
 from experiments.shell import program, runnable
 
@@ -155,7 +155,7 @@ def _data(named: Path | None) -> Iterator[Finding]:
 
     found = describe(root)
     if not found:
-        yield Finding("data root", False, f"{root} holds no known data set", "unpack one there, see README")
+        yield Finding("data root", False, f"{root} holds no known data set", "unpack one there, see docs/data.md")
     for split in found:
         detail = f"{root}: {split.usable} of {split.frames} frames usable"
         yield Finding(f"{split.dataset} {split.split}", split.usable == split.frames > 0, detail, split.problem)
@@ -218,8 +218,10 @@ def _first_line(error: BaseException) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table; always returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.doctor", description=__doc__)
-    parser.add_argument("--data-root", type=Path, help="folder of the real data (default: OCC_DATA_ROOT)")
+    parser = Parser(
+        "python -m experiments.doctor", "Show everything that a run depends on, and the command that brings what is missing."
+    )
+    parser.add_argument("--data-root", type=Path, metavar="PATH", help="Folder of the real data set. Default: OCC_DATA_ROOT.")
     options = parser.parse_args(argv)
     if _lacking():
         if _environment_works():

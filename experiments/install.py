@@ -1,4 +1,4 @@
-"""Set up the environment from a bare machine: ``python3 experiments/install.py`` (what ``make setup`` runs).
+"""Set up the environment from a bare machine: ``python3 -m experiments.install`` (what ``make setup`` runs).
 
 Standard library only, because it runs before anything is installed. Each step leaves a stamp in ``.venv/.steps`` named
 after what it depends on: a finished step is not repeated, an interrupted set-up goes on where it stopped, and a changed
@@ -6,7 +6,8 @@ lock file repeats just the steps it touches.
 
 mmcv comes as a source package without compiled operators on PyPI. Its stock build compiles 77 files in nine minutes on two
 cores; here the sources are joined into two translation units first, which takes about one. The wheel is kept outside the
-environment under a name that knows the torch version, so that it is built once a machine.
+environment under a name that knows the torch version, so that it is built once a machine. ``python -m experiments.install mmcv``
+does that for the environment that it is run in, whoever made it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from camera_occupancy_bench import CHECKOUT, ROOT
+from camera_occupancy_bench.commandline import Parser
+
 VENV = ROOT / ".venv"
 STEPS = VENV / ".steps"
 LOCK = ROOT / "requirements.lock"
@@ -60,9 +63,10 @@ def python() -> str:
     return str(VENV / "bin" / "python")
 
 
-def pip(*arguments: str, log: Path) -> None:
+def pip(*arguments: str, log: Path, into: str | None = None) -> None:
+    """``pip`` of ``.venv``, or of the interpreter ``into``."""
     # Byte-compiling 180 packages costs 40 s; Python compiles the few modules that are imported on first use anyway.
-    run([python(), "-m", "pip", *arguments], log, env={"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_COMPILE": "1"})
+    run([into or python(), "-m", "pip", *arguments], log, env={"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_COMPILE": "1"})
 
 
 def digest(*parts: str) -> str:
@@ -131,9 +135,12 @@ def create_venv() -> None:
     STEPS.mkdir(exist_ok=True)
 
 
-def torch_version() -> str:
+def torch_version(interpreter: str) -> str:
     code = "import torch; print(torch.__version__)"
-    return subprocess.run([python(), "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run([interpreter, "-c", code], capture_output=True, text=True)
+    if done.returncode:
+        raise SetupError(f"{interpreter} has no torch, for which mmcv is built; install that first")
+    return done.stdout.strip()
 
 
 def join_sources(folder: Path, name: str, keep: Callable[[str], bool]) -> None:
@@ -147,7 +154,7 @@ def join_sources(folder: Path, name: str, keep: Callable[[str], bool]) -> None:
     (folder / name).write_text("".join(lines), encoding="utf-8")
 
 
-def build_mmcv(wheels: Path, log: Path, joined: bool) -> None:
+def build_mmcv(wheels: Path, log: Path, joined: bool, interpreter: str) -> None:
     """Build mmcv's wheel with CPU operators into ``wheels``.
 
     Its CUDA sources include a header that current torch no longer has, so CUDA is hidden from the build.
@@ -155,7 +162,18 @@ def build_mmcv(wheels: Path, log: Path, joined: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="mmcv-") as folder:
         work = Path(folder)
         # No build isolation: an isolated build has no torch and "succeeds" without operators.
-        pip("download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation", "-d", folder, f"mmcv=={MMCV}", log=log)
+        pip(
+            "download",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--no-build-isolation",
+            "-d",
+            folder,
+            f"mmcv=={MMCV}",
+            log=log,
+            into=interpreter,
+        )
         with tarfile.open(next(work.glob("mmcv-*.tar.gz"))) as archive:
             archive.extractall(work, filter="data") if hasattr(tarfile, "data_filter") else archive.extractall(work)
         source = work / f"mmcv-{MMCV}"
@@ -169,9 +187,9 @@ def build_mmcv(wheels: Path, log: Path, joined: bool) -> None:
             "MMCV_WITH_OPS": "1",
             "FORCE_CUDA": "0",
             "CUDA_VISIBLE_DEVICES": "",
-            "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+            "PATH": f"{Path(interpreter).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
-        command = [python(), "-m", "pip", "wheel", "--no-cache-dir", "--no-build-isolation", "--no-deps", "-w", str(work), "."]
+        command = [interpreter, "-m", "pip", "wheel", "--no-cache-dir", "--no-build-isolation", "--no-deps", "-w", str(work), "."]
         run(command, log, env=env, cwd=source)
         wheels.mkdir(parents=True, exist_ok=True)
         built = next(work.glob("mmcv-*.whl"))
@@ -180,18 +198,18 @@ def build_mmcv(wheels: Path, log: Path, joined: bool) -> None:
         os.replace(partial, wheels / built.name)
 
 
-def mmcv_works() -> bool:
+def mmcv_works(interpreter: str) -> bool:
     code = "import mmcv.ops"
-    return subprocess.run([python(), "-c", code], capture_output=True).returncode == 0
+    return subprocess.run([interpreter, "-c", code], capture_output=True).returncode == 0
 
 
-def install_mmcv(log: Path) -> None:
-    wheels = CACHE / "wheels" / f"torch-{torch_version()}"
+def install_mmcv(log: Path, interpreter: str) -> None:
+    wheels = CACHE / "wheels" / f"torch-{torch_version(interpreter)}"
 
     def install_kept() -> bool:
         for wheel in wheels.glob(f"mmcv-{MMCV}-cp{sys.version_info[0]}{sys.version_info[1]}-*.whl"):
-            pip("install", "--no-deps", "--force-reinstall", str(wheel), log=log)
-            if mmcv_works():
+            pip("install", "--no-deps", "--force-reinstall", str(wheel), log=log, into=interpreter)
+            if mmcv_works(interpreter):
                 return True
             wheel.unlink()
         return False
@@ -200,14 +218,14 @@ def install_mmcv(log: Path) -> None:
         return
     print(" building (about a minute on 2 cores) ...", end="", flush=True)
     try:
-        build_mmcv(wheels, log, joined=True)
+        build_mmcv(wheels, log, True, interpreter)
         if install_kept():
             return
     except SetupError as error:
         with log.open("a", encoding="utf-8") as out:
             out.write(f"\njoined build failed: {error}\n")
     print(" failed, trying mmcv's own build (about 9 minutes on 2 cores) ...", end="", flush=True)
-    build_mmcv(wheels, log, joined=False)
+    build_mmcv(wheels, log, False, interpreter)
     if not install_kept():
         raise SetupError(f"mmcv was built but `import mmcv.ops` fails; see {log}")
 
@@ -232,7 +250,7 @@ def steps() -> list[tuple[str, str, Callable[[Path], None]]]:
     return [
         ("torch", base, lambda log: pip("install", TORCH, *BUILD_TOOLS, log=log)),
         ("packages", digest(base, LOCK.read_text(encoding="utf-8")), install_packages),
-        ("mmcv", digest(base, MMCV), install_mmcv),
+        ("mmcv", digest(base, MMCV), lambda log: install_mmcv(log, python())),
         (
             "project",
             digest(base, (ROOT / "pyproject.toml").read_text(encoding="utf-8")),
@@ -251,9 +269,31 @@ def unfinished() -> list[str]:
     return [name for name, key, _ in steps() if not _stamp(name, key).exists()]
 
 
-def main() -> int:
+def into_this_environment() -> None:
+    """mmcv with its operators, and what it takes to build them, for the interpreter that runs this."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "mmcv.log"
+        if mmcv_works(sys.executable):
+            print(f"mmcv and its operators are in {sys.prefix} already")
+            return
+        print(f"mmcv for {sys.prefix} ...", end="", flush=True)
+        pip("install", *(tool for tool in BUILD_TOOLS if not tool.startswith("numpy")), log=log, into=sys.executable)
+        install_mmcv(log, sys.executable)
+        print(" done")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser("python3 -m experiments.install", "Make the environment .venv of the checkout, or bring what is named.")
+    what = "mmcv, built with its operators, into the environment that runs this. Default: all of .venv."
+    parser.add_argument("part", nargs="?", choices=["mmcv"], help=what)
+    part = parser.parse_args(argv).part
     start = time.monotonic()
     try:
+        if part is not None:
+            into_this_environment()
+            return 0
+        if not CHECKOUT:
+            raise SetupError(f"{ROOT} is no checkout to make an environment for; pip install '.[bench]' in the project's folder")
         check_machine()
         create_venv()
         missing = unfinished()

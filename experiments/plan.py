@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from camera_occupancy_bench import HOME
 from experiments import settings
 from experiments.datasets.registry import DATASETS, part_of
 from experiments.datasets.unpickle import DataError
-from experiments.records import ROOT
 from experiments.spec import Cell, PresetName, Row, TableSpec, ViewSpec, changed_preset, relevant
 
 DATA_ROOT_VARIABLE = "OCC_DATA_ROOT"
@@ -218,7 +218,7 @@ def _overrides(request: Request, preset: PresetName) -> dict[str, Any]:
 
 def pretrained_path(name: str) -> Path:
     """Where a preset's first weights lie: in OCC_CKPTS, else in ``ckpts/`` of the project."""
-    return Path(os.environ.get("OCC_CKPTS") or ROOT / "ckpts") / name
+    return Path(os.environ.get("OCC_CKPTS") or HOME / "ckpts") / name
 
 
 def _check_settings(cells: Sequence[Cell]) -> None:

@@ -6,6 +6,10 @@ Exit codes as of ``experiments.run``: 0 done; 2 the command asks for something i
 
 from __future__ import annotations
 
+from camera_occupancy_bench.commandline import READING, TRAINING, explain, missing, require
+
+require(__name__, READING)
+
 from experiments import instructions
 
 instructions.hold()  # before anything below loads numpy or torch
@@ -78,6 +82,8 @@ def command(
     console = Console(highlight=False)
     for line in plan.said:
         console.print(escape(line), soft_wrap=True)
+    if lacking := missing(TRAINING):
+        raise PlanError(explain(lacking))
     cell = plan.cells[0]
     split = split or layout_of(cell.table.dataset).evaluated
     paths = {number: out / f"{split}_{number:05d}.npz" for number in index}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-ROOT = Path(__file__).resolve().parents[1]
-LOCAL = ROOT / "results" / "local"
-COMMITTED = ROOT / "results" / "records"
-QUOTED = ROOT / "results" / "quoted"
+from camera_occupancy_bench import CHECKOUT, HOME
+from camera_occupancy_bench import ROOT as ROOT
+
+LOCAL = HOME / "results" / "local"
+COMMITTED = HOME / "results" / "records"
+# Without a checkout they lie where the installed distribution put them.
+QUOTED = HOME / "results" / "quoted" if CHECKOUT else Path(sysconfig.get_path("data")) / "share/camera-occupancy-bench/quoted"
 SCHEMA_VERSION = 1
 MEASURED = ("seconds_per_iteration", "train_peak_memory_mb", "peak_memory_mb", "train_seconds", "eval_seconds", "parameters")
 """Fields of a record that may be a table's column like a metric."""

@@ -1,10 +1,14 @@
-"""The command line: ``python -m experiments.run table_occ3d``.
+"""Train and evaluate the cells of a table: ``python -m experiments.run table_occ3d``.
 
 Exit codes: 0 all cells finished; 1 a cell failed while running; 2 the command asks for something impossible;
 130 interrupted. Every mistake is one line on stderr.
 """
 
 from __future__ import annotations
+
+from camera_occupancy_bench.commandline import READING, TRAINING, explain, missing, require
+
+require(__name__, READING)
 
 from experiments import instructions
 
@@ -100,6 +104,8 @@ def command(
     plans = planning.make_all(requests, _cuda)
     for line in dict.fromkeys(line for plan in plans for line in plan.said):
         console.print(escape(line), soft_wrap=True)
+    if not list_ and (lacking := missing(TRAINING)):
+        raise PlanError(explain(lacking))
     root = results_root(results)
     if list_ or dry_run:
         for plan in plans:

@@ -201,7 +201,7 @@ class Preset:
 class TableSpec:
     """A paper table: ``default_seeds`` are run when the command names none.
 
-    brief  the README shows it folded, without classes, checks and figures (ablations)
+    brief  its page stands without classes, checks and figures (ablations)
     """
 
     name: str

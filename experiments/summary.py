@@ -96,10 +96,8 @@ def print_results(
     print_changes(console, done)
     apart = [plan for plan in plans if plan.preset != "paper"]
     if apart:
-        names = ", ".join(f"reports/tables/{name}.csv" for name in dict.fromkeys(plan.table.name for plan in apart))
-        console.print(
-            f"{apart[0].preset} numbers do not compare with published ones, which are in README.md and {names}", soft_wrap=True
-        )
+        names = ", ".join(f"reports/pages/{name}.md" for name in dict.fromkeys(plan.table.name for plan in apart))
+        console.print(f"{apart[0].preset} numbers do not compare with published ones, which are in {names}", soft_wrap=True)
     bound = {cell.name: why for plan in plans for cell in plan.cells if (why := _machine_bound(done.get(cell.key)))}
     if bound:
         reasons = "; ".join(dict.fromkeys(bound.values()))
@@ -182,7 +180,7 @@ def _ours(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str, colum
 
 
 def _quoted(quoted: list[QuotedNumber], row: Row, column: Column) -> str:
-    """The number of the paper or its readme; reruns and second-hand quotes are in the README only."""
+    """The number of the paper or its readme; reruns and second-hand quotes are on the table's page only."""
     for kind in ("readme", "paper"):
         for number in quoted:
             if number.row == row.name and number.metric == column.metric and number.kind == kind:

@@ -1,4 +1,4 @@
-"""``python -m renderers.build diff_gauss``: compile the original CUDA rasterizer from its public source, and verify it.
+"""Compile the original CUDA rasterizer from its public source, and verify it: ``python -m renderers.build diff_gauss``.
 
 The source is the Inria/MPII rasterizer as extended for GaussRender: free for non-commercial research and evaluation only.
 It is fetched and built on the user's machine; nothing of it is part of this project.
@@ -6,7 +6,6 @@ It is fetched and built on the user's machine; nothing of it is part of this pro
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import json
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from camera_occupancy_bench.commandline import Parser
 from renderers.cuda import cuda_state, nvcc
 
 SOURCE = "https://github.com/valeoai/GaussRender"
@@ -172,12 +172,14 @@ def build(source: str, commit: str | None, channels: int | None, arch: str | Non
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; the exit code is 1 with one message on stderr where the build cannot be done."""
-    parser = argparse.ArgumentParser(prog="python -m renderers.build", description=__doc__)
-    parser.add_argument("renderer", choices=["diff_gauss"])
-    parser.add_argument("--channels", type=int, help="channels to compile in (default: those of the source, 19)")
-    parser.add_argument("--source", default=SOURCE, help="git URL or folder of a rasterizer of this family")
-    parser.add_argument("--commit", help=f"commit of --source (default source: {COMMIT[:7]})")
-    parser.add_argument("--arch", help='CUDA architectures as for TORCH_CUDA_ARCH_LIST, such as "8.0;9.0"')
+    parser = Parser(
+        "python -m renderers.build", "Compile the original CUDA rasterizer from its public source, and verify it.", LICENCE
+    )
+    parser.add_argument("renderer", choices=["diff_gauss"], help="The renderer.")
+    parser.add_argument("--channels", type=int, metavar="N", help="Channels to compile in. Default: those of the source, 19.")
+    parser.add_argument("--source", default=SOURCE, metavar="PLACE", help="Git URL or folder of a rasterizer of this family.")
+    parser.add_argument("--commit", help=f"Commit of --source. Default: {COMMIT[:7]} of the default source.")
+    parser.add_argument("--arch", help='CUDA architectures as for TORCH_CUDA_ARCH_LIST, such as "8.0;9.0".')
     options = parser.parse_args(arguments)
     if options.channels is not None and options.channels < 1:
         parser.error("--channels must be at least 1")
@@ -185,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         build(options.source, commit, options.channels, options.arch)
     except RuntimeError as error:  # BuildError, and RendererUnavailable from the verification
-        print(f"cannot build {options.renderer}: {error}", file=sys.stderr)
+        print(f"error: cannot build {options.renderer}: {error}", file=sys.stderr)
         return 1
     return 0
 

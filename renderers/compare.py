@@ -12,7 +12,6 @@ available; 2 the command asks for something impossible; 130 interrupted.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -25,10 +24,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
+from camera_occupancy_bench import HOME
+from camera_occupancy_bench.commandline import Parser
 from renderers import machine, registry
 from renderers.conformance import CASES, check
 from renderers.interface import Cameras, Gaussians, RasterSettings
@@ -293,38 +294,33 @@ def _check_writable(option: str, folder: Path, make: bool = False) -> None:
         raise CompareError(f"{option}: cannot write into {folder}: {error.strerror or error}; name another place") from error
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise CompareError(f"{message} (see --help)")
-
-
 def parse(argv: Sequence[str]) -> Request:
     """The command line as a request; raises CompareError, UnknownRenderer or UnknownWorkload."""
-    parser = _Parser(
-        prog="python -m renderers.compare",
-        description="Time, memory and agreement of renderers on the workloads of published systems.",
-        epilog=f"workloads: {CONFORMANCE}, {', '.join(dict.fromkeys(w.group for w in select([])))}; each, or a member of it such "
+    parser = Parser(
+        "python -m renderers.compare",
+        "Time, memory and agreement of renderers on the workloads of published systems.",
+        f"workloads: {CONFORMANCE}, {', '.join(dict.fromkeys(w.group for w in select([])))}; each, or a member of it such "
         "as occ3d-camera-gt or channels-19",
     )
-    parser.add_argument("--renderer", nargs="+", action="extend", metavar="NAME", help="default: all that are available")
-    parser.add_argument("--workload", nargs="+", action="extend", metavar="NAME", default=[], help="default: all")
+    parser.add_argument("--renderer", nargs="+", action="extend", metavar="NAME", help="Default: all that are available.")
+    parser.add_argument("--workload", nargs="+", action="extend", metavar="NAME", default=[], help="Default: all.")
     here = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=here, help="cpu or cuda (default: %(default)s)")
-    parser.add_argument("--repeat", type=int, metavar="N", help="repetitions (default: 3 to 20, as fit into a few seconds)")
+    parser.add_argument("--device", default=here, help="cpu or cuda. Default: %(default)s.")
+    parser.add_argument("--repeat", type=int, metavar="N", help="Repetitions. Default: 3 to 20, as fit into a few seconds.")
     parser.add_argument(
         "--data",
         type=Path,
         metavar="FOLDER",
         default=os.environ.get("OCC_REAL_FRAMES") or None,
-        help="folder in the layout of Occ3D-nuScenes with scene-1077, for the official label (default: OCC_REAL_FRAMES, else a "
-        "made-up street)",
+        help="Folder in the layout of Occ3D-nuScenes with scene-1077, for the official label. Default: OCC_REAL_FRAMES, else a "
+        "made-up street.",
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything to this file")
-    parser.add_argument("--save", action="store_true", help=f"leave records of {TABLE} in results/local")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="Write everything to this file.")
+    parser.add_argument("--save", action="store_true", help=f"Leave records of {TABLE} in results/local.")
     options = parser.parse_args(list(argv))
     for name in options.renderer or []:
         registry.load(name)
-    results = Path(os.environ.get("OCC_RESULTS") or machine.ROOT / "results" / "local")
+    results = Path(os.environ.get("OCC_RESULTS") or HOME / "results" / "local")
     return Request(
         renderers=list(dict.fromkeys(options.renderer or registry.names())),
         named=bool(options.renderer),

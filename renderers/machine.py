@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from camera_occupancy_bench import CHECKOUT, ROOT
 from renderers.cpu import native
 from renderers.cpu.toolchain import BuildError
 
-ROOT = Path(__file__).resolve().parents[1]
 INSTRUCTION_SETS = ("sse2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "asimd", "sve")
 BANDWIDTH_ELEMENTS = 1 << 25  # three arrays of 128 MiB, beyond any processor's cache
 PACKAGES = ("torch", "triton", "gsplat", "numpy")
@@ -123,6 +123,8 @@ def versions() -> dict[str, str]:
 
 def commit() -> tuple[str, bool]:
     """The checkout's commit and whether tracked files differ from it; ("unknown", True) outside a checkout."""
+    if not CHECKOUT:  # a repository around an environment is not the project's
+        return "unknown", True
     try:
         head, changes = (
             subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout.strip()

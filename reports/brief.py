@@ -1,4 +1,4 @@
-"""The README's part of an ablation or another brief table: one line until it was run, then folded numbers with their gains."""
+"""The page of an ablation or another brief table: one line until it was run, then numbers with their gains."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from reports.summary import ABSENT, QUOTED, RERUN, Gain, Group, Summary, group_o
 
 
 def render(summary: Summary) -> str:
-    """Markdown between a brief table's markers."""
+    """The page of a brief table."""
     spec, groups = summary.spec, shown(summary)
+    command = f"python -m experiments.run {spec.name}"
+    text = [markdown.heading(spec.title, command)]
     if not groups:
-        return f"**{spec.title}** (`{spec.name}`): not run yet, `python -m experiments.run {spec.name}`."
-    text: list[str] = []
+        return "\n\n".join((*text, f"Not run yet: `{command}`."))
     for group in groups:
         text += [f"**{summary.heading(group)[0].upper()}{summary.heading(group)[1:]}**", _numbers(summary, group)]
     if any(group.published for group in groups):
@@ -24,7 +25,7 @@ def render(summary: Summary) -> str:
     text.append("\n".join(f"- {note}" for note in (_legend(summary, groups), *spec.notes, markdown.csv_link(summary))))
     text.append(markdown.conditions([r for r in summary.records if r.preset in presets]))
     text += [f"> {note}" for note in summary.notes]
-    return markdown.details(f"{spec.title} (<code>{spec.name}</code>)", *text)
+    return "\n\n".join(part for part in text if part)
 
 
 def shown(summary: Summary) -> list[Group]:

@@ -1,8 +1,17 @@
-"""Rewrite the README's tables, the CSV files and the figures from ``results/``: ``python -m reports.build [--check]``."""
+"""Make README, pages, CSV files and figures from records: ``python -m reports.build [--check]``, or with ``--out`` elsewhere.
+
+In the project: the README's status and summary tables between their markers, a page a table (``reports/pages``), CSV files and
+figures, from what is committed and nothing else. With ``--out``: the pages, CSV files and figures alone, in a folder of yours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from camera_occupancy_bench.commandline import READING, require
+
+require(__name__, (*READING, "pandas", "tabulate", "matplotlib", "PIL"))
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -11,10 +20,12 @@ import pandas as pd
 import typer
 
 from experiments import renderer_records
-from experiments.records import ROOT, RecordError
-from experiments.shell import runnable
-from experiments.spec import SpecError, TableSpec, load_spec, spec_names
-from reports import brief, markdown, renderer_figures, renderers, status, views
+from experiments.cell.folder import results_root
+from experiments.command import complain, guarded
+from experiments.records import QUOTED, ROOT, RecordError
+from experiments.renderer_records import RendererRecord
+from experiments.spec import SpecError, TableSpec, ViewSpec, load_spec, spec_names
+from reports import brief, front, markdown, renderer_figures, renderers, status, views
 from reports.figures import figures, stored_digest
 from reports.summary import Number, ReportError, Summary, summarise
 
@@ -33,20 +44,21 @@ class Figure(Protocol):
 
 @dataclass
 class Outputs:
-    """Everything that a build writes: text files by path, figures by path."""
+    """Everything that a build writes: text files by path, figures by path; and files that it no longer makes."""
 
     texts: dict[Path, str] = field(default_factory=dict)
     figures: dict[Path, Figure] = field(default_factory=dict)
+    obsolete: list[Path] = field(default_factory=list)
 
-    def stale(self, root: Path) -> list[Path]:
-        """Files below ``root`` that differ from this, are missing, or are no longer produced."""
+    def stale(self) -> list[Path]:
+        """Files that differ from this, are missing, or are no longer produced."""
         changed = [p for p, text in self.texts.items() if not p.is_file() or p.read_bytes() != text.encode()]
         changed += [p for p, figure in self.figures.items() if stored_digest(p) != figure.digest]
-        return changed + [p for p in _produced(root) if p not in self.texts and p not in self.figures]
+        return changed + self.obsolete
 
-    def write(self, root: Path) -> list[Path]:
+    def write(self) -> list[Path]:
         """Bring the files up to date; returns those that changed. What is up to date is not touched."""
-        changed = self.stale(root)
+        changed = self.stale()
         for path in changed:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path in self.texts:
@@ -58,42 +70,80 @@ class Outputs:
         return changed
 
 
-def build(root: Path) -> Outputs:
-    """What the reports below ``root`` should be; raises RecordError, SpecError or ReportError."""
+@dataclass(frozen=True)
+class Content:
+    """What reports are made of: the tables' numbers, views of them, and the renderers' records by machine."""
+
+    summaries: dict[str, Summary]
+    views: list[ViewSpec]
+    machines: dict[str, list[RendererRecord]]
+
+
+def read(results: Path, quoted: Path, leave_out: Callable[[str], object] | None = None) -> Content:
+    """The records below ``results`` with the published numbers; raises RecordError, SpecError or ReportError.
+
+    leave_out  is told of each record that no table has a place for, which is left out; without it such a record is an error
+    """
+    specs = [load_spec(name) for name in spec_names()]
+    tables = [spec for spec in specs if isinstance(spec, TableSpec)]
+    return Content(
+        summaries={spec.name: summarise(spec, results, quoted, leave_out) for spec in tables},
+        views=[spec for spec in specs if isinstance(spec, ViewSpec)],
+        machines=renderers.read(results),
+    )
+
+
+def pages(content: Content, folder: Path) -> Outputs:
+    """A page a table in ``folder``/pages, with its CSV file and figures in folders beside that one."""
     outputs = Outputs()
+
+    def add(drawn: Sequence[Figure]) -> dict[str, str]:
+        """Figures to be written; their captions by the path that a page links."""
+        outputs.figures |= {folder / "figures" / figure.name: figure for figure in drawn}
+        return {f"../figures/{figure.name}": figure.caption for figure in drawn}
+
+    texts: dict[str, str] = {}
+    for name, summary in content.summaries.items():
+        if summary.spec.brief:
+            texts[name] = brief.render(summary)
+        else:
+            texts[name] = markdown.render(summary, add(figures(summary)), [v for v in content.views if name in v.parts])
+        if not summary.spec.brief or brief.shown(summary):
+            outputs.texts[folder / "tables" / f"{name}.csv"] = csv(summary)
+    for view in content.views:
+        texts[view.name] = views.render(view, [content.summaries[part] for part in view.parts])
+    links = add(renderer_figures.figures(content.machines))
+    texts[renderer_records.TABLE] = renderers.render(content.machines, links)
+    if content.machines:
+        outputs.texts[folder / "tables" / f"{renderer_records.TABLE}.csv"] = renderers.csv(content.machines)
+    outputs.texts |= {folder / "pages" / markdown.page(name): f"{text}\n" for name, text in texts.items()}
+    return outputs
+
+
+def build(root: Path) -> Outputs:
+    """What the README and the reports of the project below ``root`` should be, from the records and quoted numbers that are
+    committed; raises RecordError, SpecError or ReportError."""
     readme = root / "README.md"
     try:
         text = readme.read_bytes().decode()
     except FileNotFoundError as error:
-        raise ReportError(f"{readme} does not exist; write one with the tables' markers") from error
-    specs = [load_spec(name) for name in spec_names()]
-    tables = [spec for spec in specs if isinstance(spec, TableSpec)]
-    summaries = {spec.name: summarise(spec, root / "results/records", root / "results/quoted") for spec in tables}
-    for spec in specs:
-        if not isinstance(spec, TableSpec):
-            section = views.render(spec, [summaries[part] for part in spec.parts])
-        elif spec.brief:
-            section = brief.render(summaries[spec.name])
-        else:
-            section = markdown.render(summaries[spec.name], _add(outputs, root, figures(summaries[spec.name])))
-        text = replace_section(text, spec.name, section)
-    for name, summary in summaries.items():
-        if not summary.spec.brief or brief.shown(summary):
-            outputs.texts[root / "reports/tables" / f"{name}.csv"] = csv(summary)
-    text = replace_section(text, status.SECTION, status.render(list(summaries.values())))
-    machines = renderers.read(root / "results/records")
-    links = _add(outputs, root, renderer_figures.figures(machines))
-    text = replace_section(text, renderer_records.TABLE, renderers.render(machines, links))
-    if machines:
-        outputs.texts[root / "reports/tables" / f"{renderer_records.TABLE}.csv"] = renderers.csv(machines)
-    outputs.texts[readme] = text
+        raise ReportError(f"{readme} does not exist; write one with the markers of the sections") from error
+    content = read(root / "results/records", root / "results/quoted")
+    outputs = pages(content, root / "reports")
+    summaries = list(content.summaries.values())
+    text = replace_section(text, status.SECTION, status.render(summaries))
+    outputs.texts[readme] = replace_section(text, front.SECTION, front.render(summaries, content.views, content.machines))
+    outputs.obsolete = [p for p in _produced(root / "reports") if p not in outputs.texts and p not in outputs.figures]
     return outputs
 
 
-def _add(outputs: Outputs, root: Path, drawn: Sequence[Figure]) -> dict[str, str]:
-    """Add figures to what is written; their captions by the path that the README links."""
-    outputs.figures |= {root / "reports/figures" / figure.name: figure for figure in drawn}
-    return {f"reports/figures/{figure.name}": figure.caption for figure in drawn}
+def build_elsewhere(results: Path, out: Path, leave_out: Callable[[str], object]) -> Outputs:
+    """The same pages, CSV files and figures in the folder ``out``, from whatever records lie below ``results``."""
+    if not any(results.glob("*/*/*.json")):
+        raise ReportError(f"{results} holds no records (<table>/<preset>/<cell>.json); run a table, or name another --results")
+    if out.resolve() == (ROOT / "reports").resolve():
+        raise ReportError(f"--out: {out} is made from results/records alone; name another folder")
+    return pages(read(results, QUOTED, leave_out), out)
 
 
 def replace_section(text: str, name: str, section: str) -> str:
@@ -138,27 +188,52 @@ def _absent(number: Number) -> str:
     return number.absent + ("" if number.others is None else f"; over the others {number.others:.6g}")
 
 
-def _produced(root: Path) -> Iterator[Path]:
-    yield from sorted((root / "reports/tables").glob("*.csv"))
-    yield from sorted((root / "reports/figures").glob("*.png"))
+def _produced(folder: Path) -> Iterator[Path]:
+    for pattern in ("pages/*.md", "tables/*.csv", "figures/*.png"):
+        yield from sorted(folder.glob(pattern))
 
 
-def main(check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 and name what is stale.")] = False) -> None:
-    """Rewrite the README's tables and the files in reports/ from results/records and results/quoted."""
-    try:
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def command(
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 and name what is stale.")] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="With --out: records to take. Default: OCC_RESULTS, else results/local.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write pages, CSV files and figures of these records here, and nothing in the project.")
+    ] = None,
+) -> int:
+    """Rewrite the README's summaries and the files in reports/ from results/records and results/quoted."""
+    if out is None:
+        if results is not None:
+            raise ReportError("--results needs --out FOLDER: README and reports are made from results/records alone")
         outputs = build(ROOT)
-        changed = outputs.stale(ROOT) if check else outputs.write(ROOT)
-    except (RecordError, SpecError, ReportError) as error:
-        typer.echo(runnable(f"error: {error}"), err=True)
-        raise typer.Exit(2) from error
+    else:
+        left_out: dict[str, None] = {}  # several tables may show one cell
+        outputs = build_elsewhere(results_root(results), out, left_out.setdefault)
+        for line in left_out:
+            typer.echo(f"left out: {line}", err=True)
+    changed = outputs.stale() if check else outputs.write()
     for path in changed:
-        typer.echo(f"{'stale' if check else 'wrote' if path.exists() else 'removed'}: {path.relative_to(ROOT)}")
+        shown = path.relative_to(ROOT) if out is None else path
+        typer.echo(f"{'stale' if check else 'wrote' if path.exists() else 'removed'}: {shown}")
     if check and changed:
-        typer.echo(runnable("error: the reports are stale; run `python -m reports.build` and commit what it changes"), err=True)
-        raise typer.Exit(1)
+        complain("the reports are stale; run `python -m reports.build` and commit what it changes")
+        return 1
     if not changed:
         typer.echo("reports are up to date")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    mistakes = (RecordError, SpecError, ReportError, OSError)
+    return guarded(app, words, "python -m reports.build", "interrupted; the same command goes on from here", mistakes)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(main())

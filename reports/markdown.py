@@ -1,4 +1,4 @@
-"""The README's part of one table, as GitHub markdown, and the blocks that views and ablations share with it."""
+"""The page of one table, as GitHub markdown, and the blocks that views, ablations and the README share with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from experiments import absences
 from experiments.comparable import Marks, mixed
 from experiments.datasets.layouts import layout_of
 from experiments.records import Record
-from experiments.spec import PRESETS, Column, Row
+from experiments.spec import PRESETS, Column, Row, ViewSpec
 from reports.summary import (
     ABSENT,
     ONE_SEED,
@@ -40,10 +40,22 @@ NOT_COMPARABLE = {
 }
 
 
-def render(summary: Summary, figures: dict[str, str]) -> str:
-    """Markdown between a table's markers. ``figures``: path as the README links it -> caption."""
-    columns = summary.spec.columns
-    parts = [_published(summary), gain_table(summary, columns, [QUOTED, RERUN, *summary.ours("paper")])]
+def page(name: str) -> str:
+    """File name of the page of a table or view."""
+    return f"{name}.md"
+
+
+def heading(title: str, how: str) -> str:
+    """The first lines of a page: its title, and the command that makes its numbers."""
+    return f"# {title}\n\nNumbers: `{how}`. This page: `python -m reports.build`, from records and quoted numbers; do not edit."
+
+
+def render(summary: Summary, figures: dict[str, str], views: Sequence[ViewSpec] = ()) -> str:
+    """The page of a table. ``figures``: path as the page links it -> caption; ``views`` show more of the same cells."""
+    spec, columns = summary.spec, summary.spec.columns
+    parts = [heading(spec.title, f"python -m experiments.run {spec.name}")]
+    parts += [f"More of the same cells: [{view.title}]({page(view.name)})." for view in views]
+    parts += [_published(summary), gain_table(summary, columns, [QUOTED, RERUN, *summary.ours("paper")])]
     parts += [_ours(summary, preset) for preset in PRESETS if summary.ours(preset)]
     if not summary.trained("paper"):
         parts.append("Ours at the published configuration (preset `paper`) has not been run yet.")
@@ -168,8 +180,7 @@ def _published(summary: Summary) -> str:
     text.append(
         f"`{ABSENT}`: not published{', or not run' if ours else ''}. "
         "*Quoted*: printed by the authors, who took most base rows from other papers. "
-        f"*Authors' rerun*: evaluation logs that they committed beside their code. {csv_link(summary)} "
-        "Images, depth and the view from above of the same cells: [rendered views](#rendered-views)."
+        f"*Authors' rerun*: evaluation logs that they committed beside their code. {csv_link(summary)}"
     )
     text.append("\n".join(remarks(summary, spec.columns)))
     text.append(details("Published numbers per class", *(per_class(summary, c, [QUOTED, RERUN]) for c in spec.columns)))
@@ -178,8 +189,8 @@ def _published(summary: Summary) -> str:
 
 def csv_link(summary: Summary) -> str:
     """Where all numbers of a table are."""
-    path = f"reports/tables/{summary.spec.name}.csv"
-    return f"Every number with its source: [`{path}`]({path})."
+    name = f"{summary.spec.name}.csv"
+    return f"Every number with its source: [`{name}`](../tables/{name})."
 
 
 def remarks(summary: Summary, columns: Sequence[Column]) -> list[str]:

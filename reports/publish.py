@@ -11,7 +11,12 @@ of the table would mix. Where a record does not tell one of these, that is said,
 
 from __future__ import annotations
 
+from camera_occupancy_bench.commandline import READING, require
+
+require(__name__, READING)
+
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,6 +27,7 @@ import typer
 
 from experiments import absences, records, renderer_records, sources
 from experiments.cell.folder import results_root
+from experiments.command import guarded
 from experiments.comparable import differences
 from experiments.datasets.layouts import layout_of
 from experiments.records import Record, RecordError
@@ -287,7 +293,11 @@ def publish_renderers(
         raise _not_replaced(len(differing))
 
 
-def main(
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def command(
     table: Annotated[str, typer.Argument(help="Table or view whose local records are published, e.g. table_occ3d.")],
     preset: Annotated[str | None, typer.Option(help="Only this preset.")] = None,
     row: Annotated[str | None, typer.Option(help="Only rows (of table_renderers: workloads) that match this glob.")] = None,
@@ -297,36 +307,40 @@ def main(
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Put what is local in place of committed records.")] = False,
     show: Annotated[bool, typer.Option("--list", help="Show the local records and their state; write nothing.")] = False,
-) -> None:
-    """Copy finished local records to results/records, which is committed and feeds the README."""
-    try:
-        if table == renderer_records.TABLE:
-            if checkpoint is not None:
-                raise ReportError(f"{table} has no checkpoints; choose by workload (--row) and --renderer")
-            for line in publish_renderers(results_root(), records.COMMITTED, preset, row, renderer, show, replace):
-                typer.echo(line)
-            typer.echo(runnable("next: python -m reports.build"))
-            return
-        chosen = select(load_spec(table), results_root(), records.COMMITTED, preset, row, renderer, checkpoint)
-        if show:
-            for candidate in chosen:
-                typer.echo(f"{candidate.state:9} {candidate.name}")
-                if candidate.state == "differs":
-                    for line in _record_changes(candidate):
-                        typer.echo(line)
-            return
-        for line in publish(chosen, records.COMMITTED, replace):
+) -> int:
+    """Copy finished local records to results/records, which is committed and feeds the README and its pages."""
+    if table == renderer_records.TABLE:
+        if checkpoint is not None:
+            raise ReportError(f"{table} has no checkpoints; choose by workload (--row) and --renderer")
+        for line in publish_renderers(results_root(), records.COMMITTED, preset, row, renderer, show, replace):
             typer.echo(line)
-        if all(c.state == "variant" for c in chosen):
-            raise ReportError("nothing was published: all chosen records are variants; run the cells without overrides")
-    except (RecordError, SpecError, ReportError) as error:
-        typer.echo(runnable(f"error: {error}"), err=True)
-        raise typer.Exit(2) from error
+        typer.echo(runnable("next: python -m reports.build"))
+        return 0
+    chosen = select(load_spec(table), results_root(), records.COMMITTED, preset, row, renderer, checkpoint)
+    if show:
+        for candidate in chosen:
+            typer.echo(f"{candidate.state:9} {candidate.name}")
+            if candidate.state == "differs":
+                for line in _record_changes(candidate):
+                    typer.echo(line)
+        return 0
+    for line in publish(chosen, records.COMMITTED, replace):
+        typer.echo(line)
+    if all(c.state == "variant" for c in chosen):
+        raise ReportError("nothing was published: all chosen records are variants; run the cells without overrides")
     for candidate in chosen:
         if remark := sources.notice(candidate.record):
             typer.echo(f"note: {candidate.name}: {remark}")
     typer.echo(runnable("next: python -m reports.build"))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    interrupted = "interrupted; every record that was written is whole"
+    return guarded(app, words, "python -m reports.publish", interrupted, (RecordError, SpecError, ReportError, OSError))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The README's part of ``table_renderers``: every renderer on every workload, machine by machine, from the committed records."""
+"""The page of ``table_renderers``: every renderer on every workload, machine by machine, from the records."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pandas as pd
 
 from experiments import renderer_records
 from experiments.renderer_records import COMMAND, TABLE, RendererRecord
+from reports import markdown
 from reports.markdown import details, distinct, markdown_table
 from reports.summary import ABSENT, ReportError
 
+TITLE = "Renderers side by side: time, memory, agreement"
 SWEPT = {"channels": "channels", "gaussians": "Gaussians"}
 """Workload groups that are sweeps, with what they sweep over (``scene`` has a key of the group's name)."""
 
@@ -37,12 +39,12 @@ def _order(record: RendererRecord) -> tuple[int, str, float]:
 
 
 def render(machines: dict[str, list[RendererRecord]], figures: dict[str, str]) -> str:
-    """Markdown between the markers. ``figures``: path as the README links it -> caption."""
+    """The page. ``figures``: path as the page links it -> caption."""
+    parts = [markdown.heading(TITLE, COMMAND)]
     if not machines:
-        return f"Not measured yet: `{COMMAND}`, then `python -m reports.publish {TABLE}`."
-    parts = []
+        return "\n\n".join((*parts, f"Not measured yet: `{COMMAND}`, then `python -m reports.publish {TABLE}`."))
     for records in machines.values():
-        parts += [f"**{heading(records[0])}**", _times(records)]
+        parts += [f"## {heading(records[0])}", _times(records)]
         parts += [_details_of(records)]
     parts += [f"![{caption}]({path})" for path, caption in figures.items()]
     parts += _definitions([r for records in machines.values() for r in records])

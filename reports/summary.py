@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -13,7 +13,7 @@ from experiments import absences, records
 from experiments.comparable import TIMED, mixed
 from experiments.datasets.layouts import layout_of
 from experiments.records import QuotedNumber, Record
-from experiments.spec import PRESETS, Row, TableSpec
+from experiments.spec import PRESETS, Row, SpecError, TableSpec
 
 ABSENT = "-"
 """Shown where there is no number: not published, or not run."""
@@ -196,13 +196,26 @@ class Summary:
         )
 
 
-def summarise(spec: TableSpec, records_root: Path, quoted_root: Path) -> Summary:
-    """Read the committed records and the quoted numbers of a table; what does not go together is marked (``Number.mixed``).
+def summarise(
+    spec: TableSpec, records_root: Path, quoted_root: Path, leave_out: Callable[[str], object] | None = None
+) -> Summary:
+    """Read the records and the quoted numbers of a table; what does not go together is marked (``Number.mixed``).
 
     Raises RecordError (a file that is not a record), SpecError (a row or preset that the table does not have) and
     ReportError (records that must not be averaged).
+
+    leave_out  is told of each record that has no place in the table, which is left out: variants, and cells of rows or presets
+               that the table has no more. None: such a record is an error.
     """
-    ours = [found.record.model_copy(update={"row": found.row.name}) for found in behind(spec, records_root)]
+    ours = []
+    for found in behind(spec, records_root, leave_out):
+        record = found.record
+        if leave_out is not None and is_variant(record):
+            leave_out(f"{found.path}: a variant ({', '.join(f'{k}={v}' for k, v in record.overrides.items())})")
+        elif leave_out is not None and record.preset not in spec.presets:
+            leave_out(f"{found.path}: {spec.name} has no preset '{record.preset}'")
+        else:
+            ours.append(record.model_copy(update={"row": found.row.name}))
     validate(spec, ours)
     numbers, conflicts = _published(records.load_published(spec.name, quoted_root))
     notes: list[str] = []
@@ -217,6 +230,11 @@ def summarise(spec: TableSpec, records_root: Path, quoted_root: Path) -> Summary
 def weights(record: Record) -> str:
     """File of the weights that a record evaluates and did not train, else ""."""
     return str(record.overrides["checkpoint"]) if set(record.overrides) == {"checkpoint"} else ""
+
+
+def is_variant(record: Record) -> bool:
+    """Whether the command line changed the cell, so that no table shows it: any override but weights that are evaluated."""
+    return bool(record.overrides) and not weights(record)
 
 
 def group_of(record: Record) -> Group:
@@ -250,13 +268,21 @@ class Found:
     record: Record
 
 
-def behind(spec: TableSpec, root: Path) -> Iterator[Found]:
+def behind(spec: TableSpec, root: Path, leave_out: Callable[[str], object] | None = None) -> Iterator[Found]:
     """The records below ``root`` of a table's rows: its own, then those of other tables' cells that its rows show.
 
-    Raises RecordError for a damaged file and SpecError for a record whose row the table does not have.
+    Raises RecordError for a damaged file and SpecError for a record whose row the table does not have, unless ``leave_out`` is
+    there to be told of it.
     """
     for path, record in records.load_all(root, spec.name):
-        yield Found(spec.row(record.row), path, record)
+        try:
+            row = spec.row(record.row)
+        except SpecError as error:
+            if leave_out is None:
+                raise
+            leave_out(f"{path}: {error}")
+            continue
+        yield Found(row, path, record)
     for row in spec.rows:
         for preset, (table, name) in row.cell_of.items():
             if table != spec.name:
@@ -271,18 +297,17 @@ def validate(spec: TableSpec, ours: Sequence[Record]) -> None:
     files: dict[tuple[Group, str], str] = {}
     seen: set[tuple[Group, str, int]] = set()
     for record in ours:
-        spec.row(record.row)
         spec.preset(record.preset)
         group, row = group_of(record), record.row
         label = f"{spec.name} {record.preset} {row} {record.renderer}"
-        if record.overrides and not weights(record):
+        if is_variant(record):
             raise ReportError(f"{label}: a committed record has overrides ({record.overrides}); only plain cells are reported")
         if files.setdefault((group, row), weights(record)) != weights(record):
             raise ReportError(
-                f"{label}: committed records of two weights ({files[group, row]}, {weights(record)}); delete those of one"
+                f"{label}: records of two weights ({files[group, row]}, {weights(record)}); take those of one out of the folder"
             )
         if (group, row, record.seed) in seen:
-            raise ReportError(f"{label}: two committed records of seed {record.seed}; delete one of them")
+            raise ReportError(f"{label}: two records of seed {record.seed}; take one of them out of the folder")
         seen.add((group, row, record.seed))
         if data.setdefault((group, row), record.data_fingerprint) != record.data_fingerprint:
             raise ReportError(

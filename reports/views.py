@@ -1,4 +1,4 @@
-"""The README's part of a view: other metrics of several tables' cells, a block a table."""
+"""The page of a view: other metrics of several tables' cells, a block a table."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from reports.summary import QUOTED, RERUN, Group, Summary
 
 
 def render(view: ViewSpec, summaries: Sequence[Summary]) -> str:
-    """Markdown between a view's markers; ``summaries`` are of its tables."""
-    return "\n\n".join(_block(summary, view.columns) for summary in summaries)
+    """The page of a view; ``summaries`` are of its tables."""
+    parts = [markdown.heading(view.title, f"python -m experiments.run {view.name}")]
+    return "\n\n".join((*parts, *(_block(summary, view.columns) for summary in summaries)))
 
 
 def _block(summary: Summary, columns: Sequence[Column]) -> str:
     title = summary.spec.title.partition(":")[0]
     gains = markdown.gain_table(summary, columns, [QUOTED, RERUN, *summary.ours("paper")])
-    text = [f"#### {title}, rendered views", _published(summary, columns), gains]
+    link = f"The same cells as [{summary.spec.title}]({markdown.page(summary.spec.name)})."
+    text = [f"## {title}", link, _published(summary, columns), gains]
     text += [_ours(summary, preset, columns) for preset in PRESETS if summary.ours(preset)]
-    if not any(part for part in text[1:]):
+    if not any(part for part in text[2:]):
         text.append(f"Nothing is published, and nothing has been run: `python -m experiments.run {summary.spec.name}`.")
     return "\n\n".join(part for part in text if part)
 

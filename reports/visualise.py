@@ -7,6 +7,10 @@ GIF, ``--rerun`` writes a recording for the rerun viewer. CPU only, no display.
 
 from __future__ import annotations
 
+from camera_occupancy_bench.commandline import READING, require
+
+require(__name__, (*READING, "numba", "PIL", "matplotlib"))
+
 from experiments import instructions
 
 instructions.hold()  # before anything below loads numpy or torch

@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.records import ROOT, Hardware
+from camera_occupancy_bench import CHECKOUT, ROOT
+from experiments.records import Hardware
 
 PACKAGES = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmdet3d", "gsplat", "numba", "mlflow", "opencv-python-headless")
 
@@ -107,6 +108,8 @@ def _gpu_name() -> str | None:
 
 def git_state() -> GitState:
     """State of the checkout; outside a git checkout the commit is "unknown" and counts as dirty."""
+    if not CHECKOUT:  # a repository around an environment is not the project's
+        return GitState("unknown", True)
     try:
         commit = _git("rev-parse", "HEAD")
         return GitState(commit, bool(_git("status", "--porcelain", "--untracked-files=no")))

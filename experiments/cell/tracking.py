@@ -18,14 +18,14 @@ from urllib.parse import unquote
 
 from filelock import FileLock
 
-from experiments.records import ROOT
+from camera_occupancy_bench import HOME
 
 _MAX_PARAM = 500  # characters of a parameter that servers of any age accept
 
 
 def tracking_uri() -> str:
-    """Where runs are logged: MLFLOW_TRACKING_URI, else the sqlite file in the project's folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT / 'mlflow.db'}"
+    """Where runs are logged: MLFLOW_TRACKING_URI, else a sqlite file in the checkout or, without one, here."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{HOME / 'mlflow.db'}"
 
 
 class Tracker:

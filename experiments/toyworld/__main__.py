@@ -1,11 +1,17 @@
-"""``python -m experiments.toyworld``: generate the toy world and say what is in it."""
+"""Generate the toy world and say what is in it: ``python -m experiments.toyworld``."""
 
 from __future__ import annotations
+
+from camera_occupancy_bench.commandline import READING, require
+
+require(__name__, (*READING, "numba", "scipy", "cv2"))
 
 from experiments import instructions
 
 instructions.hold()  # before anything below loads numpy or torch
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,23 +19,24 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command import guarded
+
 from . import ToyWorldConfig, ensure, ensure_at, summary
 from .config import LAYOUTS
 from .writer import class_names
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-def main(
+
+@app.command()
+def command(
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default the cache.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed is another world.")] = 0,
     layout: Annotated[str, typer.Option(help=f"On-disk layout: {', '.join(LAYOUTS)}.")] = "occ3d",
-) -> None:
+) -> int:
     """Generate the toy world unless it is there already, and print frames and class counts by split."""
-    try:
-        config = ToyWorldConfig(seed=seed, layout=layout)  # type: ignore[arg-type]
-        root = ensure_at(config, out) if out else ensure(config)
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
+    config = ToyWorldConfig(seed=seed, layout=layout)  # type: ignore[arg-type]
+    root = ensure_at(config, out) if out else ensure(config)
     note = summary(root)
     table = Table(title="Voxels that count in evaluation, by class", caption=f"{root}\nfingerprint {note['fingerprint']}")
     table.add_column("class")
@@ -47,7 +54,15 @@ def main(
             row += [f"{counts[split][index]:,}", share]
         table.add_row(*row)
     Console().print(table)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    interrupted = "interrupted; a world that is not whole is made again"
+    return guarded(app, words, "python -m experiments.toyworld", interrupted, (ValueError, OSError))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(main())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
+from camera_occupancy_bench.commandline import Parser
 from renderers.cpu.native import best_target
 from renderers.cpu.toolchain import BuildError, ensure
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Compile what this machine can use; returns the process's exit code."""
+    Parser("python -m renderers.cpu.build", "Compile the C++ op of the cpu renderer for this machine.").parse_args(argv)
     try:
         for target in dict.fromkeys(["portable", best_target()]):
             print(ensure(target, quiet=False))

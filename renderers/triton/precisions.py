@@ -1,4 +1,4 @@
-"""``python -m renderers.triton.precisions occ3d-camera``: time, memory and accuracy of the renderer's precisions on a GPU.
+"""Time, memory and accuracy of the triton renderer's precisions on a GPU: ``python -m renderers.triton.precisions occ3d-camera``.
 
 ``renderers.compare`` measures the default one, beside other renderers. Exit codes: 0, 1 if the renderer is not available,
 2 for an unknown workload.
@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from camera_occupancy_bench.commandline import Parser
 from renderers import registry
 from renderers.measure import Result, measure
 from renderers.summary import result_line
@@ -48,14 +48,12 @@ def measured(
             yield workload.name, precision, measure(f"triton {precision}", workload, source, device, repeat)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the process's exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m renderers.triton.precisions", description="Time, memory and accuracy by precision."
-    )
-    parser.add_argument("workload", nargs="+")
+    parser = Parser("python -m renderers.triton.precisions", "Time, memory and accuracy of the triton renderer's precisions.")
+    parser.add_argument("workload", nargs="+", help="As of renderers.compare.")
     try:
-        workloads = select(parser.parse_args().workload)
+        workloads = select(parser.parse_args(argv).workload)
         registry.get("triton")
     except (UnknownWorkload, registry.RendererUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from baselines.interface import OccupancyGrid
 from experiments import absences
 from experiments.cell.tracking import Tracker
 from experiments.datasets.layouts import layout_of
-from experiments.metrics.evaluator import Scores, evaluate, sample_counts
+from experiments.metrics.counts import Scores, evaluate, sample_counts
 from experiments.plan import Plan
 from experiments.records import Record
 from experiments.spec import load_table, views_of

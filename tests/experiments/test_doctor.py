@@ -101,6 +101,11 @@ def bare(tmp_path: Path) -> Path:
     (tmp_path / "experiments").mkdir()
     for name in ("__init__", "doctor", "install", "shell"):
         shutil.copy(ROOT / "experiments" / f"{name}.py", tmp_path / "experiments")
+    shutil.copytree(ROOT / "camera_occupancy_bench", tmp_path / "camera_occupancy_bench")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("renderers", "baselines"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
     return tmp_path
 
 

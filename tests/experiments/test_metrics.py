@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
+from experiments.metrics.counts import evaluate, sample_counts
 from experiments.metrics.depth import depth_l1, depth_sums
-from experiments.metrics.evaluator import OccupancyMetric, evaluate, sample_counts
+from experiments.metrics.evaluator import OccupancyMetric
 from experiments.metrics.prior import fit_prior
 from experiments.metrics.voxel import confusion, scores
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
+from built import run_with
 
 from experiments import records
 from experiments.records import Hardware, Record
-from experiments.spec import load_table, spec_names
+from experiments.spec import load_table
 from reports import publish
 
 Make = Callable[..., Path]
@@ -62,11 +61,8 @@ def make_record() -> Make:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """An empty project: a README with markers, no records, the real quoted numbers."""
-    others = [name for name in spec_names() if name != "table_occ3d"] + ["table_renderers", "status"]
-    empty = "".join(f"<!-- {name}:start -->\n<!-- {name}:end -->\n\n" for name in others)
-    (tmp_path / "README.md").write_text(
-        f"# Title\n\n<!-- table_occ3d:start -->\nold\n<!-- table_occ3d:end -->\n\n{empty}end\n"
-    )  # fmt: skip
+    empty = "<!-- status:start -->\n<!-- status:end -->\n"
+    (tmp_path / "README.md").write_text(f"# Title\n\n<!-- results:start -->\nold\n<!-- results:end -->\n\n{empty}\nend\n")
     quoted = tmp_path / "results/quoted"
     quoted.mkdir(parents=True)
     for path in records.QUOTED.glob("*.json"):
@@ -85,6 +81,4 @@ def folders(tmp_path: Path, monkeypatch) -> tuple[Path, Path]:
 
 @pytest.fixture
 def cli():
-    application = typer.Typer()
-    application.command()(publish.main)
-    return lambda *arguments: CliRunner().invoke(application, list(arguments))
+    return run_with(publish.main)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from built import page
 
 from experiments import absences
 from experiments.datasets.layouts import layout_of
@@ -33,25 +34,20 @@ def content(value: float, old: bool = False) -> dict[str, Any]:
     }
 
 
-def section(root: Path, name: str) -> str:
-    text = build.build(root).texts[root / "README.md"]
-    return text.split(f"<!-- {name}:start -->")[1].split(f"<!-- {name}:end -->")[0]
-
-
 @pytest.mark.parametrize("old", [False, True], ids=["recorded", "derived"])
 def test_a_tables_numbers_gains_checks_and_csv_say_it(project: Path, make_record, old: bool) -> None:
     for seed in (0, 1):
         make_record(project / "results/records", "prior", seed, 0.0, **content(2.0, old) | {"checks": {}})
         make_record(project / "results/records", BASE, seed, 0.0, **content(4.0, old))
         make_record(project / "results/records", ROW, seed, 0.0, **content(5.0 + seed, old))
-    text = section(project, "table_occ3d")
+    text = page(project, "table_occ3d")
     assert "49.18 ± 0.00 [4.00] †1" in text and f"- †1{MARK}" in text
     assert "+0.79 ± 0.37 (+0.53 to +1.06) [+1.50] †1" in text, "a gain, over the others as well"
     assert "48.12 ± 0.00 [2.00] †1" in text, "images shuffled"
     assert "48.12 [2.00] †1" in text, "the prior"
     assert "1.02 ± 0.00 [2.00] †1" in text and "1.00 ± 0.00 [1.00] †1" in text, "ratios to the prior"
     assert "30.00 ± 0.00 |" in text, "IoU has no mark: something is occupied"
-    views = section(project, "table_2d")
+    views = page(project, "table_2d")
     assert views.count("49.18 ± 0.00 [4.00] †1") == 2 and f"- †1{MARK}" in views, "images, and the view from above"
     frame = pd.read_csv(build_csv(project), keep_default_na=False)
     ours = frame[(frame.origin == "ours") & (frame["class"] == "") & frame.metric.isin(["mIoU", "image_mIoU", "bev_mIoU"])]
@@ -71,9 +67,9 @@ def build_csv(project: Path) -> Path:
 def test_an_ablations_numbers_and_two_renderers_differences_say_it(project: Path, make_record) -> None:
     for renderer, value in (("cpu", 4.0), ("reference", 5.0)):
         make_record(project / "results/records", ROW, 0, 0.0, renderer=renderer, **content(value))
-    assert "+0.53, 1 seed [+1.00] †1 †2" in section(project, "table_occ3d")
+    assert "+0.53, 1 seed [+1.00] †1 †2" in page(project, "table_occ3d")
     make_record(project / "results/records", "camera", 0, 0.0, table="table_ablation_losses", **content(4.0))
-    brief = section(project, "table_ablation_losses")
+    brief = page(project, "table_ablation_losses")
     assert "49.18 [4.00] †" in brief and MARK in brief
 
 
@@ -81,7 +77,7 @@ def test_where_every_class_occurs_nothing_is_said(project: Path, make_record) ->
     whole = {"metrics": {"mIoU": 10.0}, "per_class": {"mIoU": dict.fromkeys(CLASSES, 10.0)}, "absent": {}}
     for seed in (0, 1):
         make_record(project / "results/records", BASE, seed, 0.0, **whole)
-    text = section(project, "table_occ3d")
+    text = page(project, "table_occ3d")
     assert "10.00 ± 0.00" in text and "do not occur" not in text and "†" not in text
 
 
@@ -92,7 +88,7 @@ def test_where_nothing_counts_the_reader_is_told(project: Path, make_record) -> 
         "checks": {},
     }
     make_record(project / "results/records", BASE, 0, 0.0, **nothing)
-    text = section(project, "table_occ3d")
+    text = page(project, "table_occ3d")
     assert "> TPVFormer (toy, cpu): no mIoU, IoU, mIoU_occ3d: nothing in the ground truth counts for it." in text
     assert "100.00" not in text and "nan" not in text
 

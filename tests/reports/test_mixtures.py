@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from built import page, readme_section
 from rich.console import Console
 
 from experiments import records
@@ -134,24 +135,19 @@ def test_marks_number_notes_once() -> None:
 # ---- shown
 
 
-def section(project: Path, name: str) -> str:
-    text = build.build(project).texts[project / "README.md"]
-    return text.split(f"<!-- {name}:start -->")[1].split(f"<!-- {name}:end -->")[0]
-
-
 def test_the_table_marks_means_and_gains_over_two_codes(project: Path, make_record) -> None:
     root = project / "results/records"
     for seed in (0, 1):
         make_record(root, BASE, seed, 10.0 + seed, **TOLD)
         make_record(root, ROW, seed, 11.0 + 2 * seed, **TOLD | (OTHER["code"] if seed else {}))
-    ours = section(project, "table_occ3d").split("**Ours, `toy` preset**")[1]
+    ours = page(project, "table_occ3d").split("**Ours, `toy` preset**")[1]
     lines = [line for line in ours.splitlines() if line.startswith("| TPVFormer")]
     assert any("10.50 ± 0.71 |" in line for line in lines), "the base's seeds are of one code"
     assert any("12.00 ± 1.41 †1" in line for line in lines)
     assert any("+1.50 ± 0.71 (+1.00 to +2.00) †1" in line for line in lines)
     said = "- †1: its records differ: code aaaaaaaa (commit 0123456789ab) / bbbbbbbb (commit 0123456789ab)"
     assert ours.count(said) == 5, "below numbers, gains, checks, classes and times"
-    assert "†1: its records differ: code" in section(project, "table_2d")
+    assert "†1: its records differ: code" in page(project, "table_2d")
     csv = build.build(project).texts[project / "reports/tables/table_occ3d.csv"]
     assert any(line.startswith("gain,") and "its records differ: code" in line for line in csv.splitlines())
 
@@ -171,7 +167,7 @@ def test_a_difference_of_renderers_is_marked(project: Path, make_record) -> None
     root = project / "results/records"
     make_record(root, BASE, 0, 10.0, **TOLD)
     make_record(root, BASE, 0, 11.0, renderer="gsplat", **TOLD | OTHER["torch"])
-    text = section(project, "table_occ3d")
+    text = page(project, "table_occ3d")
     assert "+1.00, 1 seed †1 †2" in text and "- †1: its records differ: torch 2 / 3" in text and f"- †2: {ONE_SEED}" in text
 
 
@@ -180,7 +176,7 @@ def test_one_seed_is_never_shown_without_a_word_on_noise(project: Path, make_rec
     make_record(root, BASE, 0, 10.0)
     make_record(root, ROW, 0, 11.0)
     for name in ("table_occ3d", "table_2d"):
-        ours = section(project, name).split("**Ours, `toy` preset**")[1]
+        ours = page(project, name).split("**Ours, `toy` preset**")[1]
         gains = [part for line in ours.splitlines() if line.startswith("|") for part in line.split("|") if "+1.00" in part]
         assert gains and all(part.strip() == "+1.00 †1" for part in gains) and f"- †1: {ONE_SEED}" in ours
     figure = next(f for f in build.build(project).figures.values() if "ours-toy-cpu" in f.name)
@@ -198,16 +194,16 @@ def test_no_column_is_empty(project: Path, make_record) -> None:
 
 
 def test_the_first_words_say_what_was_run_and_what_not(project: Path, make_record) -> None:
-    nothing = section(project, "status")
+    nothing = readme_section(project, "status")
     assert nothing.count("**nothing yet**") == 4 and "no published number has been reproduced here yet" in nothing
     for seed in (0, 1):
         make_record(project / "results/records", BASE, seed, 10.0)
-    toy = section(project, "status")
+    toy = readme_section(project, "status")
     assert "Occ3D-nuScenes (cpu, 2 seeds)" in toy and toy.count("**nothing yet**") == 3
     assert "preset `paper` (the published configuration): **nothing yet**" in toy
     assert "no published number has been reproduced here yet" in toy
     make_record(project / "results/records", BASE, 0, 30.0, preset="paper", renderer="gsplat")
-    paper = section(project, "status")
+    paper = readme_section(project, "status")
     assert "Occ3D-nuScenes (gsplat, 1 seed)" in paper and "no published number" not in paper
 
 
@@ -232,7 +228,7 @@ def test_a_run_marks_its_means(made) -> None:
 def test_a_run_at_toy_size_prints_no_published_numbers(made) -> None:
     text = printed({(BASE, 0): made(0)})
     assert "10.00" in text and "27.83" not in text and "quoted" not in text and "OccFormer" not in text
-    assert "toy numbers do not compare with published ones, which are in README.md and reports/tables/table_occ3d.csv" in text
+    assert "toy numbers do not compare with published ones, which are in reports/pages/table_occ3d.md" in text
     assert "RayIoU" not in text, "a column without a number"
     paper = printed({(BASE, 0): made(0)}, "paper")
     assert "27.83" in paper and "do not compare" not in paper

@@ -1,4 +1,4 @@
-"""table_renderers: records to publish, README section, plots; and what a renderer changes in a trained table."""
+"""table_renderers: records to publish, page, plots; and what a renderer changes in a trained table."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from built import page, run_with
 from PIL import Image
-from typer.testing import CliRunner
 
 from experiments import records, renderer_records
 from experiments.records import RecordError
@@ -94,13 +93,8 @@ def filled(project: Path, measured: Make) -> Path:
     return project
 
 
-def section(project: Path) -> str:
-    text = build.build(project).texts[project / "README.md"]
-    return text.split("<!-- table_renderers:start -->")[1].split("<!-- table_renderers:end -->")[0]
-
-
-def test_the_readme_says_what_was_measured_and_how(filled: Path) -> None:
-    text = section(filled)
+def test_the_page_says_what_was_measured_and_how(filled: Path) -> None:
+    text = page(filled, "table_renderers")
     line = next(line for line in text.splitlines() if line.startswith("| toy") and "cpu" in line)
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:6] == ["toy", "cpu", "2 (1.8 to 2.4)", "4 (3.6 to 5)", "120x", "123"]
@@ -109,13 +103,15 @@ def test_the_readme_says_what_was_measured_and_how(filled: Path) -> None:
     assert "`gsplat` not available: no CUDA" in text
     assert "30 %" in text and "multiply-adds 198 GFLOP/s" in text and "20 GB/s" in text
     assert "what memory means" in text and "what agreement means" in text and "0123456789ab" in text
-    assert "](reports/figures/table_renderers--channels.png)" in text
+    assert "](../figures/table_renderers--channels.png)" in text
     assert text.index("| channels-3 ") < text.index("| channels-20 ") < text.index("| channels-100 ")
 
 
 def test_without_records_the_command_stands_there(project: Path) -> None:
-    assert "Not measured yet: `python -m renderers.compare --save`" in section(project)
-    assert not any(path.name.startswith("table_renderers") for path in build.build(project).texts)
+    assert "Not measured yet: `python -m renderers.compare --save`" in page(project, "table_renderers")
+    outputs = build.build(project)
+    assert project / "reports/tables/table_renderers.csv" not in outputs.texts
+    assert not any(path.name.startswith("table_renderers") for path in outputs.figures)
 
 
 def test_machines_stand_apart(filled: Path, measured: Make) -> None:
@@ -125,22 +121,22 @@ def test_machines_stand_apart(filled: Path, measured: Make) -> None:
     for count in (3, 100):
         path = measured(root, f"channels-{count}", "gsplat", 0.1, "cuda-test-gpu", device="cuda", unavailable={})
         path.write_text(json.dumps(json.loads(path.read_text()) | {"machine": gpu | peaks}))
-    text = section(filled)
-    assert "**Test CPU, 2 threads, avx2**" in text and "**Test GPU**" in text and "no compiler" in text
+    text = page(filled, "table_renderers")
+    assert "## Test CPU, 2 threads, avx2\n" in text and "## Test GPU\n" in text and "no compiler" in text
     (figure,) = figures(renderers.read(root))
     assert list(figure.forward) == ["cpu, Test CPU, 2 threads, avx2", "gsplat, Test GPU"]
     assert figure.forward["cpu, Test CPU, 2 threads, avx2"][0] == (3.0, 0.3, pytest.approx(0.27), pytest.approx(0.36))
 
 
 def test_the_build_is_byte_identical_and_the_plots_are_images(filled: Path) -> None:
-    build.build(filled).write(filled)
+    build.build(filled).write()
     plot = filled / "reports/figures/table_renderers--channels.png"
     first = plot.read_bytes()
     with Image.open(io.BytesIO(first)) as image:
         assert image.size[0] > 800
-    assert build.build(filled).write(filled) == []
+    assert build.build(filled).write() == []
     plot.unlink()
-    assert build.build(filled).write(filled) == [plot] and plot.read_bytes() == first
+    assert build.build(filled).write() == [plot] and plot.read_bytes() == first
     lines = (filled / "reports/tables/table_renderers.csv").read_text().splitlines()
     assert lines[0].startswith("machine,device,workload,renderer,status,forward_ms,forward_min")
     assert f"{MACHINE},cpu,toy,cpu,measured,2,1.8,2.4,4,3.6,5,5,123.4" in lines[1]
@@ -152,9 +148,7 @@ def cli(tmp_path: Path, monkeypatch):
     local, committed = tmp_path / "local", tmp_path / "committed"
     monkeypatch.setenv("OCC_RESULTS", str(local))
     monkeypatch.setattr(records, "COMMITTED", committed)
-    application = typer.Typer()
-    application.command()(publish.main)
-    return local, committed, lambda *arguments: CliRunner().invoke(application, list(arguments))
+    return local, committed, run_with(publish.main)
 
 
 def test_publish(cli, measured: Make) -> None:
@@ -226,7 +220,7 @@ def test_difference_between_renderers_is_paired_by_seed(project: Path, make_reco
     make_record(root, "tpvformer+gaussrender", 7, 50.0, renderer="gsplat")  # a seed without a partner
     make_record(root, "prior", 0, 5.0)
     make_record(root, "prior", 0, 5.0, renderer="gsplat")
-    text = build.build(project).texts[project / "README.md"]
+    text = page(project, "table_occ3d")
     block = text.split("**Renderers: paired difference.**")[1].split("Does the network use")[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")]
     assert lines[0] == ["Method", "Metric", "gsplat - cpu"]
@@ -236,7 +230,7 @@ def test_difference_between_renderers_is_paired_by_seed(project: Path, make_reco
 
 def test_no_block_for_one_renderer(project: Path, make_record) -> None:
     make_record(project / "results/records", "tpvformer", 0, 10.0)
-    assert "paired difference" not in build.build(project).texts[project / "README.md"]
+    assert "paired difference" not in page(project, "table_occ3d")
 
 
 def test_records_of_different_data_are_not_compared(project: Path, make_record) -> None:

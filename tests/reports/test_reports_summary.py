@@ -103,7 +103,7 @@ def test_records_that_must_not_be_averaged(project, make_record) -> None:
     variant.unlink()
     copy = root / "table_occ3d/toy/copy.json"
     copy.write_bytes((root / "table_occ3d/toy/tpvformer--cpu--seed0.json").read_bytes())
-    with pytest.raises(ReportError, match="two committed records of seed 0"):
+    with pytest.raises(ReportError, match="two records of seed 0"):
         summary(project)
 
 

@@ -1,21 +1,17 @@
-"""Views and brief tables in the README: each number once, ablations beside the main table's cells, costs by ratio."""
+"""Pages of views and of brief tables: each number once, ablations beside the main table's cells, costs by ratio."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from built import page
 
 from experiments.spec import TableSpec, ViewSpec, load_spec, load_table, spec_names
 from reports import build
 from reports.summary import ONE_SEED, QUOTED, Group, summarise
 
 TOY = Group("ours", "toy", "cpu")
-
-
-def section(project: Path, name: str) -> str:
-    text = build.build(project).texts[project / "README.md"]
-    return text.split(f"<!-- {name}:start -->")[1].split(f"<!-- {name}:end -->")[0]
 
 
 @pytest.fixture
@@ -30,17 +26,17 @@ def pair(project: Path, make_record) -> Path:
 
 def test_rendered_views_are_shown_once(pair: Path) -> None:
     for part in ("table_occ3d", "table_surroundocc", "table_kitti360"):
-        text = section(pair, part)
+        text = page(pair, part)
         assert "image mIoU" not in text and "depth L1" not in text and "BEV" not in text
-        assert "[rendered views](#rendered-views)" in text
-    view = section(pair, "table_2d")
-    blocks = view.split("#### ")[1:]
-    assert [b.splitlines()[0].split(",")[0] for b in blocks] == ["Occ3D-nuScenes", "SurroundOcc-nuScenes", "SSCBench-KITTI-360"]
+        assert "](table_2d.md)" in text
+    view = page(pair, "table_2d")
+    blocks = view.split("\n## ")[1:]
+    assert [b.splitlines()[0] for b in blocks] == ["Occ3D-nuScenes", "SurroundOcc-nuScenes", "SSCBench-KITTI-360"]
     assert "| RayIoU" not in view and "54.69" in blocks[0] and "47.60" in blocks[1] and "35.86" in blocks[2]
 
 
 def test_a_views_block_keeps_origins_apart_and_folds_classes(pair: Path) -> None:
-    block = section(pair, "table_2d").split("#### ")[1]
+    block = page(pair, "table_2d").split("\n## ")[1]
     published, ours = block.split("**Ours, `toy` preset**")
     assert "-0.455" in published, "depth L1 of the rerun: 1.669 - 2.124"
     assert "+1.50 ± 0.71 (+1.00 to +2.00)" in ours and "+1.50" not in published, "gains too, each within its origin"
@@ -53,13 +49,13 @@ def test_a_views_block_keeps_origins_apart_and_folds_classes(pair: Path) -> None
 
 def test_a_block_without_any_number_says_how_to_make_some(project: Path) -> None:
     (project / "results/quoted/table_surroundocc_2d.json").unlink()
-    block = section(project, "table_2d").split("#### ")[2]
+    block = page(project, "table_2d").split("\n## ")[2]
     assert "`python -m experiments.run table_surroundocc`" in block and "|" not in block
 
 
 def test_an_ablation_is_one_line_until_a_row_of_its_own_was_run(pair: Path) -> None:
-    text = section(pair, "table_ablation_losses").strip()
-    assert "\n" not in text and text.endswith("not run yet, `python -m experiments.run table_ablation_losses`.")
+    text = page(pair, "table_ablation_losses").strip()
+    assert "|" not in text and text.endswith("\n\nNot run yet: `python -m experiments.run table_ablation_losses`.")
     assert pair / "reports/tables/table_ablation_losses.csv" not in build.build(pair).texts
 
 
@@ -70,8 +66,8 @@ def test_an_ablation_stands_beside_the_cells_that_it_shares(pair: Path, make_rec
         make_record(root, "tpvformer", seed, 9.0 + seed, table="table_ablation_losses", command=command)
         make_record(root, "tpvformer+gaussrender", seed, 10.0 + 2 * seed, table="table_ablation_losses")
         make_record(root, "views-2", seed, 9.5 + seed, table="table_ablation_views")
-    text = section(pair, "table_ablation_views")
-    assert text.strip().startswith("<details><summary>Ablation: cameras rendered in a step")
+    text = page(pair, "table_ablation_views")
+    assert text.startswith("# Ablation: cameras rendered in a step")
     assert "Ours, toy, cpu, 2 seeds" in text and "Not comparable with any published number" in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert "base; mean ± sample standard deviation over seeds" in text and "one seed" not in text
@@ -86,14 +82,14 @@ def test_an_ablation_stands_beside_the_cells_that_it_shares(pair: Path, make_rec
     outputs = build.build(pair)
     assert pair / "reports/tables/table_ablation_views.csv" in outputs.texts
     assert not any("ablation" in path.name for path in outputs.figures)
-    assert "2 drawn cameras" not in section(pair, "table_occ3d")
+    assert "2 drawn cameras" not in page(pair, "table_occ3d")
 
 
 def test_at_full_size_an_ablation_shows_the_main_tables_cells(project: Path, make_record) -> None:
     root = project / "results/records"
     for table, row, miou in (("table_occ3d", "tpvformer", 30.0), ("table_ablation_scale", "scale-2", 31.0)):
         make_record(root, row, 0, miou, table=table, preset="paper")
-    lines = section(project, "table_ablation_scale").splitlines()
+    lines = page(project, "table_ablation_scale").splitlines()
     assert any(line.startswith("| TPVFormer") and "30.00" in line for line in lines)
     assert any("31.00<br>+1.00" in line for line in lines)
     assert any("+1.00 †1" in line for line in lines) and f"- †1: {ONE_SEED}" in lines
@@ -114,7 +110,7 @@ def test_cost_is_compared_by_ratio(project: Path, make_record) -> None:
                 train_peak_memory_mb=memory,
                 parameters=parameters,
             )
-    text = section(project, "table_cost")
+    text = page(project, "table_cost")
     line = next(line for line in text.splitlines() if line.startswith("| TPVFormer + GaussRender"))
     assert "0.525 ± 0.035<br>+17.5 ± 10.6 %" in line, "+10 % and +25 %, seed by seed"
     assert "1100 ± 0<br>+10.0 ± 0.0 %" in line and "203 ± 0<br>+1.5 ± 0.0 %" in line
@@ -124,24 +120,25 @@ def test_cost_is_compared_by_ratio(project: Path, make_record) -> None:
 
 def test_a_record_without_the_later_fields_has_no_cost(project: Path, make_record) -> None:
     make_record(project / "results/records", "tpvformer", 0, 1.0, table="table_cost")
-    text = section(project, "table_cost")
+    text = page(project, "table_cost")
     assert "time of an iteration" not in text and "1234567" in text
 
 
 def test_classes_of_a_contradicting_source_are_shown_and_told(project: Path) -> None:
-    text = section(project, "table_occ3d")
+    text = page(project, "table_occ3d")
     assert "prints 24.46, RenderOcc paper text, Table I 23.93" in text and "the values per class are the latter's" in text
     found = summarise(load_table("table_occ3d"), project / "results/records", project / "results/quoted")
     assert found.number(QUOTED, "renderocc-2d", "mIoU").mean == 24.46
     assert found.number(QUOTED, "renderocc-2d", "mIoU", "driveable_surface").source == "RenderOcc paper text, Table I"
 
 
-@pytest.mark.parametrize("name", spec_names())
-def test_the_committed_readme_has_a_place_for_every_table(name: str) -> None:
+@pytest.mark.parametrize("name", [*spec_names(), "table_renderers"])
+def test_every_table_has_a_page_that_the_readme_links(project: Path, name: str) -> None:
     from experiments.records import ROOT
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text.count(f"<!-- {name}:start -->") == text.count(f"<!-- {name}:end -->") == 1
+    assert project / f"reports/pages/{name}.md" in build.build(project).texts
+    assert (ROOT / f"reports/pages/{name}.md").is_file()
+    assert f"](reports/pages/{name}.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_part_of_a_view_is_a_table_whose_section_is_in_full() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from built import page, readme_section
 
 from experiments import records
 from experiments.spec import load_table
@@ -72,23 +73,24 @@ def test_never_in_a_mean_with_trained_ones(shown: Path) -> None:
 
 
 def test_a_column_of_their_own_beside_the_published_numbers(shown: Path) -> None:
-    text = build.build(shown).texts[shown / "README.md"]
-    section = text.split("<!-- table_occ3d:start -->")[1].split("<!-- table_occ3d:end -->")[0]
+    section = page(shown, "table_occ3d")
     heading = next(line for line in section.splitlines() if line.startswith("| Method"))
     assert "mIoU<br>authors' weights, our evaluation, paper, gsplat" in heading and "ours, paper, gsplat, 2 seeds" in heading
     line = next(line for line in section.splitlines() if line.startswith("| TPVFormer "))
     assert [c.strip() for c in line.strip("|").split("|")][:5] == ["TPVFormer", "27.83", "30.07", "21.00 ± 1.41", "27.00"]
     assert f"TPVFormer `{FILE}`, TPVFormer + GaussRender `occ3d_render-5e6f7a8b`" in section
-    assert "evaluation of weights that the papers' authors released: Occ3D-nuScenes (gsplat, 1 seed)" in text
+    assert "evaluation of weights that the papers' authors released: Occ3D-nuScenes (gsplat, 1 seed)" in readme_section(
+        shown, "status"
+    )
     csv = build.build(shown).texts[shown / "reports/tables/table_occ3d.csv"]
     assert any(line.startswith(f"value,{BASE},,mIoU,,weights,paper,gsplat,0,27,,27,27,{FILE}") for line in csv.splitlines())
 
 
 def test_without_trained_cells_the_page_still_says_so(project: Path, make_record) -> None:
     make_record(project / "results/records", BASE, 0, 27.0, **EVALUATED)
-    text = build.build(project).texts[project / "README.md"]
-    assert "Ours at the published configuration (preset `paper`) has not been run yet." in text
-    assert "preset `paper` (the published configuration): **nothing yet**" in text
+    said = "Ours at the published configuration (preset `paper`) has not been run yet."
+    assert said in page(project, "table_occ3d")
+    assert "preset `paper` (the published configuration): **nothing yet**" in readme_section(project, "status")
 
 
 def test_committed_variants_of_other_kinds_stay_an_error(project: Path, make_record) -> None:
