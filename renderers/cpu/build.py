@@ -1,4 +1,5 @@
-"""``python -m renderers.cpu.build``: compile the C++ op for what this machine can use."""
+"""``python -m renderers.cpu.build``: compile the C++ op for what this machine can use, each of it: commands that promise the same
+bits everywhere are held to less than the widest."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from camera_occupancy_bench.commandline import Parser
-from renderers.cpu.native import best_target
+from renderers.cpu.native import usable_targets
 from renderers.cpu.toolchain import BuildError, ensure
 
 
@@ -14,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compile what this machine can use; returns the process's exit code."""
     Parser("python -m renderers.cpu.build", "Compile the C++ op of the cpu renderer for this machine.").parse_args(argv)
     try:
-        for target in dict.fromkeys(["portable", best_target()]):
+        for target in usable_targets():
             print(ensure(target, quiet=False))
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -68,7 +68,12 @@ def library(target: str) -> ctypes.CDLL:
 @cache
 def best_target() -> str:
     """The widest instruction set of this processor that the op can be compiled for."""
-    return targets()[library("portable").occ_level()]
+    return usable_targets()[-1]
+
+
+def usable_targets() -> list[str]:
+    """The instruction sets of this processor that the op can be compiled for, widest last."""
+    return targets()[: library("portable").occ_level() + 1]
 
 
 def default_target() -> str:
@@ -79,7 +84,7 @@ def default_target() -> str:
     named = os.environ.get("OCC_CPU_TARGET")
     if not named:
         return best_target()
-    usable = targets()[: targets().index(best_target()) + 1]
+    usable = usable_targets()
     if named not in usable:
         raise BuildError(f"OCC_CPU_TARGET is '{named}'", f"This processor can take {', '.join(usable)}; or unset the variable")
     return named
