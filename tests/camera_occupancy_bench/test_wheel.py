@@ -62,7 +62,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "env", with_pip=False)
     python = folder / "env/bin/python"
-    subprocess.run([*pip, "--python", str(python), "install", *offline, str(wheel)], check=True, capture_output=True, text=True)
+    install = [*pip, "--python", str(python), "install", *offline, "--ignore-installed", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True, text=True)
     (site,) = (folder / "env/lib").glob("python*/site-packages")
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # without what that folder's own .pth files add
     return python

@@ -93,5 +93,12 @@ def test_commands_are_there_with_their_options(page: Path, capsys: pytest.Captur
             assert rows == ["ROW"] or load_table(rest[0]).select(rows)
 
 
+def test_what_the_light_core_is_said_to_have_can_be_imported() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/installing.md").read_text(encoding="utf-8"), re.DOTALL)
+    scope: dict[str, object] = {}
+    exec(code, scope)  # noqa: S102
+    assert {"GaussRender", "OccupancyGrid", "evaluate", "Cameras"} <= set(scope)
+
+
 def test_the_pages_have_commands_to_check() -> None:
     assert sum(len(lines(page)) for page in WRITTEN) > 60
