@@ -7,6 +7,10 @@ Markdown and every number as CSV.
 
 from __future__ import annotations
 
+from camera_occupancy_bench.commandline import READING, require
+
+require(__name__, READING)
+
 import sys
 from collections import defaultdict
 from collections.abc import Sequence

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import typer
 
 from experiments import predict, records, run
 from experiments.records import ROOT, Record
@@ -152,10 +151,7 @@ def test_publish_takes_its_table_and_build_leaves_it_alone(
     command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "COMMITTED", place / "project/results/records")
-    monkeypatch.setattr(sys, "argv", ["publish", "table_yard", "--renderer", "double"])
-    with pytest.raises(SystemExit) as end:
-        typer.run(publish.main)
-    assert not end.value.code
+    assert publish.main(["table_yard", "--renderer", "double"]) == 0
     kept = list((place / "project/results/records/table_yard/toy").glob("*.json"))
     assert len(kept) == 3, "no variant"
     shutil.copytree(ROOT / "results/quoted", place / "project/results/quoted")

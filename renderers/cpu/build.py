@@ -1,5 +1,7 @@
-"""``python -m renderers.cpu.build``: compile the C++ op for what this machine can use, each of it: commands that promise the same
-bits everywhere are held to less than the widest."""
+"""Compile the C++ op for every instruction set of this machine: ``python -m renderers.cpu.build``.
+
+Commands that promise the same bits everywhere are held to less than the widest.
+"""
 
 from __future__ import annotations
 

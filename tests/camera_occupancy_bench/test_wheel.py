@@ -36,8 +36,9 @@ print("works")
 """
 FOLDERS = """
 from pathlib import Path
-from experiments import cells, environment, plan, records, tracking
-assert records.LOCAL == cells.results_root() == Path.cwd() / "results/local"
+from experiments import plan, records
+from experiments.cell import environment, folder, tracking
+assert records.LOCAL == folder.results_root() == Path.cwd() / "results/local"
 assert records.COMMITTED == Path.cwd() / "results/records"
 assert tracking.tracking_uri() == f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 assert environment.git_state().commit == "unknown"

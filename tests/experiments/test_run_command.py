@@ -308,7 +308,7 @@ class TestDefaults:
         data.mkdir()
         made = self.make(data_root=data)
         assert (made.preset, made.data_root) == ("toy", data)
-        assert made.cells[1].name == "tpvformer--cpu--seed0--data=real_frames-data"
+        assert made.cells[1].name == "tpvformer--cpu--seed0--data=real_frames-train"
         assert "toy-size model" in made.said[0]
 
     def test_the_toy_preset_by_name_means_its_own_data(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
