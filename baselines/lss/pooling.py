@@ -9,7 +9,7 @@ from baselines.interface import OccupancyGrid
 
 
 def voxel_numbers(points: Tensor, grid: OccupancyGrid, published_rounding: bool) -> tuple[Tensor, Tensor]:
-    """Number (z * Y + y) * X + x of the voxel that each point [..., 3] (metres) is in, int64, and whether it is in the grid.
+    """Number (x * Y + y) * Z + z of the voxel that each point [..., 3] (metres) is in, int64, and whether it is in the grid.
 
     published_rounding  coordinates are rounded towards zero before it is asked whether they are in the grid, so that what is up
                         to a voxel short of its lower faces counts in the first voxels (view_transformer.py:226-236)
@@ -20,7 +20,7 @@ def voxel_numbers(points: Tensor, grid: OccupancyGrid, published_rounding: bool)
     sizes = cells.new_tensor(grid.shape)
     inside = ((cells >= 0) & (cells < sizes)).all(dim=-1)
     x, y, z = cells.where(inside[..., None], cells.new_zeros(())).long().unbind(-1)
-    return (z * grid.shape[1] + y) * grid.shape[0] + x, inside
+    return (x * grid.shape[1] + y) * grid.shape[2] + z, inside
 
 
 def sums(values: Tensor, numbers: Tensor, count: int) -> Tensor:
@@ -35,7 +35,7 @@ def sums(values: Tensor, numbers: Tensor, count: int) -> Tensor:
 
 
 def splat(context: Tensor, depth: Tensor, points: Tensor, grid: OccupancyGrid, published_rounding: bool = False) -> Tensor:
-    """Volume [B, C, Z, Y, X]: in each voxel the sum of context times depth over the points that lie in it.
+    """Volume [B, C, X, Y, Z]: in each voxel the sum of context times depth over the points that lie in it.
 
     context  [B, V, C, h, w] features of the pixels
     depth    [B, V, D, h, w] share of each depth
@@ -53,4 +53,4 @@ def splat(context: Tensor, depth: Tensor, points: Tensor, grid: OccupancyGrid, p
     numbers = numbers.where(inside, numbers.new_tensor(voxels))
     lifted = context.movedim(2, -1)[:, :, None] * depth[..., None]
     volume = sums(lifted.flatten(0, -2), numbers.flatten(), voxels + 1)[:voxels]
-    return volume.view(b, z, y, x, c).permute(0, 4, 1, 2, 3)
+    return volume.view(b, x, y, z, c).movedim(-1, 1).contiguous()

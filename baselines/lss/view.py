@@ -71,7 +71,7 @@ class ViewTransformer(nn.Module):
     def forward(
         self, features: Tensor, vector: Tensor, projection: Tensor, size: tuple[int, int], cost: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Volume [B, C, Z, Y, X] and shares of the depths [B, V, D, h, w].
+        """Volume [B, C, X, Y, Z] and shares of the depths [B, V, D, h, w].
 
         features    [B, V, F, h, w]
         vector      [B, V, 27], see ``camera_vector``

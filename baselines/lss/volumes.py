@@ -1,28 +1,46 @@
-"""Convolutions on volumes: BEVDet's CustomResNet3D and LSSFPN3D (mmdet3d/models/backbones/resnet.py, necks/lss_fpn.py)."""
+"""Convolutions on volumes: BEVDet's CustomResNet3D and LSSFPN3D (mmdet3d/models/backbones/resnet.py, necks/lss_fpn.py).
+
+Volumes are [B, C, X, Y, Z], as everywhere here; kernels are [.., z, y, x], as published, and turned around for it. (BEVDet's
+volumes are [B, C, Z, Y, X]. PyTorch has a fast convolution on a CPU for ours, not for those: 10 times slower.)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def conv3d(inputs: int, outputs: int, size: int, stride: int = 1, activation: bool = True) -> ConvModule:
-    """Convolution without bias, norm and, if asked for, ReLU."""
-    return ConvModule(
-        inputs,
-        outputs,
-        size,
-        stride=stride,
-        padding=size // 2,
-        bias=False,
-        conv_cfg=dict(type="Conv3d"),
-        norm_cfg=dict(type="BN3d"),
-        act_cfg=dict(type="ReLU") if activation else None,
-    )
+class ConvZYX(nn.Conv3d):
+    """A convolution of volumes [B, C, X, Y, Z] whose kernel is [.., z, y, x]; same along all three axes."""
+
+    def forward(self, volume: Tensor) -> Tensor:
+        kernel = self.weight.permute(0, 1, 4, 3, 2)
+        return F.conv3d(volume, kernel, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class Conv3D(nn.Module):
+    """Convolution, norm if asked for (then without bias), ReLU if asked for; kernels start by Kaiming, as mmcv's."""
+
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, norm: bool = True, activation: bool = True) -> None:
+        super().__init__()
+        self.conv = ConvZYX(inputs, outputs, size, stride=stride, padding=size // 2, bias=not norm)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        if norm:
+            self.bn: nn.BatchNorm3d | None = nn.BatchNorm3d(outputs)
+        else:
+            self.bn = None
+            assert self.conv.bias is not None
+            nn.init.zeros_(self.conv.bias)
+        self.activation = activation
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """[B, inputs, X, Y, Z] -> [B, outputs, X', Y', Z']."""
+        volume = self.conv(volume)
+        volume = volume if self.bn is None else self.bn(volume)
+        return volume.relu() if self.activation else volume
 
 
 class Block3D(nn.Module):
@@ -30,9 +48,9 @@ class Block3D(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, projected: bool) -> None:
         super().__init__()
-        self.conv1 = conv3d(inputs, outputs, 3, stride)
-        self.conv2 = conv3d(outputs, outputs, 3, activation=False)
-        self.downsample = conv3d(inputs, outputs, 3, stride, activation=False) if projected else None
+        self.conv1 = Conv3D(inputs, outputs, 3, stride)
+        self.conv2 = Conv3D(outputs, outputs, 3, activation=False)
+        self.downsample = Conv3D(inputs, outputs, 3, stride, activation=False) if projected else None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -56,7 +74,7 @@ class ResNet3D(nn.Module):
         self.layers = nn.Sequential(*stages)
 
     def forward(self, volume: Tensor) -> list[Tensor]:
-        """[B, C, Z, Y, X] -> the output of every stage."""
+        """[B, C, X, Y, Z] -> the output of every stage."""
         out = []
         for stage in self.layers:
             volume = stage(volume)
@@ -69,10 +87,10 @@ class Neck3D(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = conv3d(inputs, outputs, 1)
+        self.conv = Conv3D(inputs, outputs, 1)
 
     def forward(self, volumes: Sequence[Tensor]) -> Tensor:
-        """[B, C_i, Z_i, Y_i, X_i], finest first -> [B, outputs, Z_0, Y_0, X_0]."""
+        """[B, C_i, X_i, Y_i, Z_i], finest first -> [B, outputs, X_0, Y_0, Z_0]."""
         size = volumes[0].shape[2:]
         coarse = [F.interpolate(volume, size=size, mode="trilinear", align_corners=True) for volume in volumes[1:]]
         return self.conv(torch.cat([volumes[0], *coarse], dim=1))

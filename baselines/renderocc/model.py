@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmcv.cnn import ConvModule
 from mmdet3d.registry import MODELS
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from baselines.interface import CameraChain, History, OccupancyBatch, OccupancyG
 from baselines.lss.geometry import camera_vector
 from baselines.lss.images import ImageNeck
 from baselines.lss.view import StereoView, ViewTransformer
-from baselines.lss.volumes import Neck3D, ResNet3D
+from baselines.lss.volumes import Conv3D, Neck3D, ResNet3D
 from baselines.model import OccupancyModel
 from baselines.renderocc.losses import Teaching, ray_losses, taught_rays, voxel_losses
 from baselines.renderocc.rendering import Caster, Scene, caster
@@ -130,7 +129,7 @@ class RenderOcc(OccupancyModel):
         widths = [channels << stage for stage in range(NUM_STAGES)]
         self.img_bev_encoder_backbone = ResNet3D((adjacent + 1) * channels, volume_blocks, widths, (1, 2, 2))
         self.img_bev_encoder_neck = Neck3D(sum(widths), channels)
-        self.final_conv = ConvModule(channels, channels, 3, padding=1, bias=True, conv_cfg=dict(type="Conv3d"))
+        self.final_conv = Conv3D(channels, channels, 3, norm=False)
         self.density_mlp = nn.Sequential(*_mlp(channels, 2), *([nn.Softplus()] if final_softplus else []))
         self.semantic_mlp = nn.Sequential(*_mlp(channels, grid.num_classes - 1))
         occupied = [weight for number, weight in enumerate(weights) if number != grid.empty]
@@ -162,11 +161,11 @@ class RenderOcc(OccupancyModel):
         with torch.autocast(batch.images.device.type, enabled=False):
             joined = torch.cat([*volumes, lifted], dim=1)
             features = self.final_conv(self.img_bev_encoder_neck(self.img_bev_encoder_backbone(joined)))
-            voxels = features.permute(0, 4, 3, 2, 1)
-            return Volume(self.density_mlp(voxels), self.semantic_mlp(voxels), features.permute(0, 1, 4, 3, 2), shares)
+            voxels = features.movedim(1, -1)
+            return Volume(self.density_mlp(voxels), self.semantic_mlp(voxels), features, shares)
 
     def _lift(self, images: Tensor, projection: Tensor, vector: Tensor, earlier: StereoView) -> tuple[Tensor, Tensor, StereoView]:
-        """Volume [B, channels, Z, Y, X], shares of the depths, and what the next newer frame compares itself with."""
+        """Volume [B, channels, X, Y, Z], shares of the depths, and what the next newer frame compares itself with."""
         shape, size = images.shape[:2], (images.shape[-1], images.shape[-2])
         stereo, *maps = self.img_backbone(self._normalised(images).flatten(0, 1))
         features = self.img_neck(maps)
