@@ -34,11 +34,6 @@ class StereoSwin(SwinTransformer):
                 maps.append(self._as_map(getattr(self, f"norm{number}")(tokens), shape))
         return maps
 
-    def train(self, mode: bool = True) -> StereoSwin:
-        """``nn.Module.train``, whose result mmdet's class does not pass on."""
-        super().train(mode)
-        return self
-
     def _stages(self, images: Tensor) -> Iterator[tuple[Tensor, tuple[int, int]]]:
         tokens, shape = self.patch_embed(images)
         if self.use_abs_pos_embed:
