@@ -154,8 +154,8 @@ def _square4(matrix: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class History(BatchPart):
-    """Earlier images of the same cameras, as input of networks that look back. Newest first; where a scene has no earlier
-    frame, readers repeat the oldest one there is.
+    """Earlier images of the same cameras, as input of networks that look back. Newest first; in place of frames from before
+    a scene's first readers give the key frame itself, as published.
 
     images      [B, T, V, 3, H, W] float32, size, normalisation and augmentation those of the batch's ``images``
     projection  [B, T, V, 4, 4] the batch's own reference frame (augmented, at the time of the key frame) -> pixel of
