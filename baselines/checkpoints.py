@@ -122,11 +122,19 @@ def _renamed(name: str, names: CheckpointNames) -> str:
     return name.replace(".conv2_offset.", ".conv2.conv_offset.")
 
 
+# What stands for a data set's range: reference points of attention, RenderOcc's scene.
+_RANGES = (".ref_", "nerf_head.")
+
+
+def _is_range(name: str) -> bool:
+    return any(part in name for part in _RANGES)
+
+
 def load_released(model: nn.Module, path: str | Path, allow_missing_renderer: bool = False) -> list[str]:
     """Load a released (or own) checkpoint into ``model``, all or nothing.
 
-    Every name and shape must agree, and the reference points in the file must be those of the model's range, as two
-    data sets' points have the same shapes (valeoai/GaussRender src/utils/setup.py:127-173; models published by
+    Every name and shape must agree, and reference points and scenes in the file must be those of the model's range, as two
+    data sets' have the same shapes (valeoai/GaussRender src/utils/setup.py:127-173; models published by
     wzzheng/TPVFormer load too, which prefix ``tpv_``). ``allow_missing_renderer`` accepts a checkpoint trained without
     rendering for a model that has it; its decoder keeps its initial weights. A decoder in the file that the model's options
     do not read is left out.
@@ -160,14 +168,14 @@ def load_released(model: nn.Module, path: str | Path, allow_missing_renderer: bo
     near = {n: 1e-5 if v.dtype.itemsize >= 4 else 4e-3 for n, v in state.items()}
     if not any(problems.values()):
         problems["made for another range"] = [
-            n for n, v in state.items() if ".ref_" in n and not torch.allclose(v.to(own[n].dtype), own[n].cpu(), atol=near[n])
+            n for n, v in state.items() if _is_range(n) and not torch.allclose(v.to(own[n].dtype), own[n].cpu(), atol=near[n])
         ]
         problems["too large for the model's precision"] = [
             n for n, v in state.items() if v.is_floating_point() and not torch.isfinite(v.to(own[n].dtype)).all()
         ]
     if any(problems.values()):
         raise _mismatch(Path(path), problems)
-    rounded = [n for n, v in state.items() if ".ref_" in n and near[n] > 1e-5]  # the model has these points exactly
+    rounded = [n for n, v in state.items() if _is_range(n) and near[n] > 1e-5]  # the model has these points exactly
     model.load_state_dict(state | {n: own[n] for n in (*excused, *rounded)}, strict=True)
     _mark_initialised(model)
     return excused
@@ -231,7 +239,18 @@ def load_maskdino_pretrain(model: nn.Module, path: str | Path) -> list[str]:
     return _load_pretrain(model, path, state, whole="encoder.model.")
 
 
-def _load_pretrain(model: nn.Module, path: str | Path, state: Mapping[str, Tensor], whole: str) -> list[str]:
+def load_bevdet_pretrain(model: nn.Module, path: str | Path) -> list[str]:
+    """Start a lift-splat model from a detector of BEVDet's family (RenderOcc: ``bevdet-stbase-4d-stereo-512x1408-cbgs.pth``).
+
+    Backbone and neck must be there completely. Of the rest whatever has the same name and shape is taken, as mmcv does: with
+    other depths and a volume in place of the detector's plane that is the depth network's first part.
+
+    Returns the names that were loaded. Raises CheckpointError if backbone or neck are incomplete or of another shape.
+    """
+    return _load_pretrain(model, path, read_state_dict(path), whole=("img_backbone.", "img_neck."))
+
+
+def _load_pretrain(model: nn.Module, path: str | Path, state: Mapping[str, Tensor], whole: str | tuple[str, ...]) -> list[str]:
     """Load what fits; CheckpointError unless that is everything below ``whole``. Returns the names loaded."""
     own = model.state_dict()
     loaded = {n: v for n, v in state.items() if n in own and v.shape == own[n].shape}
