@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from renderers.cpu import native
-from renderers.cpu.build import BuildError
+from renderers.cpu.toolchain import BuildError
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTRUCTION_SETS = ("sse2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "asimd", "sve")

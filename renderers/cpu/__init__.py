@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from renderers.cpu import images, native
+from renderers.cpu.toolchain import BuildError
 from renderers.interface import Availability, Cameras, Gaussians, RasterSettings, Renderer, Rendering, SettingNotSupported
 
 
@@ -37,7 +38,7 @@ class StageTimes:
 class CpuRenderer(Renderer):
     """Multi-threaded, vectorised C++ op with its own backward pass; float32 on the CPU.
 
-    target  instruction set, one of ``build.targets()``; None: that of OCC_CPU_TARGET, else the widest that the processor has
+    target  instruction set, one of ``toolchain.targets()``; None: that of OCC_CPU_TARGET, else the widest that the processor has
     times   collects seconds by stage, if given
 
     Uses ``torch.get_num_threads()`` threads; results and gradients are the same bits for any number of them.
@@ -53,8 +54,6 @@ class CpuRenderer(Renderer):
     @classmethod
     def availability(cls) -> Availability:
         """Compiles the op if that has not been done; a few seconds, once."""
-        from renderers.cpu.build import BuildError
-
         try:
             native.library(native.default_target())
         except BuildError as error:

@@ -1,131 +1,19 @@
-"""Compiles the C++ op of the "cpu" renderer: ``python -m renderers.cpu.build``.
-
-One shared library an instruction set, no PyTorch or Python headers: a few seconds each, and valid for every version of
-PyTorch. Libraries are named by the hash of what made them (sources, compiler, flags), live in this folder or, if that is
-read-only, in the user's cache folder, and are put in place atomically under a lock, so processes may build at the same time.
-"""
+"""``python -m renderers.cpu.build``: compile the C++ ops for what this machine can use."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import platform
-import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-SOURCES = ("op.cpp", "peak.cpp", "blend.h", "simd.h", "splat.h")
-FOLDER = Path(__file__).parent
-FLAGS = (
-    "-std=c++17 -O3 -fopenmp -fPIC -shared -ffp-contract=off -fno-math-errno -fno-trapping-math "
-    "-fvisibility=hidden -Wl,-Bsymbolic -Wno-psabi"
-).split()
-# Instruction sets by name, in the order of occ_level(). On other processors than x86-64 there is only "portable".
-TARGETS: dict[str, list[str]] = {"portable": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
-
-
-class BuildError(RuntimeError):
-    """The op cannot be compiled here; ``remedy`` says what would help."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(f"{reason}. {remedy}")
-        self.reason, self.remedy = reason, remedy
-
-
-def targets() -> list[str]:
-    """Instruction sets that can be compiled for this kind of processor."""
-    return list(TARGETS) if platform.machine() in ("x86_64", "AMD64") else ["portable"]
-
-
-def compiler() -> list[str]:
-    """The compiler's command: $CXX, g++ or c++; raises BuildError if there is none."""
-    for name in (os.environ.get("CXX", ""), "g++", "c++"):
-        command = shlex.split(name)
-        if command and shutil.which(command[0]):
-            return command
-    raise BuildError("no C++ compiler found", "Install one (`apt-get install g++`) or point the variable CXX at it")
-
-
-def ensure(target: str, quiet: bool = True) -> Path:
-    """The library for one of ``targets()``, compiled first if it is missing; raises BuildError."""
-    folder, name = _cache(), f"_op-{target}-{_fingerprint(target)}.so"
-    path = folder / name
-    if path.exists():
-        return path
-    command = compiler()
-    with _locked(folder):
-        if path.exists():
-            return path
-        if not quiet:
-            print(f"renderers.cpu: compiling for {target} with {command[0]} ...", file=sys.stderr, flush=True)
-        start = time.perf_counter()
-        handle, partial = tempfile.mkstemp(dir=folder, prefix=".op-", suffix=".partial")
-        os.close(handle)
-        try:
-            units = [str(FOLDER / name) for name in SOURCES if name.endswith(".cpp")]
-            _compile([*command, *FLAGS, *TARGETS[target], *units, "-o", partial], path.with_suffix(".log"))
-            os.replace(partial, path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
-        for old in folder.glob(f"_op-{target}-*"):
-            if old.stem != path.stem:
-                old.unlink(missing_ok=True)  # a process that has it loaded keeps it
-        if not quiet:
-            print(f"renderers.cpu: {path} in {time.perf_counter() - start:.1f} s", file=sys.stderr)
-    return path
-
-
-def _compile(command: list[str], log: Path) -> None:
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode == 0:
-        return
-    output = result.stdout + result.stderr
-    log.write_text(shlex.join(command) + "\n" + output)
-    lines = [line for line in output.splitlines() if "error" in line.lower()] or output.splitlines() or ["no message"]
-    raise BuildError(f"the C++ op does not compile: {lines[0].strip()}", f"The whole output is in {log}")
-
-
-def _fingerprint(target: str) -> str:
-    digest = hashlib.sha256()
-    for name in SOURCES:
-        digest.update((FOLDER / name).read_bytes())
-    digest.update(repr((FLAGS, TARGETS[target], os.environ.get("CXX", ""), platform.machine())).encode())
-    return digest.hexdigest()[:12]
-
-
-def _cache() -> Path:
-    if os.access(FOLDER, os.W_OK):
-        return FOLDER
-    base = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    folder = base / "camera-occupancy-bench"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildError(f"no writable folder for the compiled op ({error})", "Make XDG_CACHE_HOME a writable folder") from error
-    return folder
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with open(folder / ".op.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+from renderers.cpu.native import best_target
+from renderers.cpu.toolchain import RAYS, SPLATS, BuildError, ensure
 
 
 def main() -> int:
     """Compile what this machine can use; returns the process's exit code."""
-    from renderers.cpu.native import best_target
-
     try:
         for target in dict.fromkeys(["portable", best_target()]):
-            print(ensure(target, quiet=False))
+            for op in (SPLATS, RAYS):
+                print(ensure(target, quiet=False, op=op))
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from renderers.cpu.toolchain import BuildError, ensure, targets
+
 STAGES = ("project", "sort", "bin", "blend", "reduce")
 COUNTS = ("visible", "pairs", "needed_pairs", "weights")
 OUT_OF_MEMORY, CHANGED = 1, 2  # what a call returns, if not 0
@@ -52,8 +54,6 @@ def pointer(tensor: Tensor | None) -> int | None:
 @cache
 def library(target: str) -> ctypes.CDLL:
     """The op compiled for ``target``; compiles it on first use. Raises BuildError."""
-    from renderers.cpu.build import ensure  # not above: `python -m renderers.cpu.build` imports this package first
-
     path = ensure(target, quiet=False)
     op = ctypes.CDLL(str(path))  # `torch` is imported above: both use the OpenMP runtime that it has loaded
     op.occ_forward.argtypes = op.occ_backward.argtypes = [ctypes.POINTER(Call)]
@@ -68,8 +68,6 @@ def library(target: str) -> ctypes.CDLL:
 @cache
 def best_target() -> str:
     """The widest instruction set of this processor that the op can be compiled for."""
-    from renderers.cpu.build import targets
-
     return targets()[library("portable").occ_level()]
 
 
@@ -78,8 +76,6 @@ def default_target() -> str:
 
     Raises BuildError if the variable names none that this processor has.
     """
-    from renderers.cpu.build import BuildError, targets
-
     named = os.environ.get("OCC_CPU_TARGET")
     if not named:
         return best_target()

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from renderers.conformance import CASES, check, rejections
-from renderers.cpu import CpuRenderer, StageTimes, native
-from renderers.cpu import build as cpu_build
+from renderers.cpu import CpuRenderer, StageTimes, native, toolchain
 from renderers.interface import Gaussians, RasterSettings, Rendering, SettingNotSupported
 from renderers.registry import get
 from renderers.scenes import random_scene
@@ -23,7 +22,7 @@ FEW = ("one_gaussian", "channels_20", "tiles_12", "no_clamp_gradient", "one_pixe
 
 def usable_targets() -> list[str]:
     """Instruction sets that this processor has."""
-    names = cpu_build.targets()
+    names = toolchain.targets()
     return names[: names.index(native.best_target()) + 1] if CpuRenderer.availability() else []
 
 
@@ -50,10 +49,10 @@ def variant(tmp_path_factory):
     """Compiles the op with an extra flag and returns the name to ask for it by."""
     folder = tmp_path_factory.mktemp("op")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_build, "_cache", lambda: folder)
+        patch.setattr(toolchain, "_cache", lambda: folder)
 
         def make(flag: str, base: str = "portable") -> str:
-            patch.setitem(cpu_build.TARGETS, flag.strip("-"), [*cpu_build.TARGETS[base], flag])
+            patch.setitem(toolchain.TARGETS, flag.strip("-"), [*toolchain.TARGETS[base], flag])
             return flag.strip("-")
 
         native.library(native.best_target())
@@ -218,7 +217,7 @@ def test_registered() -> None:
 
 
 def test_missing_compiler_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_build, "_cache", lambda: tmp_path)
+    monkeypatch.setattr(toolchain, "_cache", lambda: tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     native.library.cache_clear()
@@ -232,10 +231,10 @@ def test_missing_compiler_is_explained(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_compile_error_names_line_and_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_build, "_cache", lambda: tmp_path)
-    monkeypatch.setattr(cpu_build, "FLAGS", [*cpu_build.FLAGS, "-include", "no_such_header.h"])
-    with pytest.raises(cpu_build.BuildError, match=r"no_such_header\.h.*whole output is in .*\.log") as caught:
-        cpu_build.ensure("portable")
+    monkeypatch.setattr(toolchain, "_cache", lambda: tmp_path)
+    monkeypatch.setattr(toolchain, "FLAGS", [*toolchain.FLAGS, "-include", "no_such_header.h"])
+    with pytest.raises(toolchain.BuildError, match=r"no_such_header\.h.*whole output is in .*\.log") as caught:
+        toolchain.ensure("portable")
     assert list(tmp_path.glob("*.log")) and not list(tmp_path.glob("*.so")) and not list(tmp_path.glob(".op-*"))
     assert caught.value.remedy
 
@@ -243,8 +242,8 @@ def test_compile_error_names_line_and_log(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_two_builds_at_once(tmp_path: Path) -> None:
     code = (
-        "import pathlib; from renderers.cpu import build; "
-        f"build._cache = lambda: pathlib.Path({str(tmp_path)!r}); print(build.ensure('portable'))"
+        "import pathlib; from renderers.cpu import toolchain; "
+        f"toolchain._cache = lambda: pathlib.Path({str(tmp_path)!r}); print(toolchain.ensure('portable'))"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     paths = {process.communicate(timeout=240)[0].strip() for process in processes}
