@@ -143,7 +143,8 @@ def opacity(density: Tensor, spacing: Tensor, settings: RaySettings) -> tuple[Te
 @dataclass(frozen=True)
 class Marched:
     """What becomes of the samples of R rays: weight [R, S] of each (0 if it does not count), transmittance [R] behind the last one
-    that counted, decisions [R, S] int64: which of skip rule, alpha_min, weight_min and the stop let it count."""
+    that counted, decisions [R, S] int64: which of skip rule, alpha_min, the stop and weight_min let it count (1, 2, 4, 8), and whether a limit cuts
+    its gradient (16)."""
 
     weight: Tensor
     transmittance: Tensor
@@ -161,16 +162,18 @@ def march(samples: Samples, density: Tensor, settings: RaySettings) -> Marched:
             end[:, -1] = ~samples.kept[:, -1]
             alpha, counts = torch.where(end, 1, alpha), counts | end
         reached = torch.cumsum(alpha, 1).clamp_max(1)
-        behind = 1 - reached
+        behind, limited = 1 - reached, torch.cumsum(alpha, 1) > 1
         weight = reached.diff(dim=1, prepend=torch.zeros_like(reached[:, :1]))
     else:
-        behind = torch.cumprod(passed, 1)
+        behind, limited = torch.cumprod(passed, 1), torch.zeros_like(counts)
+        if isinstance(settings.activation, Exponential):
+            limited = counts & (passed <= settings.activation.least_passed)
         weight = alpha * torch.cat([torch.ones_like(behind[:, :1]), behind[:, :-1]], 1)
     before = torch.cat([torch.ones_like(behind[:, :1]), behind[:, :-1]], 1)
     included = before >= settings.transmittance_min  # a prefix: the transmittance never grows
     counted = counts & included & (weight > settings.weight_min)
     last = behind.gather(1, included.sum(1, keepdim=True) - 1).squeeze(1)
-    decisions = samples.kept + 2 * counts + 4 * (included & counts) + 8 * counted
+    decisions = samples.kept + 2 * counts + 4 * (included & counts) + 8 * counted + 16 * (limited & included)
     return Marched(torch.where(counted, weight, 0), last, decisions)
 
 
@@ -186,7 +189,7 @@ def _sums(rays: Rays, density: Tensor, features: Tensor, grid: GridField, settin
     samples = place(rays, settings)
     marched = march(samples, densities(samples, rays, density, grid), settings)
     weight, depth = marched.weight, samples.depth.to(density.dtype)
-    counted = marched.decisions >= 8
+    counted = marched.weight > 0
     # A sample that closes a ray has no features.
     row, column = (counted & samples.kept).nonzero(as_tuple=True)
     shown = weight[row, column][:, None] * interpolate(features, grid, rays.scene[row], samples.points[row, column])
