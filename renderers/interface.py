@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from renderers.dialects import CONTRACT, Dialect
+from renderers.registry import Kind
 
 Extent = Literal["iso", "tile3sigma"]
 ClampRule = Literal["symmetric", "principal"]
@@ -390,7 +391,7 @@ class Renderer(ABC):
     """
 
     name: ClassVar[str]
-    kind: ClassVar[str] = "splats"
+    kind: ClassVar[Kind] = "splats"
     dialect: Dialect = CONTRACT
     second_derivatives: ClassVar[bool] = False
 

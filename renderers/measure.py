@@ -35,8 +35,8 @@ MEMORY = {
 }
 AGREEMENT = (
     "against the reference renderer in float64 with the backend's own settings, in blocks of 16x16 pixels of the full scene "
-    "drawn with a fixed seed; pixels that hang on a threshold are left out. max_abs_error: the largest of features, alpha and "
-    "depth (as a part of the largest depth); grad_cosine: the smallest cosine over the trained fields"
+    "drawn with a fixed seed (rays: 1,024 of them); what hangs on a threshold is left out. max_abs_error: the largest of "
+    "features, alpha and depth (as a part of the largest depth); grad_cosine: the smallest cosine over the trained fields"
 )
 SECONDS = 6.0  # spent on repetitions where their number is not given
 FEWEST, MOST = 3, 20
@@ -171,7 +171,9 @@ Round = tuple[dict[str, float], dict[str, float]]
 """What the "cpu" renderer notes of one forward and one backward pass."""
 
 
-def repeated(run: Callable[[], tuple[float, float]], repeat: int | None, times: Any) -> tuple[list[float], list[float], list[Round]]:
+def repeated(
+    run: Callable[[], tuple[float, float]], repeat: int | None, times: Any
+) -> tuple[list[float], list[float], list[Round]]:
     """Times of each repetition of ``run``, and what the "cpu" renderer noted in ``times`` (its StageTimes, or None)."""
     forward: list[float] = []
     backward: list[float] = []

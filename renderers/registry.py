@@ -125,12 +125,23 @@ def names(kind: Kind = "splats") -> list[str]:
     return KINDS[kind].names()
 
 
+def every_name() -> list[str]:
+    """Names of all backends, whichever kind they have."""
+    return list(dict.fromkeys(name for kind in KINDS for name in names(kind)))
+
+
+def kinds(name: str) -> tuple[Kind, ...]:
+    """What the backend ``name`` renders; raises UnknownRenderer with a suggestion."""
+    found = tuple(kind for kind in KINDS if name in names(kind))
+    return found or (RENDERERS.load(name).kind,)
+
+
 @overload
 def load(name: str, kind: Literal["splats"] = "splats") -> type[Renderer]: ...
 @overload
 def load(name: str, kind: Literal["rays"]) -> type[RayRenderer]: ...
 def load(name: str, kind: Kind = "splats") -> type[Renderer] | type[RayRenderer]:
-    """The backend class of a kind; raises UnknownRenderer, with a suggestion, or with who has the kind if this backend lacks it."""
+    """The backend class of a kind; raises UnknownRenderer with a suggestion, or with who has the kind if this one lacks it."""
     elsewhere = any(name in names(other) for other in KINDS if other != kind)
     if not (elsewhere and name not in names(kind)):
         backend: type[Renderer] | type[RayRenderer] = KINDS[kind].load(name)

@@ -26,7 +26,7 @@ from renderers.cases import Case
 from renderers.interface import Cameras, Gaussians, RasterSettings
 from renderers.rays.cameras import joined, pixel_rays
 from renderers.rays.cases import RayCase
-from renderers.rays.interface import GridField
+from renderers.rays.interface import GridField, Rays
 from renderers.rays.published import RENDEROCC, RENDEROCC_RANGE
 from renderers.registry import Kind
 from renderers.scenes import pinhole
@@ -427,7 +427,7 @@ FRAMES = 7  # key frames around the current one that they come from, half a seco
 
 
 def _renderocc(source: Source) -> RayScene:
-    """Rays of pixels below the horizon of 42 images, and a grid as after some training: dense where something is, noisy elsewhere."""
+    """Rays of pixels below the horizon of 42 images; a grid as after some training, dense where something is, noisy elsewhere."""
     generator = torch.Generator().manual_seed(5)
     grid = OCC3D.over(source.shrink)
     labels, what = _labels(grid, source)
@@ -442,10 +442,8 @@ def _renderocc(source: Source) -> RayScene:
         ahead = 4.0 * (frame - FRAMES // 2)  # m, at 8 m/s
         parts.append(replace(rays, origins=rays.origins + torch.tensor([ahead, 0.0, 0.0])))
     rays = joined(parts)
-    order = torch.randperm(count, generator=generator)
-    rays = replace(
-        rays, origins=rays.origins[order], directions=rays.directions[order], cosines=None if rays.cosines is None else rays.cosines[order]
-    )
+    shuffled = torch.randperm(count, generator=generator)
+    rays = Rays(rays.origins[shuffled], rays.directions[shuffled], rays.scene[shuffled])
     there = (labels != FREE).float()
     density = torch.nn.functional.softplus(12 * there - 2 * (1 - there) + 2 * torch.randn(len(labels), generator=generator))
     features = 3 * _one_hot(labels.clamp_max(16), 17) * there[:, None] + torch.randn(len(labels), 17, generator=generator)
@@ -456,9 +454,14 @@ def _renderocc(source: Source) -> RayScene:
 SWEPT_CHANNELS = (3, 8, 16, 19, 32, 48, 64)
 SWEPT_GAUSSIANS = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_000_000)
 
+
+def _listed(*workloads: Workload | RayWorkload) -> tuple[Workload | RayWorkload, ...]:
+    return workloads
+
+
 WORKLOADS: dict[str, Workload | RayWorkload] = {
     w.name: w
-    for w in (
+    for w in _listed(
         Workload("toy", "toy", "GaussRender, toy preset: a 200x112 camera and a 200x200 view from above", _toy),
         Workload("occ3d-camera", "occ3d-camera", "GaussRender on Occ3D, prediction, one 1600x900 camera", _occ3d(False)),
         Workload(

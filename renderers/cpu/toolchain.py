@@ -1,8 +1,9 @@
-"""Compiles the C++ ops of the "cpu" renderer, of splats and of rays (``python -m renderers.cpu.build`` ahead of time, else at first use).
+"""Compiles the C++ ops of the "cpu" renderer (``python -m renderers.cpu.build`` ahead of time, else at first use).
 
-One shared library an instruction set, no PyTorch or Python headers: a few seconds each, and valid for every version of
-PyTorch. Libraries are named by the hash of what made them (sources, compiler, flags), live in this folder or, if that is
-read-only, in the user's cache folder, and are put in place atomically under a lock, so processes may build at the same time.
+One shared library an instruction set and op (splats, rays), no PyTorch or Python headers: a few seconds each, and valid for
+every version of PyTorch. Libraries are named by the hash of what made them (sources, compiler, flags), live in this folder or,
+if that is read-only, in the user's cache folder, and are put in place atomically under a lock, so processes may build at the same
+time.
 """
 
 from __future__ import annotations

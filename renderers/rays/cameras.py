@@ -12,7 +12,7 @@ from renderers.rays.interface import Rays
 def pixel_rays(cameras: Cameras, scene: int, view: int, pixels: Tensor) -> Rays:
     """Rays of one view through the middles of pixels [N, 2] (column, row; whole numbers): directions have z = 1 in the camera.
 
-    Distances along them are the camera's z as they are, or with ``RaySettings.unit_directions`` in metres, their z by ``cosines``.
+    Distances along them are the camera's z as they are; with ``RaySettings.unit_directions`` metres, whose z ``cosines`` gives.
     """
     validate_cameras(cameras)
     k, pose = cameras.intrinsics[scene, view], cameras.world_to_camera[scene, view]

@@ -19,7 +19,7 @@ from renderers.rays.published import (
     RENDEROCC,
     RENDEROCC_RANGE,
 )
-from renderers.rays.samplers import AxisSampler, SkipAccumulated, SphereSampler, UniformSampler
+from renderers.rays.samplers import AxisSampler, Point, SkipAccumulated, SphereSampler, UniformSampler
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _probability(name: str) -> RayCase:
 
 
 def _centres(name: str) -> RayCase:
-    """Cell-centred voxels 1 m apart lie at 0.5, 1.5, ...; half a metre before the first half is left, one metre before it nothing."""
+    """Cell-centred voxels 1 m apart lie at 0.5, 1.5, ...; half a metre before the first a half is left, a metre before nothing."""
     density = torch.zeros(1, 4, 4, 4)
     density[0, 0] = 2 * math.log(2)
     features = torch.ones(1, 4, 4, 4, 1)
@@ -205,10 +205,9 @@ assert isinstance(GAUSSIANOCC_PROB.sampler, AxisSampler)
 FEWER_ON_AXES = replace(GAUSSIANOCC_PROB.sampler, count=120)
 
 
-def _random(settings: RaySettings, corners: Any, **grid: Any) -> Callable[[str], RayCase]:
-    return lambda name: RayCase(
-        name, random_rays(60, 1, grid.get("batch", 1)), random_grid(*corners, seed=2, **grid), settings
-    )
+def _random(settings: RaySettings, corners: tuple[Point, Point], **grid: Any) -> Callable[[str], RayCase]:
+    lower, upper = corners
+    return lambda name: RayCase(name, random_rays(60, 1, grid.get("batch", 1)), random_grid(lower, upper, 2, **grid), settings)
 
 
 def _border(name: str) -> RayCase:
@@ -232,7 +231,7 @@ def _no_rays(name: str) -> RayCase:
     return RayCase(name, rays, random_grid(*RENDEROCC_RANGE, seed=3), RENDEROCC)
 
 
-_THIN = {"size": (7, 1, 1), "alignment": "centres"}
+_THIN: dict[str, Any] = {"size": (7, 1, 1), "alignment": "centres", "density": (9.0, 14.0)}
 _BUILDERS: dict[str, Callable[[str], RayCase]] = {
     "empty": _empty,
     "one_cell": _one_cell,
@@ -255,16 +254,17 @@ _BUILDERS: dict[str, Callable[[str], RayCase]] = {
         GAUSSIANOCC_PROB.with_(sampler=FEWER_ON_AXES, activation=Probability(False)), GAUSSIANOCC_RANGE, density=(-9.0, -4.0)
     ),
     "uniform_z": _random(
-        RaySettings(UniformSampler(0.5, 50.0, 90), Exponential(), depth="z"), RENDEROCC_RANGE, density=(-0.1, 0.3), alignment="centres"
+        RaySettings(UniformSampler(0.5, 50.0, 90), Exponential(), depth="z"),
+        RENDEROCC_RANGE,
+        density=(-0.1, 0.3),
+        alignment="centres",
     ),
     "axes_accumulated": _random(
         RaySettings(FEWER_ON_AXES, ShiftedSoftplus(), skip=SkipAccumulated(0.7), unit_directions=False), GAUSSIANOCC_RANGE
     ),
     "thin_grid": _random(RENDEROCC_FEWER, RENDEROCC_RANGE, **_THIN),
-    "one_voxel": _random(RENDEROCC_FEWER, RENDEROCC_RANGE, size=(1, 1, 1), alignment="centres"),
-    **{
-        f"channels_{c}": _random(RENDEROCC_FEWER, RENDEROCC_RANGE, channels=c) for c in (1, 7, 8, 9, 16, 24, 33, 70)
-    },
+    "one_voxel": _random(RENDEROCC_FEWER, RENDEROCC_RANGE, size=(1, 1, 1), alignment="centres", density=(11.0, 14.0)),
+    **{f"channels_{c}": _random(RENDEROCC_FEWER, RENDEROCC_RANGE, channels=c) for c in (1, 7, 8, 9, 16, 24, 33, 70)},
 }
 
 
@@ -299,17 +299,29 @@ def ray_rejections() -> list[RayRejection]:
         for bad in (spoiled(value, math.nan), spoiled(value, math.inf), value[:, :-1], value.to(torch.float16), value.numpy()):
             # density's own shape is taken for right, so features then differ from it
             shape = name if bad is not None and getattr(bad, "shape", None) == value.shape else "features"
-            found.append(RayRejection(shape, replace(good, grid=replace(grid, **{name: bad}))))
+            spoilt: dict[str, Any] = {name: bad}
+            found.append(RayRejection(shape, replace(good, grid=replace(grid, **spoilt))))
     for name in ("origins", "directions", "offsets", "cosines"):
         value = getattr(good.rays, name)
         assert value is not None
-        bads = [spoiled(value, math.nan), spoiled(value, -math.inf), value.double(), value.clone().requires_grad_(), value[..., None]]
+        bads = [
+            spoiled(value, math.nan),
+            spoiled(value, -math.inf),
+            value.double(),
+            value.clone().requires_grad_(),
+            value[..., None],
+        ]
         found += [RayRejection(name, replace(good, rays=replace(good.rays, **{name: bad}))) for bad in bads]
     for length in (0.0, 1e-20, 1e19):
         turned = good.rays.directions.clone()
         turned[-1] = length
         found.append(RayRejection("directions", replace(good, rays=replace(good.rays, directions=turned))))
-    for scene in (torch.tensor([0, 1, 2, 0, 0]), torch.tensor([0, -1, 0, 0, 0]), torch.zeros(5), torch.zeros(4, dtype=torch.int64)):
+    for scene in (
+        torch.tensor([0, 1, 2, 0, 0]),
+        torch.tensor([0, -1, 0, 0, 0]),
+        torch.zeros(5),
+        torch.zeros(4, dtype=torch.int64),
+    ):
         found.append(RayRejection("scene", replace(good, rays=replace(good.rays, scene=scene))))
     flat = replace(grid, density=grid.density[..., :1], features=grid.features[..., :1, :])
     found += [
@@ -317,10 +329,6 @@ def ray_rejections() -> list[RayRejection]:
         RayRejection("density", replace(good, grid=replace(grid, density=grid.density[0]))),
         RayRejection("features", replace(good, grid=replace(grid, features=grid.features.permute(0, 4, 1, 2, 3)))),
         RayRejection("features", replace(good, grid=replace(grid, features=grid.features[..., :0]))),
-        RayRejection(
-            "cosines", replace(good, rays=replace(good.rays, cosines=None), settings=good.settings.with_(depth="z"))
-        ),
+        RayRejection("cosines", replace(good, rays=replace(good.rays, cosines=None), settings=good.settings.with_(depth="z"))),
     ]
     return found
-
-

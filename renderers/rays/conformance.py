@@ -72,7 +72,7 @@ def undecided(case: RayCase) -> Tensor:
     parts = []
     for rays in chunks(double.rays, double.settings) if double.rays.count else []:
         samples = place(rays, double.settings)
-        density = densities(samples, rays, double.grid.density, double.grid)
+        density = densities(samples, rays, double.grid)
         decided = march(samples, density, double.settings).decisions
         close = torch.zeros(rays.count, dtype=torch.bool)
         for sign in (-1, 1):
@@ -91,7 +91,7 @@ def undecided(case: RayCase) -> Tensor:
 
 
 def loss_weights(case: RayCase, counted: Tensor) -> dict[str, Tensor]:
-    """What each output value counts for in the loss whose gradients are compared (float64): random, zero where not counted [R]."""
+    """What each output counts for in the loss whose gradients are compared (float64): random, zero where not counted [R]."""
     generator = torch.Generator().manual_seed(20240817)
     scales = {"depth": 0.1, "spaced_squares": 1e-3, "spread": 1e-2}
     weights = {}
@@ -102,9 +102,7 @@ def loss_weights(case: RayCase, counted: Tensor) -> dict[str, Tensor]:
     return weights
 
 
-def differentiated(
-    renderer: RayRenderer, case: RayCase, weights: dict[str, Tensor]
-) -> tuple[RayRendering, dict[str, Tensor]]:
+def differentiated(renderer: RayRenderer, case: RayCase, weights: dict[str, Tensor]) -> tuple[RayRendering, dict[str, Tensor]]:
     """The rendering and the gradients of its weighted sum, both as float64 on the CPU."""
     leaves = {name: getattr(case.grid, name).detach().clone().requires_grad_() for name in FIELDS}
     out = renderer.render(case.rays, replace(case.grid, **leaves), case.settings)

@@ -36,6 +36,7 @@ from renderers.rays.samplers import (
     require,
     require_box,
 )
+from renderers.registry import Kind
 
 Alignment = Literal["corners", "centres"]
 DepthTransform = Literal["along", "contracted", "z"]
@@ -109,8 +110,8 @@ class GridField:
 
 @dataclass(frozen=True)
 class ShiftedSoftplus:
-    """alpha = 1 - (1 + exp(density + shift))^-interval, shift = ln(1 / (1 - alpha_init) - 1): DVGO's and RenderOcc's (nerf_head.py:
-    218, 301-304), whose interval does not follow the spacing of samples."""
+    """alpha = 1 - (1 + exp(density + shift))^-interval, shift = ln(1 / (1 - alpha_init) - 1): DVGO's and RenderOcc's
+    (nerf_head.py:218, 301-304), whose interval does not follow the spacing of samples."""
 
     interval: float = 0.5
     alpha_init: float = 1e-6
@@ -201,7 +202,8 @@ class RaySettings:
             f"depth 'contracted' needs the radius of a SphereSampler, the sampler is a {type(self.sampler).__name__}",
         )
         require(
-            self.depth != "contracted" or self.unit_directions, "depth 'contracted' needs distances in metres: unit_directions=True"
+            self.depth != "contracted" or self.unit_directions,
+            "depth 'contracted' needs distances in metres: unit_directions=True",
         )
         for name in ("alpha_min", "weight_min", "transmittance_min"):
             value = getattr(self, name)
@@ -222,7 +224,7 @@ class RayRendering:
     alpha          [R] sum of w
     transmittance  [R] what is left behind the last sample that counted (RenderOcc's alphainv_last)
     squares        [R] sum of w^2
-    spaced_squares [R] sum of w^2 times the way to the next sample (m; behind the last one ``Exponential.last``, or the way before)
+    spaced_squares [R] sum of w^2 times the way to the next sample (m; of the last it is ``Exponential.last``, or the way before)
     spread         [R] sum over all pairs of samples of w w' |m - m'| (m): 2 sum_i w_i (m_i W_<i - WM_<i)
     samples        [R] int64: how many weights are in the sums; no gradient
     """
@@ -316,7 +318,7 @@ class RayRenderer(ABC):
     """
 
     name: ClassVar[str]
-    kind: ClassVar[str] = "rays"
+    kind: ClassVar[Kind] = "rays"
     second_derivatives: ClassVar[bool] = False
 
     @classmethod
@@ -325,10 +327,10 @@ class RayRenderer(ABC):
         """Whether this backend can run on this machine."""
 
     def render(self, rays: Rays, grid: GridField, settings: RaySettings) -> RayRendering:
-        """Render every ray. Rays that miss the grid meet density zero everywhere. No rays give empty outputs with a gradient of zero.
+        """Render every ray. Rays that miss the grid meet density zero everywhere.
 
-        Raises ValueError for whatever ``validate`` refuses, naming the argument, and SettingNotSupported for what the backend
-        cannot do.
+        No rays give empty outputs with a gradient of zero. Raises ValueError for whatever ``validate`` refuses, naming the
+        argument, and SettingNotSupported for what the backend cannot do.
         """
         validate(rays, grid, settings)
         # Half precision cannot hold weights of 1e-7; mixed-precision training must not reach in here.

@@ -88,9 +88,7 @@ class _Step:
         return 1e3 * (middle - start), 1e3 * (now(self._device) - middle)
 
 
-def agreement(
-    renderer: RayRenderer, case: RayCase, device: str
-) -> tuple[dict[str, float], dict[str, float], int, float]:
+def agreement(renderer: RayRenderer, case: RayCase, device: str) -> tuple[dict[str, float], dict[str, float], int, float]:
     """Errors of features, alpha, depth (as a part of the largest) and of gradients (relative to their largest entry), cosines of
     gradients, rays compared, and the share left out.
 

@@ -27,7 +27,7 @@ from renderers.rays.interface import (
 )
 from renderers.rays.samplers import kept_samples
 
-CHUNK = 1 << 19  # samples that are held at once; the result does not depend on it
+CHUNK = 1 << 18  # samples that are held at once; the result does not depend on it
 
 
 class ReferenceRayRenderer(RayRenderer):
@@ -105,25 +105,40 @@ def place(rays: Rays, settings: RaySettings) -> Samples:
     return Samples(points, inside, kept_samples(points, inside, first, settings.skip), spacing, depth)
 
 
-def interpolate(values: Tensor, grid: GridField, scene: Tensor, points: Tensor) -> Tensor:
-    """Values [B, X, Y, Z, ...] at contracted points [M, 3] of the scenes [M]: trilinear, zero outside of the grid, [M, ...]."""
-    b, *size = values.shape[:4]
-    factor, term = (points.new_tensor(v) for v in grid.to_index)
-    index = points * factor + term
-    low = torch.floor(index)
-    part = (index - low).to(values.dtype)
-    limits = torch.tensor(size, device=index.device)
-    low = torch.minimum(low.clamp_min(-2), limits.to(low.dtype)).long()  # far beyond is outside as well
-    table = values.reshape(b * size[0] * size[1] * size[2], *values.shape[4:])
-    total = torch.zeros(len(points), *values.shape[4:], dtype=values.dtype, device=values.device)
-    for corner in range(8):
-        step = torch.tensor([corner >> 2, corner >> 1 & 1, corner & 1], device=low.device)
-        at = low + step
-        weight = torch.where(step.bool(), part, 1 - part).prod(-1) * ((at >= 0) & (at < limits)).all(-1)
-        x, y, z = torch.minimum(at.clamp_min(0), limits - 1).unbind(-1)
-        voxel = table[((scene * size[0] + x) * size[1] + y) * size[2] + z]
-        total = total + weight.reshape(-1, *(1,) * (values.dim() - 4)) * voxel
-    return total
+@dataclass(frozen=True)
+class Corners:
+    """The eight voxels about each of M points: voxel [M, 8] int64, counted through the batch; weight [M, 8], 0 outside."""
+
+    voxel: Tensor
+    weight: Tensor
+
+    def of(self, values: Tensor) -> Tensor:
+        """Values [B, X, Y, Z, ...] interpolated at the points: [M, ...]."""
+        table = values.reshape(values.shape[:4].numel(), -1)
+        found = table.index_select(0, self.voxel.flatten()).reshape(*self.voxel.shape, table.shape[1])
+        return torch.einsum("mk,mkc->mc", self.weight, found).reshape(len(self.voxel), *values.shape[4:])
+
+    def part(self, index: Tensor) -> Corners:
+        return Corners(self.voxel[index], self.weight[index])
+
+
+@torch.no_grad()
+def corners(grid: GridField, scene: Tensor, points: Tensor) -> Corners:
+    """About contracted points [M, 3] of the scenes [M]."""
+    at, weights = [], []
+    for axis, (n, factor, term) in enumerate(zip(grid.density.shape[1:], *grid.to_index, strict=True)):
+        index = points[:, axis] * factor + term
+        low = index.floor()
+        part = (index - low).to(grid.density.dtype)
+        both = low.clamp(-2, n).long()[:, None] + torch.tensor([0, 1], device=low.device)  # far beyond is outside as well
+        at.append(both.clamp(0, n - 1))
+        weights.append(torch.stack([1 - part, part], -1) * ((both >= 0) & (both < n)))
+    _, x, y, z = grid.density.shape
+    plane = scene[:, None] * x + at[0]
+    row = plane[:, :, None] * y + at[1][:, None]
+    voxel = row[..., None] * z + at[2][:, None, None]
+    weight = (weights[0][:, :, None] * weights[1][:, None])[..., None] * weights[2][:, None, None]
+    return Corners(voxel.flatten(1), weight.flatten(1))
 
 
 def opacity(density: Tensor, spacing: Tensor, settings: RaySettings) -> tuple[Tensor, Tensor]:
@@ -142,9 +157,13 @@ def opacity(density: Tensor, spacing: Tensor, settings: RaySettings) -> tuple[Te
 
 @dataclass(frozen=True)
 class Marched:
-    """What becomes of the samples of R rays: weight [R, S] of each (0 if it does not count), transmittance [R] behind the last one
-    that counted, decisions [R, S] int64: which of skip rule, alpha_min, the stop and weight_min let it count (1, 2, 4, 8), and whether a limit cuts
-    its gradient (16)."""
+    """What becomes of the samples of R rays.
+
+    weight         [R, S], 0 for those that do not count
+    transmittance  [R] behind the last one that counted
+    decisions      [R, S] int64: which of skip rule, alpha_min, the stop and weight_min let a sample count (1, 2, 4, 8), and
+                   whether a limit cuts its gradient (16)
+    """
 
     weight: Tensor
     transmittance: Tensor
@@ -177,23 +196,30 @@ def march(samples: Samples, density: Tensor, settings: RaySettings) -> Marched:
     return Marched(torch.where(counted, weight, 0), last, decisions)
 
 
-def densities(samples: Samples, rays: Rays, density: Tensor, grid: GridField) -> Tensor:
+def _scattered(values: Tensor, kept: Tensor) -> Tensor:
+    """Values of the kept samples at their places [R, S], 0 at others."""
+    return torch.zeros(kept.shape, dtype=values.dtype, device=values.device).index_put(kept.nonzero(as_tuple=True), values)
+
+
+def densities(samples: Samples, rays: Rays, grid: GridField) -> Tensor:
     """[R, S] density at the samples that are kept, 0 at others."""
-    at = samples.kept.nonzero(as_tuple=True)
-    found = interpolate(density, grid, rays.scene[at[0]], samples.points[at])
-    return torch.zeros(samples.kept.shape, dtype=density.dtype, device=density.device).index_put(at, found)
+    row, _ = samples.kept.nonzero(as_tuple=True)
+    return _scattered(corners(grid, rays.scene[row], samples.points[samples.kept]).of(grid.density), samples.kept)
 
 
 def _sums(rays: Rays, density: Tensor, features: Tensor, grid: GridField, settings: RaySettings) -> tuple[Tensor, ...]:
     """The fields of ``RayRendering``, in order."""
     samples = place(rays, settings)
-    marched = march(samples, densities(samples, rays, density, grid), settings)
-    weight, depth = marched.weight, samples.depth.to(density.dtype)
-    counted = marched.weight > 0
-    # A sample that closes a ray has no features.
-    row, column = (counted & samples.kept).nonzero(as_tuple=True)
-    shown = weight[row, column][:, None] * interpolate(features, grid, rays.scene[row], samples.points[row, column])
-    total = torch.zeros(rays.count, grid.channels, dtype=features.dtype, device=features.device).index_add(0, row, shown)
+    row, _ = samples.kept.nonzero(as_tuple=True)
+    around = corners(grid, rays.scene[row], samples.points[samples.kept])
+    marched = march(samples, _scattered(around.of(density), samples.kept), settings)
+    weight = marched.weight
+    # Only kept samples have features, not one that closes a ray.
+    of_kept = weight[samples.kept]
+    shown = (of_kept > 0).nonzero().squeeze(1)
+    values = of_kept[shown, None] * around.part(shown).of(features)
+    total = torch.zeros(rays.count, grid.channels, dtype=features.dtype, device=features.device).index_add(0, row[shown], values)
+    depth = samples.depth.to(density.dtype)
     moment = weight * depth
     before = weight.cumsum(1) - weight
     return (
@@ -204,13 +230,11 @@ def _sums(rays: Rays, density: Tensor, features: Tensor, grid: GridField, settin
         weight.square().sum(1),
         (weight.square() * samples.spacing.to(density.dtype)).sum(1),
         2 * (weight * (depth * before - (moment.cumsum(1) - moment))).sum(1),
-        counted.sum(1),
+        (weight > 0).sum(1),
     )
 
 
 def weights(rays: Rays, grid: GridField, settings: RaySettings) -> tuple[Tensor, Samples]:
-    """[R, S] weights of all samples and where they lie: what a rendering sums up, for a look at few rays (R S values are held)."""
+    """[R, S] weights of all samples, and where they lie: what a rendering sums up, for a look at few rays."""
     samples = place(rays, settings)
-    return march(samples, densities(samples, rays, grid.density, grid), settings).weight, samples
-
-
+    return march(samples, densities(samples, rays, grid), settings).weight, samples

@@ -25,7 +25,7 @@ def distortion(rendering: RayRendering) -> Tensor:
 
 
 def binary_entropy(probability: Tensor, least: float = 1e-6) -> Tensor:
-    """Mean of -p ln p - (1 - p) ln(1 - p) with p held to [least, 1 - least]; RenderOcc's and GaussianOcc's p is the transmittance."""
+    """Mean of -p ln p - (1 - p) ln(1 - p), p held to [least, 1 - least]; RenderOcc's and GaussianOcc's is the transmittance."""
     p = probability.clamp(least, 1 - least)
     return -(p * p.log() + (1 - p) * (1 - p).log()).mean()
 

@@ -70,7 +70,7 @@ class UniformSampler:
 
 @dataclass(frozen=True)
 class SphereSampler:
-    """A ball about ``centre`` and all beyond it in a shell (RenderOcc mmdet3d/models/nerf/nerf_head.py:33-51, after mip-NeRF 360).
+    """A ball about ``centre``, all beyond it in a shell (RenderOcc mmdet3d/models/nerf/nerf_head.py:33-51, after mip-NeRF 360).
 
     A point at distance q > radius from the centre goes to radius + shell (1 - radius / q). ``inner`` samples at the middles of
     equal steps from 0 to 2 radius, ``outer`` ones from there to 128 radius at the middles of steps that are equal in 1 / t.
@@ -109,11 +109,12 @@ class SphereSampler:
 
 @dataclass(frozen=True)
 class AxisSampler:
-    """A box from ``lower`` to ``upper`` that has ``ratio`` of each axis of the grid, all beyond it squeezed into the rest, axis by
-    axis (OccNeRF, GaussianOcc utils/vox.py:13-59, networks/occupancy_decoder.py:101-121).
+    """A box from ``lower`` to ``upper`` that has ``ratio`` of each axis of the grid, all beyond it squeezed into the rest.
+
+    Axis by axis (OccNeRF, GaussianOcc utils/vox.py:13-59, networks/occupancy_decoder.py:101-121).
 
     With u = -1..1 in the box and tau = ratio / (1 - ratio), u > 1 goes to 1 + (1 - 1 / (tau (u - 1) + 1)) / tau, below
-    1 / ratio. Samples lie at near + reach u, u the inverse of ``count`` equal steps of the contracted coordinate from 0 to ``end``.
+    1 / ratio. Samples lie at near + reach u, u the inverse of ``count`` equal steps of the contracted one from 0 to ``end``.
     """
 
     lower: Point
@@ -167,8 +168,9 @@ Sampler = UniformSampler | SphereSampler | AxisSampler
 
 @dataclass(frozen=True)
 class SkipAccumulated:
-    """Keep samples of the inner region; of the others one whenever the contracted way since the last such moment exceeds ``distance``
-    (m) (RenderOcc mmdet3d/models/nerf/nerf_head.py:192-198, cuda/ub360_utils_kernel.cu:13-31).
+    """Keep samples of the inner region; of others one whenever the contracted way since the last time exceeds ``distance`` (m).
+
+    RenderOcc mmdet3d/models/nerf/nerf_head.py:192-198, cuda/ub360_utils_kernel.cu:13-31.
 
     The way is added up over all gaps between samples, inner ones too, and starts again at 0 where it exceeds ``distance``.
     """

@@ -55,13 +55,16 @@ def main() -> int:
     )
     parser.add_argument("workload", nargs="+")
     try:
-        workloads = select(parser.parse_args().workload)
+        selected = select(parser.parse_args().workload)
+        for workload in selected:
+            registry.load("triton", workload.kind)
         registry.get("triton")
-    except (UnknownWorkload, registry.RendererUnavailable) as error:
+    except (UnknownWorkload, registry.UnknownRenderer, registry.RendererUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UnknownWorkload) else 1
-    for workload, precision, result in measured(workloads, Source(), "cuda"):
-        print(result_line(workload, precision, result), flush=True)
+        return 1 if isinstance(error, registry.RendererUnavailable) else 2
+    workloads = [workload for workload in selected if isinstance(workload, Workload)]
+    for name, precision, result in measured(workloads, Source(), "cuda"):
+        print(result_line(name, precision, result), flush=True)
     return 0
 
 

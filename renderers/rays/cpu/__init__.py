@@ -1,4 +1,4 @@
-"""Compiled CPU renderer of rays: every setting of the contract, any number of channels, exact gradients, nothing of R S C in memory.
+"""Compiled CPU renderer of rays: every setting of the contract, any number of channels, exact gradients.
 
 Design, arithmetic and measurements are in ../README.md. Semantics: ``renderers.rays.reference``.
 """

@@ -77,7 +77,7 @@ def describe(call: Call, settings: RaySettings, grid: GridField) -> None:
 
 @cache
 def library(target: str) -> ctypes.CDLL:
-    """The op compiled for ``target``, one of ``renderers.cpu.toolchain.targets()``; compiles it on first use. Raises BuildError."""
+    """The op compiled for ``target`` of ``renderers.cpu.toolchain.targets()``; compiles it on first use. Raises BuildError."""
     op = ctypes.CDLL(str(ensure(target, quiet=False, op=RAYS)))  # `torch` is imported: both use the OpenMP runtime it has loaded
     op.occ_rays_forward.argtypes = op.occ_rays_backward.argtypes = [ctypes.POINTER(Call)]
     op.occ_rays_forward.restype = op.occ_rays_backward.restype = ctypes.c_int32
