@@ -1,8 +1,10 @@
 """Renderers side by side: ``python -m renderers.compare --renderer cpu gsplat --workload toy occ3d-camera --json out.json``.
 
-Each backend is held to the contract first, every case of ``renderers.conformance`` (``--workload conformance`` does only that).
+Each backend is held to the contract first, every case of ``renderers.conformance`` and ``renderers.rays.conformance``
+(``--workload conformance`` does only that).
 Then it renders each workload in a process of its own: forward and backward time, peak memory, agreement with the reference
-(``renderers.measure``). ``--json`` and ``--save`` write what is finished after every measurement, so an interrupted run keeps it.
+(``renderers.measure``, ``renderers.rays.measure``).
+``--json`` and ``--save`` write what is finished after every measurement, so an interrupted run keeps it.
 ``--save`` leaves one record a workload and backend in results/local/table_renderers/<machine>/ (or below OCC_RESULTS), for
 ``python -m reports.publish table_renderers``. Needs torch alone; with rich installed the tables are prettier.
 
@@ -22,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,13 +34,17 @@ import torch
 from camera_occupancy_bench import HOME
 from camera_occupancy_bench.commandline import Parser
 from renderers import machine, registry
-from renderers.conformance import CASES, check
+from renderers.conformance import CASES, Comparison, check
 from renderers.interface import Cameras, Gaussians, RasterSettings
 from renderers.machine import Machine
 from renderers.measure import AGREEMENT, MEMORY, Result, measure
+from renderers.rays import measure as rays_measure
+from renderers.rays.conformance import RAY_CASES
+from renderers.rays.conformance import check as check_rays
+from renderers.registry import Kind
 from renderers.scenes import pinhole
 from renderers.summary import print_summary, result_line
-from renderers.workloads import LabelError, Source, UnknownWorkload, Workload, load_label, select
+from renderers.workloads import LabelError, RayWorkload, Source, UnknownWorkload, Workload, load_label, select
 
 TABLE = "table_renderers"
 CONFORMANCE = "conformance"
@@ -59,7 +66,7 @@ class Request:
 
     renderers: list[str]
     named: bool
-    workloads: list[Workload]
+    workloads: list[Workload | RayWorkload]
     conformance: bool
     device: str
     repeat: int | None = None
@@ -72,7 +79,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Conformance:
-    """How many cases of ``renderers.conformance`` a backend was held to, and what it failed: case -> what differs."""
+    """How many cases of the contracts a backend was held to, and what it failed: case -> what differs."""
 
     cases: int
     failed: dict[str, str]
@@ -112,7 +119,7 @@ class Run:
         conformance = {backend: asdict(found) for backend, found in self.conformance.items()}
         return {"schema_version": SCHEMA_VERSION, **self.conditions(), "conformance": conformance, "workloads": workloads}
 
-    def record(self, workload: Workload, renderer: str) -> dict[str, Any]:
+    def record(self, workload: Workload | RayWorkload, renderer: str) -> dict[str, Any]:
         """One record of ``table_renderers``."""
         about = {"table": TABLE, "workload": workload.name, "group": workload.group, "title": workload.title}
         result = asdict(self.results[workload.name][renderer])
@@ -139,6 +146,8 @@ def compare(request: Request) -> Run:
             for name in request.renderers:
                 if name in unavailable:
                     found[name] = Result("unavailable", unavailable[name])
+                elif workload.kind not in registry.kinds(name):
+                    found[name] = Result("unavailable", f"it does not render {workload.kind}")
                 else:
                     found[name] = _rated(_measured(name, workload, request), run.machine)
                     print(result_line(workload.name, name, found[name]), flush=True)
@@ -154,30 +163,41 @@ def compare(request: Request) -> Run:
 
 
 def _rated(result: Result, here: Machine) -> Result:
-    """The result with the blending rate as a part of the measured peak."""
+    """The result with the rates of blending, and of reading voxels, as a part of the measured peaks."""
     if result.stages and result.stages.get("blend_gflops") and here.fma_gflops:
         result.stages["blend_part_of_peak"] = result.stages["blend_gflops"] / here.fma_gflops
+    if result.stages and result.stages.get("read_gbs") and here.bandwidth_gbs:
+        result.stages["read_part_of_bandwidth"] = result.stages["read_gbs"] / here.bandwidth_gbs
     return result
 
 
-def _record_path(root: Path, run: Run, workload: Workload, renderer: str) -> Path:
+def _record_path(root: Path, run: Run, workload: Workload | RayWorkload, renderer: str) -> Path:
     return root / TABLE / run.machine.slug(run.request.device) / f"{workload.name}--{renderer}.json"
 
 
 def _hindrance(name: str, device: str) -> str:
-    """Why a backend cannot be measured on ``device``; "" if it can. It draws one Gaussian to know."""
-    state = registry.availability(name)
-    if not state:
-        return f"{state.reason}; {state.remedy}" if state.remedy else state.reason
+    """Why a backend cannot be measured on ``device``; "" if it can. It draws one Gaussian, or some rays, to know."""
+    for kind in registry.kinds(name):
+        state = registry.availability(name, kind)
+        if not state:
+            return f"{state.reason}; {state.remedy}" if state.remedy else state.reason
+        try:
+            _draw_little(name, kind, device)
+        except (ValueError, RuntimeError) as error:
+            return " ".join(str(error).split())
+    return ""
+
+
+def _draw_little(name: str, kind: Kind, device: str) -> None:
+    if kind == "rays":
+        case = RAY_CASES["empty"]().to(device)
+        registry.get(name, "rays").render(case.rays, case.grid, case.settings)
+        return
     one = torch.ones(1, 1, 1, device=device)
     gaussians = Gaussians(one * torch.tensor([0.0, 0.0, 2.0], device=device), 0.1 * one, one[..., 0], one)
     camera = Cameras(pinhole(16, 16, 16.0).to(device)[None, None], torch.eye(4, device=device)[None, None], 16, 16)
-    try:
-        renderer = registry.get(name)
-        renderer.render(gaussians, camera, renderer.native(RasterSettings()))
-    except (ValueError, RuntimeError) as error:
-        return " ".join(str(error).split())
-    return ""
+    renderer = registry.get(name)
+    renderer.render(gaussians, camera, renderer.native(RasterSettings()))
 
 
 def conformance_line(name: str, found: Conformance) -> str:
@@ -192,26 +212,42 @@ def _conformance(name: str, device: str) -> Conformance:
 
 
 def _conform(name: str, device: str) -> Conformance:
+    checks: dict[str, Callable[[], Comparison]] = {}
+    if "splats" in registry.kinds(name):
+        checks |= {case: partial(_check_splats, name, case, device) for case in CASES}
+    if "rays" in registry.kinds(name):
+        checks |= {f"rays, {case}": partial(_check_rays, name, case, device) for case in RAY_CASES}
     failed = {}
-    for case, build in CASES.items():
+    for case, compare_ in checks.items():
         try:
-            compared = check(registry.get(name), build(), device)
+            compared = compare_()
         except (ValueError, RuntimeError) as error:
             failed[case] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         else:
             differences = (f"{d.what} {d.error:.3g} (at most {d.bound:.3g})" for d in compared.differences if not d.ok)
             failed |= {} if compared.ok else {case: ", ".join(differences)}
-    return Conformance(len(CASES), failed)
+    return Conformance(len(checks), failed)
 
 
-def _measured(name: str, workload: Workload, request: Request) -> Result:
+def _check_splats(name: str, case: str, device: str) -> Comparison:
+    return check(registry.get(name), CASES[case](), device)
+
+
+def _check_rays(name: str, case: str, device: str) -> Comparison:
+    return check_rays(registry.get(name, "rays"), RAY_CASES[case](), device)
+
+
+def _measured(name: str, workload: Workload | RayWorkload, request: Request) -> Result:
     found = _alone(_measure, name, workload.name, request.shrink, request.data, request.device, request.repeat)
     return found if isinstance(found, Result) else Result("failed", found)
 
 
 def _measure(name: str, workload: str, shrink: int, data: Path | None, device: str, repeat: int | None) -> Result:
     source = Source(shrink, None if data is None else load_label(data))
-    return measure(name, select([workload])[0], source, device, repeat)
+    (chosen,) = select([workload])
+    if isinstance(chosen, RayWorkload):
+        return rays_measure.measure(name, chosen, source, device, repeat)
+    return measure(name, chosen, source, device, repeat)
 
 
 def _alone(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -318,13 +354,16 @@ def parse(argv: Sequence[str]) -> Request:
     parser.add_argument("--json", type=Path, metavar="OUT", help="Write everything to this file.")
     parser.add_argument("--save", action="store_true", help=f"Leave records of {TABLE} in results/local.")
     options = parser.parse_args(list(argv))
+    workloads = [] if options.workload == [CONFORMANCE] else select([w for w in options.workload if w != CONFORMANCE])
     for name in options.renderer or []:
-        registry.load(name)
+        has = registry.kinds(name)
+        if workloads and not any(w.kind in has for w in workloads):
+            registry.load(name, workloads[0].kind)  # raises: it has nothing to do
     results = Path(os.environ.get("OCC_RESULTS") or HOME / "results" / "local")
     return Request(
-        renderers=list(dict.fromkeys(options.renderer or registry.names())),
+        renderers=list(dict.fromkeys(options.renderer or registry.every_name())),
         named=bool(options.renderer),
-        workloads=[] if options.workload == [CONFORMANCE] else select([w for w in options.workload if w != CONFORMANCE]),
+        workloads=workloads,
         conformance=not options.workload or CONFORMANCE in options.workload,
         device=options.device,
         repeat=options.repeat,

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from renderers.dialects import CONTRACT, Dialect
+from renderers.registry import Kind
 
 Extent = Literal["iso", "tile3sigma"]
 ClampRule = Literal["symmetric", "principal"]
@@ -198,7 +199,7 @@ def _is_size(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= int(value) <= LARGEST_SIZE
 
 
-def _require_finite(name: str, value: Tensor) -> None:
+def require_finite(name: str, value: Tensor) -> None:
     # One NaN or infinity makes the sum one, which is several times faster to know than every value; only finite values
     # whose sum overflows are looked at one by one.
     if not bool(torch.isfinite(value.detach().sum())):
@@ -275,7 +276,7 @@ def validate(gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, v
     for name, value in named.items():
         _require(value.device == g.means.device, f"{name} is on {value.device}, means on {g.means.device}")
         _require(value.dtype == g.means.dtype, f"{name} is {value.dtype}, means are {g.means.dtype}")
-        _require_finite(name, value)
+        require_finite(name, value)
     if b * n > 0:
         _require_shapes_and_opacities(g)
     if b * v > 0:
@@ -390,6 +391,7 @@ class Renderer(ABC):
     """
 
     name: ClassVar[str]
+    kind: ClassVar[Kind] = "splats"
     dialect: Dialect = CONTRACT
     second_derivatives: ClassVar[bool] = False
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,8 +35,8 @@ MEMORY = {
 }
 AGREEMENT = (
     "against the reference renderer in float64 with the backend's own settings, in blocks of 16x16 pixels of the full scene "
-    "drawn with a fixed seed; pixels that hang on a threshold are left out. max_abs_error: the largest of features, alpha and "
-    "depth (as a part of the largest depth); grad_cosine: the smallest cosine over the trained fields"
+    "drawn with a fixed seed (rays: 1,024 of them); what hangs on a threshold is left out. max_abs_error: the largest of "
+    "features, alpha and depth (as a part of the largest depth); grad_cosine: the smallest cosine over the trained fields"
 )
 SECONDS = 6.0  # spent on repetitions where their number is not given
 FEWEST, MOST = 3, 20
@@ -49,7 +50,7 @@ class Result:
 
     errors    of features, alpha, depth (as a part of the largest depth), and of each gradient relative to its largest entry
     cosines   between each gradient and the reference's
-    pixels, undecided   compared, and the share of those looked at that were left out
+    pixels, undecided   compared (pixels or rays), and the share of those looked at that were left out
     settings  that the backend replaced by its own: name -> [asked for, used]
     scene     counts: Gaussians, drawn ones, (16x16 tile, Gaussian) pairs by bounding box, views, image size, channels
     stages    the "cpu" renderer's own account
@@ -90,7 +91,7 @@ def measure(name: str, workload: Workload, source: Source, device: str, repeat: 
     peak = PeakMemory(device)
     step.run()
     peak_mb = peak.megabytes()
-    forward, backward, stages = _repeated(step, repeat)
+    forward, backward, rounds = repeated(step.run, repeat, _stage_times(renderer))
     found = agreement(renderer, parts, seen, workload.trained)
     return replace(
         base,
@@ -106,7 +107,7 @@ def measure(name: str, workload: Workload, source: Source, device: str, repeat: 
         cosines=found.cosines,
         pixels=found.pixels,
         undecided=found.undecided,
-        stages=stages,
+        stages=_stages(rounds, step.channels) if rounds else None,
     )
 
 
@@ -152,25 +153,31 @@ class _Step:
         return 1e3 * (middle - start), 1e3 * (self._now() - middle)
 
     def _now(self) -> float:
-        if self._device.startswith("cuda"):
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        return now(self._device)
 
     @property
     def channels(self) -> int:
         return self._parts[0].gaussians.channels
 
-    @property
-    def renderer(self) -> Renderer:
-        return self._renderer
+
+def now(device: str) -> float:
+    """Seconds, once ``device`` has done what it was given."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
-def _repeated(step: _Step, repeat: int | None) -> tuple[list[float], list[float], dict[str, Any] | None]:
-    """Times of each repetition, and the "cpu" renderer's stages."""
+Round = tuple[dict[str, float], dict[str, float]]
+"""What the "cpu" renderer notes of one forward and one backward pass."""
+
+
+def repeated(
+    run: Callable[[], tuple[float, float]], repeat: int | None, times: Any
+) -> tuple[list[float], list[float], list[Round]]:
+    """Times of each repetition of ``run``, and what the "cpu" renderer noted in ``times`` (its StageTimes, or None)."""
     forward: list[float] = []
     backward: list[float] = []
-    rounds: list[tuple[dict[str, float], dict[str, float]]] = []
-    times = _stage_times(step.renderer)
+    rounds: list[Round] = []
     start = time.perf_counter()
 
     def enough() -> bool:
@@ -183,12 +190,12 @@ def _repeated(step: _Step, repeat: int | None) -> tuple[list[float], list[float]
         if times is not None:
             times.forward.clear()
             times.backward.clear()
-        there, back = step.run()
+        there, back = run()
         forward.append(there)
         backward.append(back)
         if times is not None:
             rounds.append((dict(times.forward), dict(times.backward)))
-    return forward, backward, _stages(rounds, step.channels) if rounds else None
+    return forward, backward, rounds
 
 
 def _stage_times(renderer: Renderer) -> Any:
@@ -202,15 +209,21 @@ def _stage_times(renderer: Renderer) -> Any:
     return renderer.times
 
 
-def _stages(rounds: list[tuple[dict[str, float], dict[str, float]]], channels: int) -> dict[str, Any]:
+def medians(rounds: list[Round], stages: tuple[str, ...]) -> dict[str, Any]:
+    """Milliseconds by stage of each pass."""
+
+    def of(which: int) -> dict[str, float]:
+        return {stage: 1e3 * statistics.median(r[which].get(stage, 0.0) for r in rounds) for stage in stages}
+
+    return {"forward_ms": of(0), "backward_ms": of(1)}
+
+
+def _stages(rounds: list[Round], channels: int) -> dict[str, Any]:
     """Medians in ms by stage, counts of one pass, and the rate of the blending product: 2 flop a weight and channel."""
     from renderers.cpu import native
 
-    def medians(which: int) -> dict[str, float]:
-        return {stage: 1e3 * statistics.median(r[which].get(stage, 0.0) for r in rounds) for stage in native.STAGES}
-
     first = rounds[0][0]
-    found: dict[str, Any] = {"forward_ms": medians(0), "backward_ms": medians(1)}
+    found: dict[str, Any] = medians(rounds, native.STAGES)
     found["counts"] = {name: int(first.get(name, 0)) for name in native.COUNTS} | {
         "needed_pairs": int(rounds[0][1].get("needed_pairs", 0))
     }

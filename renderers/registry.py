@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 if TYPE_CHECKING:
     from renderers.interface import Availability, Renderer
+    from renderers.rays.interface import RayRenderer
+
+Kind = Literal["splats", "rays"]
 
 Thing = TypeVar("Thing")
 
@@ -104,27 +107,61 @@ BACKENDS: dict[str, str] = {
     "diff_gauss": "renderers.diff_gauss:DiffGaussRenderer",
 }
 
+RAY_BACKENDS: dict[str, str] = {
+    "reference": "renderers.rays.reference:ReferenceRayRenderer",
+    "cpu": "renderers.rays.cpu:CpuRayRenderer",
+}
+
 RENDERERS: Registry[type[Renderer]] = Registry("renderer", BACKENDS, "renderers", UnknownRenderer)
+RAY_RENDERERS: Registry[type[RayRenderer]] = Registry("renderer", RAY_BACKENDS, "ray_renderers", UnknownRenderer)
+
+KINDS: dict[Kind, Registry[Any]] = {"splats": RENDERERS, "rays": RAY_RENDERERS}
+"""What renderers draw: Gaussians as splats (``renderers.interface``), or grids along rays (``renderers.rays.interface``). A
+backend has one name in both, and one kind or both."""
 
 
-def names() -> list[str]:
-    """Registered backend names, in the order they are listed to users."""
-    return RENDERERS.names()
+def names(kind: Kind = "splats") -> list[str]:
+    """Names of the backends that have a kind, in the order they are listed to users."""
+    return KINDS[kind].names()
 
 
-def load(name: str) -> type[Renderer]:
-    """The backend class registered under ``name``; raises UnknownRenderer with a suggestion."""
-    return RENDERERS.load(name)
+def every_name() -> list[str]:
+    """Names of all backends, whichever kind they have."""
+    return list(dict.fromkeys(name for kind in KINDS for name in names(kind)))
 
 
-def availability(name: str) -> Availability:
-    """Whether the backend ``name`` can run here, never raising for a known name."""
-    return load(name).availability()
+def kinds(name: str) -> tuple[Kind, ...]:
+    """What the backend ``name`` renders; raises UnknownRenderer with a suggestion."""
+    found = tuple(kind for kind in KINDS if name in names(kind))
+    return found or (RENDERERS.load(name).kind,)
 
 
-def get(name: str) -> Renderer:
+@overload
+def load(name: str, kind: Literal["splats"] = "splats") -> type[Renderer]: ...
+@overload
+def load(name: str, kind: Literal["rays"]) -> type[RayRenderer]: ...
+def load(name: str, kind: Kind = "splats") -> type[Renderer] | type[RayRenderer]:
+    """The backend class of a kind; raises UnknownRenderer with a suggestion, or with who has the kind if this one lacks it."""
+    elsewhere = any(name in names(other) for other in KINDS if other != kind)
+    if not (elsewhere and name not in names(kind)):
+        backend: type[Renderer] | type[RayRenderer] = KINDS[kind].load(name)
+        if backend.kind == kind:
+            return backend
+    raise UnknownRenderer(f"renderer '{name}' does not render {kind}; those that do: {', '.join(names(kind))}")
+
+
+def availability(name: str, kind: Kind = "splats") -> Availability:
+    """Whether the backend ``name`` can run here, never raising for a name that has the kind."""
+    return (load(name) if kind == "splats" else load(name, kind)).availability()
+
+
+@overload
+def get(name: str, kind: Literal["splats"] = "splats") -> Renderer: ...
+@overload
+def get(name: str, kind: Literal["rays"]) -> RayRenderer: ...
+def get(name: str, kind: Kind = "splats") -> Renderer | RayRenderer:
     """An instance of the backend ``name``; raises RendererUnavailable with the reason and the remedy."""
-    backend = load(name)
+    backend = load(name) if kind == "splats" else load(name, kind)
     state = backend.availability()
     if not state:
         remedy = f" To make it available: {state.remedy}" if state.remedy else ""

@@ -72,20 +72,21 @@ def print_summary(machine: Machine, results: Results, memory: str, agreement: st
 
 def _print_stages(results: Results) -> None:
     """Where the "cpu" renderer spends its time, and its rate against the machine's peak."""
-    rows: list[tuple[str, ...]] = []
-    names: list[str] = []
+    tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for workload, found in results.items():
         for r in found.values():
             if r.stages is None:
                 continue
+            reads = "read_gbs" in r.stages
             for way in ("forward", "backward"):
                 stages: Mapping[str, float] = r.stages[f"{way}_ms"]
-                names = list(stages)
-                rate = (number(r.stages.get("blend_gflops")), _percent(r.stages.get("blend_part_of_peak")))
-                rate = rate if way == "forward" else ("", "")
-                rows.append((workload, way, *(number(stages[n]) for n in names), *rate))
-    if rows:
-        headings = ("workload", "pass", *names, "blend GFLOP/s", "of the peak")
+                rates = [number(r.stages.get("blend_gflops")), _percent(r.stages.get("blend_part_of_peak"))]
+                rates += [number(r.stages["read_gbs"]), _percent(r.stages.get("read_part_of_bandwidth"))] if reads else []
+                rates = rates if way == "forward" else [""] * len(rates)
+                headings = ("workload", "pass", *stages, "blend GFLOP/s", "of the peak")
+                headings += ("voxels GB/s", "of the memory's") if reads else ()
+                tables.setdefault(headings, []).append((workload, way, *map(number, stages.values()), *rates))
+    for headings, rows in tables.items():
         print_table("cpu renderer: ms by stage", headings, rows, 2, lambda column: column > 1)
 
 

@@ -6,7 +6,7 @@ Occ3D one where its folder is given, else a made-up street of about the same cou
 
 Systems: GaussRender (``valeoai/GaussRender`` src/model/head/gaussian_render.py:192-200, 369-432), GaussianOcc
 (``GANWANSHUI/GaussianOcc`` networks/occupancy_decoder.py:495-612), GaussianFlowOcc (``boschresearch/GaussianFlowOcc``
-mmdet3d/models/gaussianflowocc_modules/rasterizer.py:142-175).
+mmdet3d/models/gaussianflowocc_modules/rasterizer.py:142-175), RenderOcc (see ``renderers.rays.published``).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,11 @@ from torch import Tensor
 from renderers.arrays import read_npz
 from renderers.cases import Case
 from renderers.interface import Cameras, Gaussians, RasterSettings
+from renderers.rays.cameras import joined, pixel_rays
+from renderers.rays.cases import RayCase
+from renderers.rays.interface import GridField, Rays
+from renderers.rays.published import RENDEROCC, RENDEROCC_RANGE
+from renderers.registry import Kind
 from renderers.scenes import pinhole
 
 OFFICIAL_LABEL = "gts/scene-1077/29796060110c4163b07f06eff4af0753/labels.npz"
@@ -57,16 +63,36 @@ class Scene:
 
 @dataclass(frozen=True)
 class Workload:
-    """A named scene. trained: the fields of ``Gaussians`` that the backward pass differentiates."""
+    """A named scene. trained: the fields of ``Gaussians`` that the backward pass differentiates; kind: what it is made of."""
 
     name: str
     group: str
     title: str
     build: Callable[[Source], Scene]
     trained: tuple[str, ...] = GAUSSRENDER
+    kind: ClassVar[Kind] = "splats"
 
 
-def select(names: list[str]) -> list[Workload]:
+@dataclass(frozen=True)
+class RayScene:
+    """What one step renders along rays, and what the labels behind the grid are."""
+
+    case: RayCase
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class RayWorkload:
+    """A named scene of rays; the backward pass differentiates density and features."""
+
+    name: str
+    group: str
+    title: str
+    build: Callable[[Source], RayScene]
+    kind: ClassVar[Kind] = "rays"
+
+
+def select(names: list[str]) -> list[Workload | RayWorkload]:
     """Workloads by name or by group ("occ3d-camera" is a group of two), in the order of ``WORKLOADS``; all for no names."""
     known = list(dict.fromkeys([*WORKLOADS, *(w.group for w in WORKLOADS.values())]))
     for name in names:
@@ -396,12 +422,46 @@ def _cloud(count: int, channels: int) -> Callable[[Source], Scene]:
     return build
 
 
+RAYS = 38_400  # that RenderOcc draws a sample
+FRAMES = 7  # key frames around the current one that they come from, half a second apart
+
+
+def _renderocc(source: Source) -> RayScene:
+    """Rays of pixels below the horizon of 42 images; a grid as after some training, dense where something is, noisy elsewhere."""
+    generator = torch.Generator().manual_seed(5)
+    grid = OCC3D.over(source.shrink)
+    labels, what = _labels(grid, source)
+    rig = _rig(tuple(range(6)), 1600, 900)
+    count, parts = RAYS // source.shrink**2, []
+    views = [(frame, view) for frame in range(FRAMES) for view in range(6)]
+    for number, (frame, view) in enumerate(views):
+        drawn = count * (number + 1) // len(views) - count * number // len(views)
+        columns = torch.randint(0, 1600, (drawn,), generator=generator)
+        rows = torch.randint(430, 900, (drawn,), generator=generator)
+        rays = pixel_rays(rig, 0, view, torch.stack([columns, rows], -1))
+        ahead = 4.0 * (frame - FRAMES // 2)  # m, at 8 m/s
+        parts.append(replace(rays, origins=rays.origins + torch.tensor([ahead, 0.0, 0.0])))
+    rays = joined(parts)
+    shuffled = torch.randperm(count, generator=generator)
+    rays = Rays(rays.origins[shuffled], rays.directions[shuffled], rays.scene[shuffled])
+    there = (labels != FREE).float()
+    density = torch.nn.functional.softplus(12 * there - 2 * (1 - there) + 2 * torch.randn(len(labels), generator=generator))
+    features = 3 * _one_hot(labels.clamp_max(16), 17) * there[:, None] + torch.randn(len(labels), 17, generator=generator)
+    field = GridField(density.reshape(1, *grid.shape), features.reshape(1, *grid.shape, 17), *RENDEROCC_RANGE, "corners")
+    return RayScene(RayCase("renderocc", rays, field, RENDEROCC), what)
+
+
 SWEPT_CHANNELS = (3, 8, 16, 19, 32, 48, 64)
 SWEPT_GAUSSIANS = (10_000, 30_000, 100_000, 300_000, 1_000_000, 2_000_000)
 
-WORKLOADS: dict[str, Workload] = {
+
+def _listed(*workloads: Workload | RayWorkload) -> tuple[Workload | RayWorkload, ...]:
+    return workloads
+
+
+WORKLOADS: dict[str, Workload | RayWorkload] = {
     w.name: w
-    for w in (
+    for w in _listed(
         Workload("toy", "toy", "GaussRender, toy preset: a 200x112 camera and a 200x200 view from above", _toy),
         Workload("occ3d-camera", "occ3d-camera", "GaussRender on Occ3D, prediction, one 1600x900 camera", _occ3d(False)),
         Workload(
@@ -426,6 +486,7 @@ WORKLOADS: dict[str, Workload] = {
             _gaussianflowocc,
             trained=("means", "scales", "quaternions", "opacities", "features"),
         ),
+        RayWorkload("renderocc", "renderocc", "RenderOcc: 38,400 rays of 417 samples through 200x200x16 voxels", _renderocc),
         *(
             Workload(f"channels-{c}", "channels", f"sweep: 200,000 Gaussians, {c} channels, 800x450", _cloud(200_000, c))
             for c in SWEPT_CHANNELS

@@ -34,7 +34,8 @@ def _order(record: RendererRecord) -> tuple[int, str, float]:
     """Published systems by their size of step, then sweeps."""
     if record.group in SWEPT:
         return 1, record.group, float(record.scene[record.group])
-    groups = ("toy", "occ3d-camera", "occ3d-bev", "surroundocc-camera", "kitti360-camera", "gaussianocc", "gaussianflowocc")
+    groups: tuple[str, ...] = ("toy", "occ3d-camera", "occ3d-bev", "surroundocc-camera", "kitti360-camera")
+    groups += ("gaussianocc", "gaussianflowocc", "renderocc")
     return 0, "", groups.index(record.group) + 0.5 * (record.workload != record.group) if record.group in groups else 99.0
 
 
@@ -98,7 +99,8 @@ def _details_of(records: Sequence[RendererRecord]) -> str:
     swept = [r for r in records if r.status == "measured" and r.group in SWEPT]
     parts = [
         "Scenes",
-        markdown_table(_scene(r) for r in _first_of_each(records)),
+        markdown_table(_scene(r) for r in _first_of_each(records) if "gaussians" in r.scene),
+        markdown_table(_ray_scene(r) for r in _first_of_each(records) if "rays" in r.scene),
         "Sweeps" if swept else "",
         markdown_table(_line(r, records) for r in swept),
         *_stages(records),
@@ -130,9 +132,22 @@ def _scene(record: RendererRecord) -> dict[str, str]:
     }
 
 
+def _ray_scene(record: RendererRecord) -> dict[str, str]:
+    s = record.scene
+    return {
+        "Workload": record.workload,
+        "What": record.title,
+        "Rays": f"{s['rays']:,}",
+        "Samples": f"{s['samples']:,}",
+        "Voxels": str(s["grid"]),
+        "Channels": str(s["channels"]),
+        "Labels": s["label"] or ABSENT,
+    }
+
+
 def _stages(records: Sequence[RendererRecord]) -> list[str]:
-    """The `cpu` renderer's own account."""
-    lines = []
+    """The `cpu` renderer's own account, of splats and of rays."""
+    tables: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for r in records:
         if r.stages is None:
             continue
@@ -142,8 +157,8 @@ def _stages(records: Sequence[RendererRecord]) -> list[str]:
             line |= {f"{stage} [ms]": _number(value) for stage, value in r.stages[f"{way}_ms"].items()}
             line["blend [GFLOP/s]"] = _number(rate) if way == "forward" else ""
             line["of the peak"] = f"{100 * part:.0f} %" if part and way == "forward" else ""
-            lines.append(line)
-    return ["Stages of the `cpu` renderer", markdown_table(lines)] if lines else []
+            tables.setdefault(tuple(line), []).append(line)
+    return ["Stages of the `cpu` renderer", *map(markdown_table, tables.values())] if tables else []
 
 
 def _left_out(records: Sequence[RendererRecord]) -> str:

@@ -1,6 +1,6 @@
 """RenderOcc; importing this package registers it in ``mmdet3d.registry.MODELS``.
 
-What pmj110119/RenderOcc does otherwise than one would expect, and what becomes of it here (Q: number in the project's notes). On
+What pmj110119/RenderOcc does otherwise than one would expect, and what becomes of it here. On
 means: as published unless the option says otherwise.
 
 =====  ==================================================================  ================================================

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from baselines.interface import OccupancyBatch, OccupancyGrid
+from baselines.interface import BatchPart, OccupancyBatch, OccupancyGrid
 from experiments.datasets.layout import CAMERAS, mini_indices
 from experiments.datasets.sight import in_sight
 from experiments.datasets.transforms import ImageTransform, coarsen_labels, distort, read_depth, read_image
@@ -216,9 +216,10 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             "reference_to_camera": cameras.labels,
             "reference_to_lidar": cameras.reference_to_lidar,
         }
+        tensors: dict[str, Any] = {n: torch.from_numpy(value.astype(np.float32))[None] for n, value in matrices.items()}
         return OccupancyBatch(
             images=torch.from_numpy(images)[None],
-            **{name: torch.from_numpy(value.astype(np.float32))[None] for name, value in matrices.items()},
+            **tensors,
             camera_size=size,
             labels=torch.from_numpy(labels.astype(np.int64))[None],
             camera_mask=torch.from_numpy(counted)[None],
@@ -313,7 +314,12 @@ def collate(samples: list[OccupancyBatch]) -> dict[str, OccupancyBatch]:
                 f"frames {first.meta[0]['token']} and {sample.meta[0]['token']} have images of different size "
                 f"({first.camera_size}, {sample.camera_size}): use a batch size of 1"
             )
-    tensors = [field.name for field in fields(first) if isinstance(getattr(first, field.name), Tensor)]
-    joined = {name: torch.cat([getattr(sample, name) for sample in samples]) for name in tensors}
+    joined: dict[str, Any] = {}
+    for name, one in ((field.name, getattr(first, field.name)) for field in fields(first)):
+        values = [getattr(sample, name) for sample in samples]
+        if isinstance(one, Tensor):
+            joined[name] = torch.cat(values)
+        elif isinstance(one, BatchPart):
+            joined[name] = type(one).joined(values, [sample.batch_size for sample in samples])
     meta = [entry for sample in samples for entry in sample.meta]
     return {"batch": OccupancyBatch(camera_size=first.camera_size, meta=meta, **joined)}

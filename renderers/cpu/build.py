@@ -1,4 +1,4 @@
-"""Compile the C++ op for every instruction set of this machine: ``python -m renderers.cpu.build``.
+"""Compile the C++ ops for every instruction set of this machine: ``python -m renderers.cpu.build``.
 
 Commands that promise the same bits everywhere are held to less than the widest.
 """
@@ -10,15 +10,16 @@ from collections.abc import Sequence
 
 from camera_occupancy_bench.commandline import Parser
 from renderers.cpu.native import usable_targets
-from renderers.cpu.toolchain import BuildError, ensure
+from renderers.cpu.toolchain import RAYS, SPLATS, BuildError, ensure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compile what this machine can use; returns the process's exit code."""
-    Parser("python -m renderers.cpu.build", "Compile the C++ op of the cpu renderer for this machine.").parse_args(argv)
+    Parser("python -m renderers.cpu.build", "Compile the C++ ops of the cpu renderer for this machine.").parse_args(argv)
     try:
         for target in usable_targets():
-            print(ensure(target, quiet=False))
+            for op in (SPLATS, RAYS):
+                print(ensure(target, quiet=False, op=op))
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

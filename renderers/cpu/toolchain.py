@@ -1,8 +1,9 @@
-"""Compiles the C++ op of the "cpu" renderer (``python -m renderers.cpu.build`` ahead of time, else at first use).
+"""Compiles the C++ ops of the "cpu" renderer (``python -m renderers.cpu.build`` ahead of time, else at first use).
 
-One shared library an instruction set, no PyTorch or Python headers: a few seconds each, and valid for every version of
-PyTorch. Libraries are named by the hash of what made them (sources, compiler, flags), live in this folder or, if that is
-read-only, in the user's cache folder, and are put in place atomically under a lock, so processes may build at the same time.
+One shared library an instruction set and op (splats, rays), no PyTorch or Python headers: a few seconds each, and valid for
+every version of PyTorch. Libraries are named by the hash of what made them (sources, compiler, flags), live in this folder or,
+if that is read-only, in the user's cache folder, and are put in place atomically under a lock, so processes may build at the same
+time.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-SOURCES = ("op.cpp", "peak.cpp", "blend.h", "simd.h", "splat.h")
 FOLDER = Path(__file__).parent
 FLAGS = (
     "-std=c++17 -O3 -fopenmp -fPIC -shared -ffp-contract=off -fno-math-errno -fno-trapping-math "
@@ -31,8 +32,21 @@ FLAGS = (
 TARGETS: dict[str, list[str]] = {"portable": [], "avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
 
 
+@dataclass(frozen=True)
+class Op:
+    """What becomes one library. sources: in ``folder``; those that end in .cpp are compiled, the others are included by them."""
+
+    name: str
+    folder: Path
+    sources: tuple[str, ...]
+
+
+SPLATS = Op("op", FOLDER, ("op.cpp", "peak.cpp", "blend.h", "simd.h", "splat.h"))
+RAYS = Op("rays", FOLDER.parent / "rays" / "cpu", ("op.cpp", "march.h", "../../cpu/simd.h"))
+
+
 class BuildError(RuntimeError):
-    """The op cannot be compiled here; ``remedy`` says what would help."""
+    """An op cannot be compiled here; ``remedy`` says what would help."""
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(f"{reason}. {remedy}")
@@ -53,9 +67,9 @@ def compiler() -> list[str]:
     raise BuildError("no C++ compiler found", "Install one (`apt-get install g++`) or point the variable CXX at it")
 
 
-def ensure(target: str, quiet: bool = True) -> Path:
-    """The library for one of ``targets()``, compiled first if it is missing; raises BuildError."""
-    folder, name = _cache(), f"_op-{target}-{_fingerprint(target)}.so"
+def ensure(target: str, quiet: bool = True, op: Op = SPLATS) -> Path:
+    """The library of ``op`` for one of ``targets()``, compiled first if it is missing; raises BuildError."""
+    folder, name = _cache(), f"_{op.name}-{target}-{_fingerprint(target, op)}.so"
     path = folder / name
     if path.exists():
         return path
@@ -64,17 +78,17 @@ def ensure(target: str, quiet: bool = True) -> Path:
         if path.exists():
             return path
         if not quiet:
-            print(f"renderers.cpu: compiling for {target} with {command[0]} ...", file=sys.stderr, flush=True)
+            print(f"renderers.cpu: compiling {op.name} for {target} with {command[0]} ...", file=sys.stderr, flush=True)
         start = time.perf_counter()
         handle, partial = tempfile.mkstemp(dir=folder, prefix=".op-", suffix=".partial")
         os.close(handle)
         try:
-            units = [str(FOLDER / name) for name in SOURCES if name.endswith(".cpp")]
+            units = [str(op.folder / name) for name in op.sources if name.endswith(".cpp")]
             _compile([*command, *FLAGS, *TARGETS[target], *units, "-o", partial], path.with_suffix(".log"))
             os.replace(partial, path)
         finally:
             Path(partial).unlink(missing_ok=True)
-        for old in folder.glob(f"_op-{target}-*"):
+        for old in folder.glob(f"_{op.name}-{target}-*"):
             if old.stem != path.stem:
                 old.unlink(missing_ok=True)  # a process that has it loaded keeps it
         if not quiet:
@@ -92,10 +106,10 @@ def _compile(command: list[str], log: Path) -> None:
     raise BuildError(f"the C++ op does not compile: {lines[0].strip()}", f"The whole output is in {log}")
 
 
-def _fingerprint(target: str) -> str:
+def _fingerprint(target: str, op: Op) -> str:
     digest = hashlib.sha256()
-    for name in SOURCES:
-        digest.update((FOLDER / name).read_bytes())
+    for name in op.sources:
+        digest.update((op.folder / name).read_bytes())
     digest.update(repr((FLAGS, TARGETS[target], os.environ.get("CXX", ""), platform.machine())).encode())
     return digest.hexdigest()[:12]
 

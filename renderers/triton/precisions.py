@@ -53,13 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("python -m renderers.triton.precisions", "Time, memory and accuracy of the triton renderer's precisions.")
     parser.add_argument("workload", nargs="+", help="As of renderers.compare.")
     try:
-        workloads = select(parser.parse_args(argv).workload)
+        selected = select(parser.parse_args(argv).workload)
+        for workload in selected:
+            registry.load("triton", workload.kind)
         registry.get("triton")
-    except (UnknownWorkload, registry.RendererUnavailable) as error:
+    except (UnknownWorkload, registry.UnknownRenderer, registry.RendererUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UnknownWorkload) else 1
-    for workload, precision, result in measured(workloads, Source(), "cuda"):
-        print(result_line(workload, precision, result), flush=True)
+        return 1 if isinstance(error, registry.RendererUnavailable) else 2
+    workloads = [workload for workload in selected if isinstance(workload, Workload)]
+    for name, precision, result in measured(workloads, Source(), "cuda"):
+        print(result_line(name, precision, result), flush=True)
     return 0
 
 

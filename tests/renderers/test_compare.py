@@ -16,10 +16,21 @@ from renderers.compare import Conformance, Request
 from renderers.interface import Availability, Rendering
 from renderers.machine import Machine, inspect
 from renderers.measure import PeakMemory, Result, measure
+from renderers.rays import measure as rays_measure
 from renderers.reference import ReferenceRenderer
 from renderers.spotcheck import agreement, choose, coverage
 from renderers.summary import number, span
-from renderers.workloads import OFFICIAL_LABEL, WORKLOADS, LabelError, Source, UnknownWorkload, load_label, select, street
+from renderers.workloads import (
+    OFFICIAL_LABEL,
+    WORKLOADS,
+    LabelError,
+    RayScene,
+    Source,
+    UnknownWorkload,
+    load_label,
+    select,
+    street,
+)
 
 KEYS = ("forward_ms", "backward_ms", "peak_mb", "max_abs_error", "grad_cosine")
 HERE = Machine("Some (R) CPU", 2, 2, 8.0, ("sse2", "avx2"), None, "avx2", 100.0, 50.0, 10.0)
@@ -37,6 +48,15 @@ def no_peaks(monkeypatch) -> None:
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_every_workload_is_valid_and_the_same_each_time(name: str) -> None:
     first, second = (WORKLOADS[name].build(Source(shrink=8)) for _ in range(2))
+    if isinstance(first, RayScene):
+        assert isinstance(second, RayScene)
+        case = first.case
+        assert torch.equal(case.rays.origins, second.case.rays.origins) and torch.equal(
+            case.grid.density, second.case.grid.density
+        )
+        out = registry.get("cpu", "rays").render(case.rays, case.grid, case.settings)
+        assert float(out.alpha.max()) > 0.1 and float(out.alpha.min()) < 0.05
+        return
     for a, b in zip(first.parts, second.parts, strict=True):
         assert torch.equal(a.gaussians.means, b.gaussians.means) and torch.equal(a.gaussians.features, b.gaussians.features)
         out = registry.get("cpu").render(a.gaussians, a.cameras, a.settings, a.visible)
@@ -53,6 +73,9 @@ def test_sizes_are_those_of_the_systems() -> None:
     assert shape("occ3d-bev") == (640_000, 19, 1, 400, 400)
     assert shape("gaussianflowocc") == (10_000, 16, 42, 704, 256)
     assert shape("channels-64") == (200_000, 64, 1, 800, 450)
+    along = WORKLOADS["renderocc"].build(Source()).case
+    assert along.rays.count == 38_400 and list(along.grid.features.shape) == [1, 200, 200, 16, 17]
+    assert len(along.settings.sampler.distances()) == 417
     camera, above = WORKLOADS["toy"].build(Source()).parts
     assert camera.gaussians.count == above.gaussians.count == 80_000
     assert (camera.cameras.width, camera.cameras.height, above.cameras.width) == (200, 112, 200)
@@ -165,6 +188,18 @@ def test_measured_numbers() -> None:
     assert result.stages["blend_gflop"] == pytest.approx(40e-9 * weights) and weights > 0
 
 
+def test_rays_are_measured() -> None:
+    result = rays_measure.measure("cpu", WORKLOADS["renderocc"], Source(shrink=8), "cpu", 2)
+    assert result.status == "measured" and result.repeats == 2 and result.forward_ms > 0 and result.backward_ms > 0
+    assert result.max_abs_error < 1e-5 and result.grad_cosine > 1 - 1e-8 and result.pixels > 500 and result.undecided < 0.02
+    assert result.scene["rays"] == 600 and result.scene["samples"] == 417 and result.scene["grid"] == "25x25x2"
+    stages = result.stages
+    assert stages["forward_ms"]["march"] > 0 and stages["backward_ms"]["scatter"] > 0
+    counts = stages["counts"]
+    assert counts["records"] == 2 * counts["cells"] > 0 and 0 < counts["samples"] <= 600 * 417
+    assert stages["blend_gflop"] == pytest.approx(16e-9 * (17 * counts["cells"] + counts["samples"]))
+
+
 def test_the_reference_is_not_run_where_it_would_take_minutes(monkeypatch) -> None:
     monkeypatch.setattr("renderers.measure.REFERENCE_LIMIT", 1000.0)
     result = measure("reference", WORKLOADS["gaussians-10000"], Source(shrink=8), "cpu", 1)
@@ -216,7 +251,7 @@ def test_json_and_records(tmp_path: Path, small, monkeypatch, capfd) -> None:
 
 
 def test_an_unavailable_renderer_is_listed_and_an_error_if_named(tmp_path: Path, small, monkeypatch, capfd) -> None:
-    def availability(name: str) -> Availability:
+    def availability(name: str, kind: str = "splats") -> Availability:
         return Availability(name == "cpu", "no such hardware", "buy some")
 
     monkeypatch.setattr(registry, "availability", availability)
@@ -230,6 +265,20 @@ def test_an_unavailable_renderer_is_listed_and_an_error_if_named(tmp_path: Path,
     assert compare.main(["--workload", "toy", "--device", "cpu"]) == 0, "nobody asked for it by name"
     printed = capfd.readouterr()
     assert "gsplat is not available: no such hardware; buy some" in printed.out and printed.err == ""
+
+
+def test_a_backend_without_the_kind_is_left_out_of_it(tmp_path: Path, small, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(compare, "_measured", lambda *a: Result("measured", forward_ms=1.0, forward_range_ms=(1.0, 1.0)))
+    monkeypatch.setattr(compare, "_hindrance", lambda name, device: "")
+    out = tmp_path / "out.json"
+    arguments = ["--renderer", "cpu", "triton", "--workload", "renderocc", "toy", "--json", str(out), "--device", "cpu"]
+    assert compare.main(arguments) == 0
+    found = json.loads(out.read_text())["workloads"]
+    assert found["renderocc"]["cpu"]["status"] == found["toy"]["triton"]["status"] == "measured"
+    assert (
+        found["renderocc"]["triton"]["status"] == "unavailable"
+        and "does not render rays" in found["renderocc"]["triton"]["reason"]
+    )
 
 
 def test_what_is_finished_survives_an_interruption(tmp_path: Path, monkeypatch, capfd) -> None:
@@ -263,8 +312,9 @@ def test_backends_are_held_to_the_contract(monkeypatch) -> None:
             return replace(out, features=1.1 * out.features)
 
     monkeypatch.setattr(compare, "CASES", {name: CASES[name] for name in ("batch_views_visible", "tie")})
+    monkeypatch.setattr(compare, "RAY_CASES", {})
     assert compare._conform("reference", "cpu") == Conformance(2, {})
-    monkeypatch.setattr(registry, "get", lambda name: Bright())
+    monkeypatch.setattr(registry, "get", lambda name, kind="splats": Bright())
     found = compare._conform("reference", "cpu")
     assert list(found.failed) == ["batch_views_visible", "tie"] and "features" in found.failed["tie"]
 
@@ -305,6 +355,10 @@ def test_an_error_of_a_backend_is_its_result_in_one_line(monkeypatch) -> None:
     ("arguments", "message"),
     [
         (["--renderer", "cpuu"], "unknown renderer 'cpuu'; did you mean 'cpu'?"),
+        (
+            ["--renderer", "gsplat", "--workload", "renderocc"],
+            "renderer 'gsplat' does not render rays; those that do: reference, cpu",
+        ),
         (["--workload", "ocd3d-camera"], "unknown workload 'ocd3d-camera'; did you mean 'occ3d-camera'?"),
         (["--json", "/no/such/folder/out.json"], "--json: cannot write into /no/such/folder: No such file or directory"),
         (["--json", "."], "is a folder; name a file"),
