@@ -156,7 +156,7 @@ def _probability(name: str) -> RayCase:
 
 
 def _centres(name: str) -> RayCase:
-    """Cell-centred voxels 1 m apart lie at 0.5, 1.5, ...; half a metre before the first a half is left, a metre nothing."""
+    """Voxels 1 m apart with centres at 0.5, 1.5, ...; half a metre before the first a half is left, a metre before nothing."""
     density = torch.zeros(1, 4, 4, 4)
     density[0, 0] = 2 * math.log(2)
     features = torch.ones(1, 4, 4, 4, 1)
