@@ -100,10 +100,10 @@ struct Ray {
 class March {
  public:
   March(const RaySettings& settings, const double* distances, int64_t samples, bool jitter)
-      : set_(settings), distances_(distances), total_(samples), jitter_(jitter) {
+      : set_(settings), distances_(distances, distances + samples), total_(samples), jitter_(jitter) {
     const int64_t room = (samples / kBlock + 1) * kBlock + 8;
+    distances_.resize(room, distances[samples - 1]);  // blocks are placed whole
     for (auto* v : {&alpha, &passed, &slope, &before, &weight, &depth, &spacing, &value, &grad_alpha, &grad_weight}) v->resize(room);
-    for (auto& v : at_) v.resize(kBlock);
     cell.resize(room), cells.reserve(room), coefficients.resize(8 * room);
     counted.resize(room), free.resize(room);
   }
@@ -132,7 +132,8 @@ class March {
     for (int64_t s = 0; s < total_; s += kBlock) {
       const int n = static_cast<int>(std::min<int64_t>(kBlock, total_ - s));
       const int64_t begin = count;
-      place(ray, s, n);
+      place(ray, s);
+      skip(n);
       collect(ray, grid, s, n);
       activate(begin, want_slope);
       if (!scan(begin)) break;
@@ -165,70 +166,77 @@ class March {
     }
   }
 
-  // Contracted positions of samples s .. s + n, and which are kept.
-  void place(const Ray& ray, int64_t s, int n) {
-    double t[kBlock];
-    for (int i = 0; i < n; ++i) t[i] = at(ray, s + i);
-    double *x = at_[0].data(), *y = at_[1].data(), *z = at_[2].data();
-    for (int i = 0; i < n; ++i) {
-      x[i] = ray.origin[0] + t[i] * ray.direction[0];
-      y[i] = ray.origin[1] + t[i] * ray.direction[1];
-      z[i] = ray.origin[2] + t[i] * ray.direction[2];
-    }
-    for (int i = 0; i < n; ++i) inside_[i] = 1;
+  // Contracted positions of the block of samples from s on, and which lie in the inner region.
+  void place(const Ray& ray, int64_t s) {
+    double* const t = t_;
+    const double* distance = distances_.data() + s;
+    for (int i = 0; i < kBlock; ++i) t[i] = distance[i];
+    if (jitter_)
+      for (int i = 0; i < kBlock; ++i) t[i] = std::max(t[i] + ray.offset, 0.0);
+    const double ox = ray.origin[0], oy = ray.origin[1], oz = ray.origin[2];
+    const double dx = ray.direction[0], dy = ray.direction[1], dz = ray.direction[2];
+    for (int i = 0; i < kBlock; ++i) x_[i] = ox + t[i] * dx, y_[i] = oy + t[i] * dy, z_[i] = oz + t[i] * dz;
+    all_inside_ = true;
     if (set_.contraction == kSphere) {
-      double q2[kBlock];
-      int outside = 0;
-      const double cx = set_.centre[0], cy = set_.centre[1], cz = set_.centre[2], limit = set_.radius * set_.radius;
-      for (int i = 0; i < n; ++i) {
-        const double a = x[i] - cx, b = y[i] - cy, c = z[i] - cz;
-        q2[i] = a * a + b * b + c * c;
-        outside |= !(q2[i] <= limit);
+      double q[kBlock], most = 0;
+      const double cx = set_.centre[0], cy = set_.centre[1], cz = set_.centre[2], r = set_.radius, wide = r + set_.shell,
+                   bend = set_.shell * r;
+      for (int i = 0; i < kBlock; ++i) {
+        const double a = x_[i] - cx, b = y_[i] - cy, c = z_[i] - cz;
+        q[i] = std::sqrt(a * a + b * b + c * c);
       }
-      if (outside)
-        for (int i = 0; i < n; ++i) {
-          const double q = std::sqrt(q2[i]);
-          const bool far = !(q <= set_.radius);
-          const double scale = (set_.radius + set_.shell - set_.shell * set_.radius / q) / q;
-          inside_[i] = !far;
-          x[i] = far ? cx + (x[i] - cx) * scale : x[i];
-          y[i] = far ? cy + (y[i] - cy) * scale : y[i];
-          z[i] = far ? cz + (z[i] - cz) * scale : z[i];
+      for (int i = 0; i < kBlock; ++i) most = q[i] > most ? q[i] : most;
+      all_inside_ = most <= r;
+      if (!all_inside_) {
+        for (int i = 0; i < kBlock; ++i) {
+          const double part = 1 / q[i], scale = (wide - bend * part) * part;
+          const bool far = q[i] > r;
+          x_[i] = far ? cx + (x_[i] - cx) * scale : x_[i];
+          y_[i] = far ? cy + (y_[i] - cy) * scale : y_[i];
+          z_[i] = far ? cz + (z_[i] - cz) * scale : z_[i];
         }
+        for (int i = 0; i < kBlock; ++i) inside_[i] = q[i] <= r;
+      }
     } else if (set_.contraction == kAxes) {
-      for (int i = 0; i < n; ++i) {
-        double p[3] = {x[i], y[i], z[i]};
+      all_inside_ = false;
+      for (int i = 0; i < kBlock; ++i) {
+        double p[3] = {x_[i], y_[i], z_[i]};
         bool inside;
         contract_one(p, inside);
-        x[i] = p[0], y[i] = p[1], z[i] = p[2], inside_[i] = inside;
+        x_[i] = p[0], y_[i] = p[1], z_[i] = p[2], inside_[i] = inside;
       }
     }
-    skip(n);
+    if (all_inside_)
+      for (int i = 0; i < kBlock; ++i) inside_[i] = 1;
   }
 
+  // Which of the first n samples of the block are kept.
   void skip(int n) {
-    const double *x = at_[0].data(), *y = at_[1].data(), *z = at_[2].data();
     if (set_.skip_rule == kKeepAll) {
-      for (int i = 0; i < n; ++i) kept_[i] = 1;
+      for (int i = 0; i < kBlock; ++i) kept_[i] = 1;
       return;
     }
-    double dx[kBlock], dy[kBlock], dz[kBlock];
-    dx[0] = x[0] - previous_[0], dy[0] = y[0] - previous_[1], dz[0] = z[0] - previous_[2];
-    for (int i = 1; i < n; ++i) dx[i] = x[i] - x[i - 1], dy[i] = y[i] - y[i - 1], dz[i] = z[i] - z[i - 1];
-    previous_[0] = x[n - 1], previous_[1] = y[n - 1], previous_[2] = z[n - 1];
+    double dx[kBlock], dy[kBlock], dz[kBlock], gap[kBlock];
+    dx[0] = x_[0] - previous_[0], dy[0] = y_[0] - previous_[1], dz[0] = z_[0] - previous_[2];
+    for (int i = 1; i < kBlock; ++i) dx[i] = x_[i] - x_[i - 1], dy[i] = y_[i] - y_[i - 1], dz[i] = z_[i] - z_[i - 1];
+    previous_[0] = x_[n - 1], previous_[1] = y_[n - 1], previous_[2] = z_[n - 1];
     if (set_.skip_rule == kPerAxis) {
-      for (int i = 0; i < n; ++i)
+      for (int i = 0; i < kBlock; ++i)
         kept_[i] = (std::fabs(dx[i]) > set_.skip[0]) | (std::fabs(dy[i]) > set_.skip[1]) | (std::fabs(dz[i]) > set_.skip[2]);
       return;
     }
-    double gap[kBlock];
-    for (int i = 0; i < n; ++i) gap[i] = std::sqrt(dx[i] * dx[i] + dy[i] * dy[i] + dz[i] * dz[i]);
-    double way = way_;
-    for (int i = 0; i < n; ++i) {
-      if (first_) {  // no gap leads to the first sample
-        first_ = false, kept_[i] = inside_[i];
-        continue;
-      }
+    for (int i = 0; i < kBlock; ++i) gap[i] = std::sqrt(dx[i] * dx[i] + dy[i] * dy[i] + dz[i] * dz[i]);
+    const int begin = first_ ? 1 : 0;  // no gap leads to the first sample
+    if (first_) kept_[0] = inside_[0];
+    first_ = false;
+    double least = HUGE_VAL, way = way_;
+    for (int i = begin; i < n; ++i) least = gap[i] < least ? gap[i] : least;
+    if (least > set_.skip[0]) {  // every one of them is far enough: as in the inner region of the published settings
+      for (int i = begin; i < kBlock; ++i) kept_[i] = 1;
+      way_ = n > begin ? 0.0 : way;
+      return;
+    }
+    for (int i = begin; i < n; ++i) {
       way += gap[i];
       const bool over = way > set_.skip[0];
       kept_[i] = inside_[i] | over;
@@ -239,12 +247,14 @@ class March {
 
   // Kept samples become entries: depth, spacing, cell, coefficients, density.
   void collect(const Ray& ray, const Grid& grid, int64_t s, int n) {
-    const double *x = at_[0].data(), *y = at_[1].data(), *z = at_[2].data();
     const int64_t begin = count;
+    const double fx = set_.factor[0], fy = set_.factor[1], fz = set_.factor[2], tx = set_.term[0], ty = set_.term[1],
+                 tz = set_.term[2];
+    for (int i = 0; i < kBlock; ++i) x_[i] = x_[i] * fx + tx, y_[i] = y_[i] * fy + ty, z_[i] = z_[i] * fz + tz;
     for (int i = 0; i < n; ++i) {
       const bool closes = set_.activation == kProbability && set_.closed && s + i == total_ - 1 && !kept_[i];
       if (!kept_[i] && !closes) continue;
-      const double t = at(ray, s + i);
+      const double t = t_[i];
       const int64_t j = count++;
       depth[j] = set_.depth == kContracted ? set_.radius * t / (set_.radius + t) : set_.depth == kZ ? t * ray.cosine : t;
       if (s + i + 1 < total_)
@@ -254,8 +264,7 @@ class March {
       cell[j] = -1;
       value[j] = closes ? HUGE_VAL : 0.0;
       if (closes) continue;
-      const double ix = x[i] * set_.factor[0] + set_.term[0], iy = y[i] * set_.factor[1] + set_.term[1],
-                   iz = z[i] * set_.factor[2] + set_.term[2];
+      const double ix = x_[i], iy = y_[i], iz = z_[i];
       if (!(ix > -1 && iy > -1 && iz > -1 && ix < grid.size[0] && iy < grid.size[1] && iz < grid.size[2])) continue;
       const Side a = side_of(ix, grid.size[0]), b = side_of(iy, grid.size[1]), c = side_of(iz, grid.size[2]);
       if (cells.empty() || cells.back().x != a.at || cells.back().y != b.at || cells.back().z != c.at) {
@@ -348,10 +357,11 @@ class March {
   }
 
   const RaySettings& set_;
-  const double* distances_;
+  std::vector<double> distances_;
   const int64_t total_;
   const bool jitter_;
-  std::vector<double> at_[3];
+  double t_[kBlock], x_[kBlock], y_[kBlock], z_[kBlock];  // of a block: distances, positions, then voxel indices
+  bool all_inside_ = true;
   uint8_t inside_[kBlock], kept_[kBlock];
   double exact_[4 * kBlock], up_[2 * kBlock];
   double previous_[3] = {}, way_ = 0, reached_ = 0;
