@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from baselines.recipe import Recipe
 from renderers.registry import Registry
 
@@ -17,11 +15,3 @@ BASELINES: Registry[Recipe] = Registry(
     },
     "baselines",
 )
-
-
-def part_of(target: str) -> Any:
-    """What a recipe names as "module:attribute"; raises UnknownName if it cannot be imported."""
-    return _PARTS.load(target)
-
-
-_PARTS: Registry[Any] = Registry("part of a recipe", {}, "")

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 from camera_occupancy_bench import HOME
 from experiments import settings
-from experiments.datasets.registry import DATASETS, part_of
+from experiments.datasets.registry import DATASETS
 from experiments.datasets.unpickle import DataError
 from experiments.spec import Cell, PresetName, Row, TableSpec, ViewSpec, changed_preset, relevant
 
@@ -300,7 +300,7 @@ def toy(table: TableSpec) -> Any:
     dataset = DATASETS.load(table.dataset)
     if not dataset.toy:
         raise PlanError(f"{dataset.title} has no generated data: name a folder with the data set with --data-root")
-    return part_of(dataset.toy)
+    return DATASETS.part(dataset.toy)
 
 
 def toy_data(table: TableSpec, preset: str, overrides: dict[str, Any] | None = None) -> Path:

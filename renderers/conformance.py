@@ -117,12 +117,7 @@ def check(
         Difference("alpha", largest((ours.alpha - right.alpha)[decided]), tolerance.alpha),
         Difference("depth", largest((ours.depth - right.depth)[decided]) / far, tolerance.depth),
     ]
-    for name, gradient in right_gradients.items():
-        scale = largest(gradient)
-        error = largest(our_gradients[name] - gradient)
-        found.append(Difference(f"gradient of {name}", error / scale if scale else error, tolerance.gradient))
-        if scale:
-            found.append(Difference(f"1 - cosine of {name}", 1 - cosine(our_gradients[name], gradient), 1 - tolerance.cosine))
+    found += gradient_differences(our_gradients, right_gradients, tolerance)
     if not departures:
         for pixel in case.pixels:
             at = (pixel.scene, 0, pixel.y, pixel.x)
@@ -133,6 +128,18 @@ def check(
     share = float(close.double().mean()) if close.numel() else 0.0
     found.append(Difference("undecided pixels", share, MOST_UNDECIDED))
     return Comparison(case.name, renderer.name, departures, share, tuple(found))
+
+
+def gradient_differences(ours: Mapping[str, Tensor], right: Mapping[str, Tensor], tolerance: Tolerance) -> list[Difference]:
+    """Of gradients by name: the largest error as a part of the largest entry, and what is missing of a cosine of 1."""
+    found = []
+    for name, gradient in right.items():
+        scale = largest(gradient)
+        error = largest(ours[name] - gradient)
+        found.append(Difference(f"gradient of {name}", error / scale if scale else error, tolerance.gradient))
+        if scale:
+            found.append(Difference(f"1 - cosine of {name}", 1 - cosine(ours[name], gradient), 1 - tolerance.cosine))
+    return found
 
 
 def largest(values: Tensor) -> float:

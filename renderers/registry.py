@@ -71,6 +71,10 @@ class Registry(Generic[Thing]):
             raise self.error(suggestion(self.kind, name, self.names()))
         return known[name]
 
+    def part(self, target: str) -> Any:
+        """What a thing of this kind names as "module:attribute"; raises ``error`` if it cannot be imported."""
+        return Registry(f"part of a {self.kind}", {}, "", self.error).load(target)
+
     def load(self, name: str) -> Thing:
         """The thing behind a name; raises ``error``, also for a ``module:attribute`` that cannot be imported."""
         module, _, attribute = self.target(name).partition(":")

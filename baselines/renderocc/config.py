@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from baselines.interface import OccupancyGrid
+from baselines.tpvformer.config import TOY as TPVFORMER_TOY
 
 Size = Literal["toy", "paper"]
 
@@ -43,19 +44,7 @@ PAPER: dict[str, Any] = dict(
 
 # The same model for images of 112 x 200 and a grid of 100 x 100 x 8.
 TOY: dict[str, Any] = dict(
-    backbone=dict(
-        type="StereoResNet",
-        depth=18,
-        base_channels=32,
-        stem_channels=32,
-        num_stages=3,
-        strides=(1, 2, 2),
-        dilations=(1, 1, 1),
-        out_indices=(0, 1, 2),
-        norm_cfg=dict(type="BN", requires_grad=True),
-        norm_eval=False,
-        style="pytorch",
-    ),
+    backbone=TPVFORMER_TOY["backbone"] | dict(type="StereoResNet"),
     image_channels=(64 + 128, 64),
     depth=(1.0, 45.0, 2.0),
     reduction=8,

@@ -6,12 +6,16 @@ Reproduces pmj110119/RenderOcc mmdet3d/models/nerf/nerf_head.py:259-325 and dete
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.interface import RaySupervision
+from renderers.rays.regularisers import binary_entropy, distortion_flattened
+
+if TYPE_CHECKING:
+    from renderers.rays import RayRendering
 
 VARIANCE_FOCUS = 0.85
 DEPTH_FLOOR = 4e-6  # metres; 39e-7 and 1e-7 where it is published: a ray that meets nothing has a logarithm
@@ -83,36 +87,8 @@ MENDED = dict(
 """Fields of ``Teaching`` that mend every quirk of the rendering."""
 
 
-class RenderedRays(Protocol):
-    """What the losses read of rendered rays, as ``renderers.rays.RayRendering`` has it; w are the weights of a ray's samples.
-
-    features       [R, C] sums of w * logits
-    depth          [R] metres, sums of w * m, m the distance in the transform that was asked for
-    alpha          [R] sums of w
-    transmittance  [R] what is left behind the last sample; 1 for a ray that meets nothing
-    squares        [R] sums of w^2
-    spread         [R] metres, sums over all pairs of samples of w w' |m - m'|
-    samples        [R] how many weights are in the sums
-    """
-
-    @property
-    def features(self) -> Tensor: ...
-    @property
-    def depth(self) -> Tensor: ...
-    @property
-    def alpha(self) -> Tensor: ...
-    @property
-    def transmittance(self) -> Tensor: ...
-    @property
-    def squares(self) -> Tensor: ...
-    @property
-    def spread(self) -> Tensor: ...
-    @property
-    def samples(self) -> Tensor: ...
-
-
 def ray_losses(
-    rendered: RenderedRays,
+    rendered: RayRendering,
     depth: Tensor,
     semantic: Tensor,
     weight: Tensor,
@@ -143,13 +119,11 @@ def ray_losses(
         entropy = F.cross_entropy(logits, semantic, reduction="none")
         losses["loss_render_semantic"] = teaching.semantic_weight * (counts * entropy).sum() / counts.sum()
     if teaching.entropy_weight:
-        left = rendered.transmittance.clamp(TRANSMITTANCE_CLAMP, 1 - TRANSMITTANCE_CLAMP)
-        uncertainty = -(left * left.log() + (1 - left) * (1 - left).log())
-        losses["loss_sdf_entropy"] = teaching.entropy_weight * (share * uncertainty).sum()
+        uncertainty = binary_entropy(rendered.transmittance, TRANSMITTANCE_CLAMP, share)
+        losses["loss_sdf_entropy"] = teaching.entropy_weight * uncertainty
     if teaching.distortion_weight:
-        samples = rendered.samples.sum() if teaching.flat_distortion else rendered.samples
-        distortion = rendered.squares / (3 * samples.clamp(min=1)) + rendered.spread / radius
-        losses["loss_sdf_distortion"] = teaching.distortion_weight * (share * distortion).sum()
+        distortion = distortion_flattened(rendered, radius, share, of_all_rays=teaching.flat_distortion)
+        losses["loss_sdf_distortion"] = teaching.distortion_weight * distortion
     return losses
 
 

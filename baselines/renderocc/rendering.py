@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from baselines.interface import OccupancyGrid
-from baselines.renderocc.losses import RenderedRays, Teaching
+from baselines.renderocc.losses import Teaching
 
 if TYPE_CHECKING:
-    from renderers.rays import RaySettings
+    from renderers.rays import RayRendering, RaySettings
 
-Caster = Callable[[Tensor, Tensor, Tensor, Tensor], RenderedRays]
+Caster = Callable[[Tensor, Tensor, Tensor, Tensor], "RayRendering"]
 """(density [X, Y, Z], features [X, Y, Z, C], origins [R, 3] metres, directions [R, 3] of length 1) -> rendered rays."""
 
 ALPHA_INIT = 1e-6  # of a density of 0, over one voxel
@@ -83,7 +83,7 @@ def caster(renderer: str, grid: OccupancyGrid, teaching: Teaching) -> Caster:
     """
     scene = Scene.of(grid)
 
-    def cast(density: Tensor, features: Tensor, origins: Tensor, directions: Tensor) -> RenderedRays:
+    def cast(density: Tensor, features: Tensor, origins: Tensor, directions: Tensor) -> RayRendering:
         from renderers import rays, registry
 
         lower, upper = (scene.lower, scene.upper) if teaching.corner_aligned else (grid.lower, grid.upper)

@@ -12,7 +12,7 @@ from torch import nn
 from baselines.interface import OccupancyGrid
 from baselines.model import OccupancyModel
 from baselines.recipe import FirstWeights
-from baselines.registry import part_of
+from baselines.registry import BASELINES
 from experiments.datasets.layouts import layout_of
 from experiments.spec import Cell
 
@@ -24,7 +24,7 @@ def build(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, ...] | No
     """
     if class_weights is None and cell.preset.class_weights == "counted" and grid.published.class_weights is None:
         class_weights = (1.0,) * grid.num_classes  # nothing was counted: it is not to be trained
-    model: OccupancyModel = part_of(cell.row.recipe.model)(**_configuration(cell, grid, class_weights))
+    model: OccupancyModel = BASELINES.part(cell.row.recipe.model)(**_configuration(cell, grid, class_weights))
     return model
 
 
@@ -34,7 +34,7 @@ def check(cell: Cell) -> None:
 
     GaussRenderConfig(**(cell.gaussrender or {}))
     config = _configuration(cell, layout_of(cell.table.dataset).grid(cell.data.coarsen), None)
-    known = inspect.signature(part_of(cell.row.recipe.model)).parameters
+    known = inspect.signature(BASELINES.part(cell.row.recipe.model)).parameters
     unknown = [name for name in config if name not in known]
     if unknown:
         raise ValueError(f"'{cell.row.model}' has no option {', '.join(unknown)} (known: {', '.join(known)})")
@@ -50,7 +50,7 @@ def _configuration(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, 
         rendering = {"gaussrender": cell.gaussrender, "renderer": cell.renderer}
     elif cell.row.gaussrender:
         raise ValueError(f"'{cell.row.model}' takes no renderer: row '{cell.row.name}' cannot have gaussrender=True")
-    config: dict[str, Any] = part_of(recipe.config)(
+    config: dict[str, Any] = BASELINES.part(recipe.config)(
         size=preset.model_size,
         grid=grid,
         camera_seed=cell.seed,
@@ -63,7 +63,7 @@ def _configuration(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, 
 
 def load_first_weights(weights: FirstWeights, model: OccupancyModel, path: Path) -> None:
     """Start a model from others' weights in a file; raises CheckpointError if it does not fit."""
-    part_of(weights.load)(model, path)
+    BASELINES.part(weights.load)(model, path)
 
 
 def trainable_parameters(model: nn.Module) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.datasets.frames import OccupancyFrames
-from experiments.datasets.registry import DATASETS, part_of
+from experiments.datasets.registry import DATASETS
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError
 from experiments.spec import DataPreset
@@ -15,7 +15,7 @@ from experiments.spec import DataPreset
 
 def reader(name: str) -> type[OccupancyFrames[Any]]:
     """What reads a data set; raises DataError for an unknown one."""
-    kind: type[OccupancyFrames[Any]] = part_of(DATASETS.load(name).reader)
+    kind: type[OccupancyFrames[Any]] = DATASETS.part(DATASETS.load(name).reader)
     return kind
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from experiments.datasets.dataset import DataSet
 from experiments.datasets.unpickle import DataError
 from renderers.registry import Registry
@@ -18,11 +16,3 @@ DATASETS: Registry[DataSet] = Registry(
     "datasets",
     DataError,
 )
-
-
-def part_of(target: str) -> Any:
-    """What a data set names as "module:object"; raises DataError if it cannot be imported."""
-    return _PARTS.load(target)
-
-
-_PARTS: Registry[Any] = Registry("part of a data set", {}, "", DataError)

@@ -11,7 +11,6 @@ from mmengine.evaluator import BaseMetric
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from experiments.metrics.counts import Counts, Scores, array, evaluate, sample_counts, total
 from experiments.metrics.registry import METRICS, Counted
-from renderers.registry import Registry
 
 _OTHER = "metric "  # before its name, the counts of a metric that not every evaluation computes
 
@@ -19,10 +18,7 @@ _OTHER = "metric "  # before its name, the counts of a metric that not every eva
 def counted(names: Iterable[str]) -> dict[str, Counted]:
     """Of these metrics those that not every evaluation computes, ready to count."""
     targets = {name: METRICS.load(name).counted for name in names}
-    return {name: _PARTS.load(target)() for name, target in targets.items() if target}
-
-
-_PARTS: Registry[type[Counted]] = Registry("part of a metric", {}, "")
+    return {name: METRICS.part(target)() for name, target in targets.items() if target}
 
 
 class OccupancyMetric(BaseMetric):

@@ -29,9 +29,9 @@ class StageTimes:
     backward: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
-    def add(totals: dict[str, float], values: Tensor) -> None:
-        """Add the op's numbers [9] to ``totals``."""
-        for name, value in zip(native.STAGES + native.COUNTS, values.tolist(), strict=True):
+    def add(totals: dict[str, float], values: Tensor, names: tuple[str, ...] = native.STAGES + native.COUNTS) -> None:
+        """Add an op's numbers, as many as ``names``, to ``totals``."""
+        for name, value in zip(names, values.tolist(), strict=True):
             totals[name] = totals.get(name, 0.0) + value
 
 

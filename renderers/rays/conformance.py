@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from renderers.conformance import MOST_UNDECIDED, TOLERANCE, Comparison, Difference, Tolerance, cosine, largest
+from renderers.conformance import MOST_UNDECIDED, TOLERANCE, Comparison, Difference, Tolerance, gradient_differences, largest
 from renderers.rays.cases import RAY_CASES, RayCase, RayRejection, ray_rejections
 from renderers.rays.interface import DIFFERENTIABLE, RayRenderer, RayRendering
 from renderers.rays.reference import ReferenceRayRenderer, chunks, densities, march, place
@@ -50,12 +50,7 @@ def check(
         far = max(1.0, largest(expected)) if name in ("depth", "spaced_squares", "spread") else 1.0
         bound = {"features": tolerance.features, "depth": tolerance.depth, "samples": 0.0}.get(name, tolerance.alpha)
         found.append(Difference(name, largest(value - expected) / far, bound))
-    for name, gradient in right_gradients.items():
-        scale = largest(gradient)
-        error = largest(our_gradients[name] - gradient)
-        found.append(Difference(f"gradient of {name}", error / scale if scale else error, tolerance.gradient))
-        if scale:
-            found.append(Difference(f"1 - cosine of {name}", 1 - cosine(our_gradients[name], gradient), 1 - tolerance.cosine))
+    found += gradient_differences(our_gradients, right_gradients, tolerance)
     for ray in case.known:
         known = torch.tensor([*ray.features, ray.depth, ray.alpha, ray.transmittance], dtype=torch.float64)
         sums = [getattr(ours, name)[ray.ray][None] for name in ("depth", "alpha", "transmittance")]

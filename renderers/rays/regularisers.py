@@ -1,4 +1,7 @@
-"""Regularisers of volume rendering, from the sums that a rendering carries; each a scalar."""
+"""Regularisers of volume rendering, from the sums that a rendering carries; each a scalar.
+
+share: [R] of each ray in a mean over rays, 1 together; None: all alike.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from torch import Tensor
 from renderers.rays.interface import RayRendering
 
 
-def distortion_flattened(rendering: RayRendering, scale: float) -> Tensor:
-    """Mean over rays of the distortion loss with one interval for all samples, 1 over the number of those of the whole batch
+def distortion_flattened(rendering: RayRendering, scale: float, share: Tensor | None = None, of_all_rays: bool = True) -> Tensor:
+    """Mean over rays of the distortion loss with one interval for all samples, 1 over their number
     (RenderOcc nerf_head.py:277-283, torch_efficient_distloss's flatten_eff_distloss).
 
-    scale: metres in a unit of the loss; RenderOcc's is the radius, 39, as its distances are t / (1 + t).
+    scale        metres in a unit of the loss; RenderOcc's is the radius, 39, as its distances are t / (1 + t)
+    of_all_rays  the samples of the whole batch are counted, as published; False: each ray's own
     """
-    interval = 1 / rendering.samples.sum().clamp_min(1)
-    return (interval * rendering.squares / 3 + rendering.spread / scale).mean()
+    samples = rendering.samples.sum() if of_all_rays else rendering.samples
+    return _mean(rendering.squares / (3 * samples.clamp(min=1)) + rendering.spread / scale, share)
 
 
 def distortion(rendering: RayRendering) -> Tensor:
@@ -24,10 +28,10 @@ def distortion(rendering: RayRendering) -> Tensor:
     return (rendering.spaced_squares / 3 + rendering.spread).mean()
 
 
-def binary_entropy(probability: Tensor, least: float = 1e-6) -> Tensor:
+def binary_entropy(probability: Tensor, least: float = 1e-6, share: Tensor | None = None) -> Tensor:
     """Mean of -p ln p - (1 - p) ln(1 - p), p held to [least, 1 - least]; RenderOcc's and GaussianOcc's is the transmittance."""
     p = probability.clamp(least, 1 - least)
-    return -(p * p.log() + (1 - p) * (1 - p).log()).mean()
+    return _mean(-(p * p.log() + (1 - p) * (1 - p).log()), share)
 
 
 def one_sided_entropy(probability: Tensor, least: float = 1e-8) -> Tensor:
@@ -40,3 +44,7 @@ def total_variation(grid: Tensor) -> Tensor:
     steps = [grid.diff(dim=axis).abs() for axis in (1, 2, 3)]
     total = torch.stack([step.sum() for step in steps]).sum()
     return total / max(sum(step.numel() for step in steps), 1)
+
+
+def _mean(values: Tensor, share: Tensor | None) -> Tensor:
+    return values.mean() if share is None else (share * values).sum()

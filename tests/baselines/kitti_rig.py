@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import torch
-from grids import published
+from grids import kitti360_grid
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
 
-KITTI360 = OccupancyGrid(
-    (0.0, -25.6, -2.0),
-    (51.2, 25.6, 4.4),
-    0.2,
-    tuple(f"c{i}" for i in range(19)),
-    0,
-    255,
-    "velodyne",
-    "kitti360",
-    published("kitti360"),
-)
+KITTI360 = kitti360_grid()
 SIZE = (1408, 376)
 FOCAL, CENTRE = 552.554261, (682.049453, 238.769549)
 CAMERA_TO_VELODYNE = (

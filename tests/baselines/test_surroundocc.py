@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from grids import published
+from grids import kitti360_grid, occ3d_grid, surroundocc_grid
 from surround_rig import surround_batch, toy_grid
 from torch import nn
 
@@ -27,38 +27,9 @@ from baselines.surroundocc.volume import (
 )
 from baselines.tpvformer import trainable_parameters
 
-SURROUNDOCC = OccupancyGrid(
-    (-50.0, -50.0, -5.0),
-    (50.0, 50.0, 3.0),
-    0.5,
-    tuple(f"c{i}" for i in range(17)),
-    0,
-    255,
-    "lidar",
-    "surroundocc",
-    published("surroundocc"),
-)
-OCC3D = OccupancyGrid(
-    (-40.0, -40.0, -1.0),
-    (40.0, 40.0, 5.4),
-    0.4,
-    tuple(f"c{i}" for i in range(18)),
-    empty=17,
-    dataset="occ3d",
-    published=published("occ3d"),
-)
-KITTI360 = OccupancyGrid(
-    (0.0, -25.6, -2.0),
-    (51.2, 25.6, 4.4),
-    0.2,
-    tuple(f"c{i}" for i in range(19)),
-    0,
-    255,
-    "velodyne",
-    "kitti360",
-    published("kitti360"),
-)
-
+OCC3D = occ3d_grid()
+SURROUNDOCC = surroundocc_grid()
+KITTI360 = kitti360_grid()
 BACKBONE = 43_977_150
 NECK = 8_915_968
 UNUSED = 2_697  # the three reference_points layers

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from grids import published
+from grids import kitti360_grid, occ3d_grid, surroundocc_grid
 from surround_rig import surround_batch, toy_grid
 from torch import Tensor
 
@@ -20,39 +20,9 @@ from baselines.tpvformer.aggregator import TPVAggregator
 from baselines.tpvformer.attention import HybridAttention, ImageCrossAttention
 from baselines.tpvformer.geometry import TPVShape, reference_points_2d, reference_points_3d
 
-OCC3D = OccupancyGrid(
-    (-40.0, -40.0, -1.0),
-    (40.0, 40.0, 5.4),
-    0.4,
-    tuple(f"c{i}" for i in range(18)),
-    empty=17,
-    dataset="occ3d",
-    published=published("occ3d"),
-)
-SURROUNDOCC = OccupancyGrid(
-    (-50.0, -50.0, -5.0),
-    (50.0, 50.0, 3.0),
-    0.5,
-    tuple(f"c{i}" for i in range(17)),
-    0,
-    255,
-    "lidar",
-    "surroundocc",
-    published("surroundocc"),
-)
-KITTI360 = OccupancyGrid(
-    (0.0, -25.6, -2.0),
-    (51.2, 25.6, 4.4),
-    0.2,
-    tuple(f"c{i}" for i in range(19)),
-    0,
-    255,
-    "velodyne",
-    "kitti360",
-    published("kitti360"),
-)
-
-
+OCC3D = occ3d_grid()
+SURROUNDOCC = surroundocc_grid()
+KITTI360 = kitti360_grid()
 # The behaviour of the toy model is tested on a quarter of its voxels along each plane and on small images.
 SMALL = toy_grid().coarsened(2)
 

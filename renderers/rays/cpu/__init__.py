@@ -138,8 +138,5 @@ def _call(job: _Job, density: Tensor, features: Tensor) -> tuple[native.Call, di
 
 def _note(job: _Job, keep: dict[str, Tensor | None], way: str) -> None:
     stages = keep["stages"]
-    if job.times is None or stages is None:
-        return
-    totals: dict[str, float] = getattr(job.times, way)
-    for name, value in zip(native.STAGES + native.COUNTS, stages.tolist(), strict=True):
-        totals[name] = totals.get(name, 0.0) + value
+    if job.times is not None and stages is not None:
+        StageTimes.add(getattr(job.times, way), stages, native.STAGES + native.COUNTS)
