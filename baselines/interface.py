@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -88,6 +89,138 @@ class OccupancyGrid:
         return replace(self, voxel_size=self.voxel_size * factor)
 
 
+Part = TypeVar("Part", bound="BatchPart")
+
+
+class BatchPart:
+    """Base of the frozen dataclasses of tensors that a batch may have besides: moved and joined as a whole."""
+
+    def to(self: Part, device: torch.device | str, non_blocking: bool = False) -> Part:
+        """The same part with every tensor on ``device``."""
+        return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors().items()})  # type: ignore[type-var]
+
+    @classmethod
+    def joined(cls: type[Part], parts: Sequence[Part], sizes: Sequence[int]) -> Part:
+        """One part of several batches of ``sizes`` samples, in order."""
+        columns = [part._tensors() for part in parts]
+        return cls(**{name: torch.cat([tensors[name] for tensors in columns]) for name in columns[0]})
+
+    def check(self, images: Tensor) -> None:
+        """Raise ValueError, naming the field, if this is no part of a batch with these images [B, V, 3, H, W]."""
+        raise NotImplementedError
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+    def _expect(self, **shapes: list[int]) -> None:
+        for name, shape in shapes.items():
+            if list(getattr(self, name).shape) != shape:
+                raise ValueError(f"{type(self).__name__}: {name} must be {shape}, got {list(getattr(self, name).shape)}")
+
+
+@dataclass(frozen=True)
+class CameraChain(BatchPart):
+    """How a point of the reference frame comes to a pixel of ``images``, link by link, for networks that are told of their
+    cameras and that lift pixels (lift-splat):
+
+        image . intrinsics . inverse(camera_to_reference) . inverse(reference)
+
+    intrinsics           [B, V, 3, 3] of the camera's own image, pixels
+    camera_to_reference  [B, V, 4, 4] camera when its image was taken -> reference frame before augmentation, metres; with
+                         the vehicle's motion between that moment and the reference frame's in it
+    image                [B, V, 3, 3] pixel (u, v, 1) of the camera's own image -> pixel of ``images``: scale, crop, mirroring,
+                         rotation in the image plane; affine
+    reference            [B, 3, 3] reference frame before augmentation -> reference frame of labels, rays and ``History``
+                         (mirrored, rotated, scaled); the identity where frames are not augmented
+    """
+
+    intrinsics: Tensor
+    camera_to_reference: Tensor
+    image: Tensor
+    reference: Tensor
+
+    def check(self, images: Tensor) -> None:
+        b, v = images.shape[:2]
+        self._expect(intrinsics=[b, v, 3, 3], camera_to_reference=[b, v, 4, 4], image=[b, v, 3, 3], reference=[b, 3, 3])
+
+    def projection(self) -> Tensor:
+        """[B, V, 4, 4] reference frame -> pixel of ``images`` (u*z, v*z, z, 1), multiplied in float64."""
+        from_reference = torch.linalg.inv(self.camera_to_reference.double())
+        from_augmented = _square4(torch.linalg.inv(self.reference.double()))[:, None]
+        to_pixel = _square4(self.image.double() @ self.intrinsics.double())
+        return (to_pixel @ from_reference @ from_augmented).to(self.intrinsics.dtype)
+
+
+def _square4(matrix: Tensor) -> Tensor:
+    """[..., 3, 3] -> [..., 4, 4] that leaves the fourth coordinate alone."""
+    out = torch.eye(4, dtype=matrix.dtype, device=matrix.device).repeat(*matrix.shape[:-2], 1, 1)
+    out[..., :3, :3] = matrix
+    return out
+
+
+@dataclass(frozen=True)
+class History(BatchPart):
+    """Earlier images of the same cameras, as input of networks that look back. Newest first; where a scene has no earlier
+    frame, readers repeat the oldest one there is.
+
+    images      [B, T, V, 3, H, W] float32, size, normalisation and augmentation those of the batch's ``images``
+    projection  [B, T, V, 4, 4] the batch's own reference frame (augmented, at the time of the key frame) -> pixel of
+                ``images`` of t frames ago (u*z, v*z, z, 1): what does not move lands where that image shows it
+    """
+
+    images: Tensor
+    projection: Tensor
+
+    def check(self, images: Tensor) -> None:
+        b, v, _, h, w = images.shape
+        if self.images.dim() != 6 or not self.images.shape[1]:
+            raise ValueError(f"History: images must be [B, T, V, 3, H, W] with T of at least 1, got {list(self.images.shape)}")
+        t = self.images.shape[1]
+        self._expect(images=[b, t, v, 3, h, w], projection=[b, t, v, 4, 4])
+
+
+@dataclass(frozen=True)
+class RaySupervision(BatchPart):
+    """What is known along R rays of all samples together: ``origins + depth * directions`` is on a surface.
+
+    origins     [R, 3] metres, reference frame of the labels (augmented)
+    directions  [R, 3] same frame, per metre of ``depth``; of a camera's depth along its z axis they are longer than 1
+    depth       [R] float32 metres, positive
+    semantic    [R] int64 class id of the surface, never the empty one
+    weight      [R] float32, how much the ray counts in means over rays; 1 where all count alike
+    scene       [R] int64 sample of the batch that the ray belongs to
+    """
+
+    origins: Tensor
+    directions: Tensor
+    depth: Tensor
+    semantic: Tensor
+    weight: Tensor
+    scene: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[RaySupervision], sizes: Sequence[int]) -> RaySupervision:
+        one = super().joined(parts, sizes)
+        before = [sum(sizes[:number]) for number in range(len(sizes))]
+        return replace(one, scene=torch.cat([part.scene + first for part, first in zip(parts, before, strict=True)]))
+
+    def check(self, images: Tensor) -> None:
+        r = len(self.origins)
+        self._expect(origins=[r, 3], directions=[r, 3], depth=[r], semantic=[r], weight=[r], scene=[r])
+        for name in ("semantic", "scene"):
+            if getattr(self, name).dtype != torch.int64:
+                raise ValueError(f"RaySupervision: {name} must be int64, got {getattr(self, name).dtype}")
+        # Values are looked at where they are made, not on a GPU, which would have to be waited for.
+        if self.scene.device.type == "cpu" and r:
+            if not 0 <= int(self.scene.min()) <= int(self.scene.max()) < len(images):
+                raise ValueError(
+                    f"RaySupervision: scene must be within 0..{len(images) - 1}, "
+                    f"got {int(self.scene.min())}..{int(self.scene.max())}"
+                )
+            if not (bool(torch.isfinite(self.depth).all()) and bool((self.depth > 0).all())):
+                raise ValueError("RaySupervision: depth must be positive and finite; leave out rays without")
+
+
 @dataclass(frozen=True)
 class OccupancyBatch:
     """A batch of B samples with V cameras each.
@@ -106,6 +239,10 @@ class OccupancyBatch:
                         models that take it (Symphonies), None for the others
     sight               [B, X, Y, Z] bool, voxels that the label cameras see, for losses that treat the others differently;
                         None where no loss does
+    chain, history, rays
+                        parts that some models take, None for the others
+
+    Raises ValueError, naming the field, for a part that does not belong to the images.
     """
 
     images: Tensor
@@ -119,6 +256,14 @@ class OccupancyBatch:
     meta: list[dict[str, Any]] = field(default_factory=list)
     depth: Tensor | None = None
     sight: Tensor | None = None
+    chain: CameraChain | None = None
+    history: History | None = None
+    rays: RaySupervision | None = None
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            if isinstance(part := getattr(self, f.name), BatchPart):
+                part.check(self.images)
 
     @property
     def batch_size(self) -> int:
@@ -126,10 +271,10 @@ class OccupancyBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> OccupancyBatch:
         """The same batch with every tensor on ``device``."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device, non_blocking=non_blocking)
             for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+            if isinstance(value := getattr(self, f.name), (Tensor, BatchPart))
         }
         return replace(self, **moved)
 
