@@ -264,15 +264,16 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             parts["chain"] = camera_chain(pinholes, cameras.labels, geometry)
         if self.rays:
             parts["rays"] = self._drawn_rays(position, geometry, np.random.default_rng((self.seed, draw, index, _RAYS)))
-        matrices: dict[str, Any] = {
+        matrices = {
             "projection": np.stack([to_input @ _full(k) @ m for k, m in zip(pinholes, cameras.features, strict=True)]),
             "intrinsics": intrinsics,
             "reference_to_camera": cameras.labels,
             "reference_to_lidar": cameras.reference_to_lidar,
         }
+        tensors: dict[str, Any] = {name: torch.from_numpy(value.astype(np.float32))[None] for name, value in matrices.items()}
         return OccupancyBatch(
             images=torch.from_numpy(images)[None],
-            **{name: torch.from_numpy(value.astype(np.float32))[None] for name, value in matrices.items()},
+            **tensors,
             camera_size=size,
             labels=torch.from_numpy(labels.astype(np.int64))[None],
             camera_mask=torch.from_numpy(counted)[None],
