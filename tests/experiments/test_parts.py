@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kitti360_layout
@@ -265,7 +266,7 @@ def test_frames_without_time_or_pose_are_named(tmp_path: Path) -> None:
     content["infos"][1]["timestamp"] = 1
     content["infos"][0]["ego2global_rotation"] = [0.0, 0.0, 0.0, 0.0]
     path.write_bytes(pickle.dumps(content))
-    with pytest.raises(DataError, match=f"{path}: a pose of scene-0001 is unusable"):
+    with pytest.raises(DataError, match=f"{path}: the pose of frame scene-0001-00 is unusable"):
         Occ3DNuScenes(root, "train", image=IMAGE, history=(-1,))[1]
 
 
@@ -529,6 +530,16 @@ def test_the_generated_worlds_points_are_what_its_labels_say(
     assert {path: path.read_bytes() for path in paths} == content
     assert sum(path.stat().st_mtime_ns != times[path] for path in times) <= 2 * 12 - 2  # of the frames that were not whole
     capsys.readouterr()
+
+    # A run of the generated world makes them for rows that read them, and for no others.
+    for path in paths:
+        path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "toy", lambda _: SimpleNamespace(ensure=lambda _: root))
+        plan.toy_data(load_table("table_occ3d"), "toy", reads={"chain", "history"})
+        assert not any(path.exists() for path in paths)
+        plan.toy_data(load_table("table_occ3d"), "toy", reads={"rays"})
+    assert {path: path.read_bytes() for path in paths} == content
 
     # What cannot be made is named, and the rest is made.
     for path in paths:
