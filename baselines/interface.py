@@ -105,6 +105,10 @@ class BatchPart:
         columns = [part._tensors() for part in parts]
         return cls(**{name: torch.cat([tensors[name] for tensors in columns]) for name in columns[0]})
 
+    def one(self: Part, index: int) -> Part:
+        """The part of sample ``index`` alone."""
+        return replace(self, **{name: value[index : index + 1] for name, value in self._tensors().items()})  # type: ignore[type-var]
+
     def check(self, images: Tensor) -> None:
         """Raise ValueError, naming the field, if this is no part of a batch with these images [B, V, 3, H, W]."""
         raise NotImplementedError
@@ -180,6 +184,44 @@ class History(BatchPart):
 
 
 @dataclass(frozen=True)
+class Neighbours(BatchPart):
+    """What the same cameras show a little earlier and later, for losses that warp: a pixel of ``target`` at a depth along its
+    camera's axis is a point of that camera, which ``from_target`` and ``intrinsics`` bring to a pixel of ``images``, as far as
+    nothing moves by itself.
+
+    target             [B, V, 3, H, W] float32 in 0..1, the batch's own images without normalisation and distortion of colours,
+                       channels in the same order; size, crop and mirroring those of the batch's ``images``
+    target_intrinsics  [B, V, 3, 3] for pixels of ``target``
+    images             [B, T, V, 3, H, W] the same of T other moments, in the order in which they were asked for
+    intrinsics         [B, T, V, 3, 3] for pixels of ``images``
+    from_target        [B, T, V, 4, 4] camera of ``target`` when it took its image -> the same camera when it took that of
+                       ``images``, metres
+    seconds            [B, T] float32 between the two moments, negative for an earlier one
+    valid              [B, T] bool; False where the scene has no such moment. Its image is ``target``, its transform the identity,
+                       its seconds are 0
+    """
+
+    target: Tensor
+    target_intrinsics: Tensor
+    images: Tensor
+    intrinsics: Tensor
+    from_target: Tensor
+    seconds: Tensor
+    valid: Tensor
+
+    def check(self, images: Tensor) -> None:
+        b, v, _, h, w = images.shape
+        if self.images.dim() != 6 or not self.images.shape[1]:
+            found = list(self.images.shape)
+            raise ValueError(f"Neighbours: images must be [B, T, V, 3, H, W] with T of at least 1, got {found}")
+        t = self.images.shape[1]
+        self._expect(target=[b, v, 3, h, w], target_intrinsics=[b, v, 3, 3], images=[b, t, v, 3, h, w])
+        self._expect(intrinsics=[b, t, v, 3, 3], from_target=[b, t, v, 4, 4], seconds=[b, t], valid=[b, t])
+        if self.valid.dtype != torch.bool:
+            raise ValueError(f"Neighbours: valid must be bool, got {self.valid.dtype}")
+
+
+@dataclass(frozen=True)
 class RaySupervision(BatchPart):
     """What is known along R rays of all samples together: ``origins + depth * directions`` is on a surface.
 
@@ -203,6 +245,11 @@ class RaySupervision(BatchPart):
         one = super().joined(parts, sizes)
         before = [sum(sizes[:number]) for number in range(len(sizes))]
         return replace(one, scene=torch.cat([part.scene + first for part, first in zip(parts, before, strict=True)]))
+
+    def one(self, index: int) -> RaySupervision:
+        own = self.scene == index
+        chosen = {name: value[own] for name, value in self._tensors().items()}
+        return replace(self, **chosen | {"scene": torch.zeros_like(chosen["scene"])})
 
     def check(self, images: Tensor) -> None:
         r = len(self.origins)
@@ -239,7 +286,7 @@ class OccupancyBatch:
                         models that take it (Symphonies), None for the others
     sight               [B, X, Y, Z] bool, voxels that the label cameras see, for losses that treat the others differently;
                         None where no loss does
-    chain, history, rays
+    chain, history, rays, neighbours
                         parts that some models take, None for the others
 
     Raises ValueError, naming the field, for a part that does not belong to the images.
@@ -259,6 +306,7 @@ class OccupancyBatch:
     chain: CameraChain | None = None
     history: History | None = None
     rays: RaySupervision | None = None
+    neighbours: Neighbours | None = None
 
     def __post_init__(self) -> None:
         for f in fields(self):

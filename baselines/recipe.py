@@ -47,6 +47,10 @@ class Recipe:
                    ``renderer`` besides where it takes a renderer. A row's options replace some of them
     sizes          that ``config`` knows
     reads          fields of OccupancyBatch beyond images and cameras that it needs; a data set must provide them
+    taught_by      and those that its losses alone read, of training frames
+    frames         of such a field that shows other moments, which: key frames of the scene counted from the batch's own, -1 the
+                   one before it. Of fields that are not here, ``FRAMES``
+    rays           by size, how many rays are drawn of a frame for ``rays``; of sizes that are not here, all there are
     renderer       kind of renderer that its training can take: of Gaussians, or none
     trained        False: it has no weights, and fits training labels alone
     first_weights  by size, from which a preset that asks for them starts
@@ -60,6 +64,9 @@ class Recipe:
     config: Target
     sizes: tuple[str, ...] = ("toy", "paper")
     reads: tuple[str, ...] = ()
+    taught_by: tuple[str, ...] = ()
+    frames: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    rays: Mapping[str, int] = field(default_factory=dict)
     renderer: Literal["gaussians", "none"] = "gaussians"
     trained: bool = True
     first_weights: Mapping[str, FirstWeights] = field(default_factory=dict)
@@ -68,6 +75,15 @@ class Recipe:
     checkpoints: CheckpointNames = field(default_factory=CheckpointNames)
     marks: Mapping[str, str] = field(default_factory=dict)
 
+    def parts(self, training: bool) -> dict[str, tuple[int, ...]]:
+        """What is read of a training frame, or of another one, beyond images and cameras: field -> moments that it shows."""
+        names = (*self.reads, *(self.taught_by if training else ()))
+        return {name: self.frames.get(name, FRAMES.get(name, OWN)) for name in names}
+
+
+OWN = (0,)
+FRAMES: Mapping[str, tuple[int, ...]] = {"history": (-1,), "neighbours": (-1, 1)}
+"""Key frames that fields of a batch show where a recipe does not say which; the others show the batch's own."""
 
 FCOS3D = FirstWeights(
     "r101_dcn_fcos3d_pretrain.pth",

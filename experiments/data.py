@@ -14,9 +14,10 @@ require(__name__, READING)
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,7 +33,7 @@ from experiments.plan import DATA_ROOT_VARIABLE
 from experiments.shell import runnable
 
 NAMED = 20  # problems of one kind that are named before only their number is given
-_WHO_TAKES_DEPTH = "Depth is only read by Symphonies; the other rows of table_kitti360 run without it."
+RENDEROCC = "renderocc"
 
 app = typer.Typer(
     add_completion=False,
@@ -52,12 +53,15 @@ def status(name: _Name, data_root: _Root = None) -> int:
     root = _root(data_root)
     console = Console(highlight=False)
     table = Table()
-    for heading in ("data set", "split", "frames listed", "labels", "images", "depth"):
+    datasets = _datasets(name)
+    optional_parts = list(dict.fromkeys(part for dataset in datasets for part in layout_of(dataset).part_files))
+    for heading in ("data set", "split", "frames listed", "labels", "images", *optional_parts):
         table.add_column(heading)
     wrong: dict[tuple[str, str], list[str]] = {}  # by where it comes from, so that this is said once
     optional: dict[tuple[str, str], list[str]] = {}
     releases: list[str] = []
-    for dataset in _datasets(name):
+    takers: list[str] = []
+    for dataset in datasets:
         for split in layout_of(dataset).splits:
             try:
                 with console.status(f"looking at {dataset} {split}"):
@@ -66,13 +70,14 @@ def status(name: _Name, data_root: _Root = None) -> int:
                 wrong.setdefault((dataset, "nothing else was looked at"), []).append(f"{split}: {error}")
                 continue
             releases += _release(dataset, split, found)
-            depth = [] if found.depth is None else [found.depth]
-            table.add_row(dataset, split, *(_count(part) for part in (*found.parts, *depth)))
+            optionals = [_count(found.optional[part]) if part in found.optional else "" for part in optional_parts]
+            table.add_row(dataset, split, *(_count(part) for part in found.parts), *optionals)
             for part in found.parts:
                 if part.problem:
                     wrong.setdefault((dataset, part.source), []).append(f"{split}, {part.name}: {part.problem}")
-            for part in depth:
+            for part in found.optional.values():
                 if part.problem:
+                    takers.append(layout_of(dataset).part_files[part.name].takers)
                     optional.setdefault((dataset, part.source), []).append(f"{split}, {part.name}: {part.problem}")
     console.print(table)
     for line in releases:
@@ -81,22 +86,25 @@ def status(name: _Name, data_root: _Root = None) -> int:
         for line in lines:
             _say(console, f"{dataset} {line}")
         _say(console, f"  {source}")
-    if optional:
-        _say(console, _WHO_TAKES_DEPTH)
+    for line in dict.fromkeys(takers):
+        _say(console, line)
     return 1 if wrong else 0
 
 
 @app.command()
 def prepare(
-    name: _Name,
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"Data set: {', '.join(DATASETS.names())} or all; or {RENDEROCC}.")],
     data_root: _Root = None,
-    again: Annotated[bool, typer.Option("--again", help="Also make anew the labels that are there.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also make anew what is there.")] = False,
 ) -> int:
-    """Make the files that are not downloaded: KITTI-360's labels. What is there already is not made again without --again."""
+    """Make the files that are not downloaded: KITTI-360's labels; for renderocc, the lidar points in nuScenes' images that models
+    like RenderOcc learn from. What is there already is not made again without --again."""
     root = _root(data_root)
     console = Console(highlight=False)
     failed = 0
-    with told_on_interruption("interrupted; labels written so far are complete, the same command goes on from there"):
+    with told_on_interruption("interrupted; files written so far are complete, the same command goes on from there"):
+        if name == RENDEROCC:
+            return 1 if _prepare_renderocc(root, console, again) else 0
         for dataset in _datasets(name):
             if dataset == "kitti360":
                 failed += _prepare_kitti360(root, console, again)
@@ -105,45 +113,75 @@ def prepare(
     return 1 if failed else 0
 
 
+def _prepare_renderocc(root: Path, console: Console, again: bool) -> int:
+    """Number of frames whose lidar points cannot be brought into their images, and of splits that are not there."""
+    from experiments.datasets import prepare_renderocc
+    from experiments.datasets.layout import SPLITS
+
+    failed = 0
+    for split in SPLITS:
+        try:
+            with console.status(f"{RENDEROCC} {split}: looking for lidar points"):
+                sweeps = prepare_renderocc.sweeps(root, split)
+        except DataError as error:
+            _say(console, f"{RENDEROCC} {split}: {error}")
+            failed += 1
+            continue
+        steps = [
+            (prepare_renderocc.is_prepared(root, sweep), partial(prepare_renderocc.prepare, root, sweep)) for sweep in sweeps
+        ]
+        failed += _make(console, f"{RENDEROCC} {split}", "frames", steps, again)
+    return failed
+
+
 def _prepare_kitti360(root: Path, console: Console, again: bool) -> int:
     """Number of frames whose labels cannot be made, and of splits that are not there."""
-    from experiments.bars import Bar
     from experiments.datasets import layout_kitti360 as layout
     from experiments.datasets.prepare_kitti360 import is_prepared
     from experiments.datasets.prepare_kitti360 import prepare as prepare_frame
 
-    failed: list[str] = []
+    failed = 0
     for split in layout.SPLITS:
         title = f"kitti360 {split}"
         try:
             frames = layout.read_frames(root, split)
         except DataError as error:
             _say(console, f"{title}: {error}")
-            failed.append(split)
+            failed += 1
             continue
         with console.status(f"{title}: looking for labels"):
-            todo = [frame for frame in frames if again or not is_prepared(root, frame)]
-        before = len(failed)
-        bar = Bar(console, f"{title} labels", len(frames), len(frames) - len(todo))
-        try:
-            for frame in todo:
-                try:
-                    prepare_frame(root, frame)
-                except DataError as error:
-                    failed.append(frame.name)
-                    if len(failed) - before <= NAMED:
-                        _say(console, f"  {error}")
-                bar.advance(f"{len(failed) - before} failed")
-        finally:
-            bar.close()
-        if len(failed) - before > NAMED:
-            _say(console, f"  and {len(failed) - before - NAMED} more")
-        made = len(todo) - (len(failed) - before)
-        _say(console, f"{title}: {made} labels made, {len(frames) - len(todo)} were there, {len(failed) - before} cannot be made")
-        depth = inventory("kitti360", root, split).depth
-        if depth is not None and depth.problem:
-            _say(console, f"{title}, depth: {depth.problem}: {depth.source}. {_WHO_TAKES_DEPTH}")
-    return len(failed)
+            steps = [(is_prepared(root, frame), partial(prepare_frame, root, frame)) for frame in frames]
+        failed += _make(console, title, "labels", steps, again)
+        for part in inventory("kitti360", root, split).optional.values():
+            if part.problem:
+                takers = layout_of("kitti360").part_files[part.name].takers
+                _say(console, f"{title}, {part.name}: {part.problem}: {part.source}. {takers}")
+    return failed
+
+
+def _make(console: Console, title: str, what: str, steps: Sequence[tuple[bool, Callable[[], Any]]], again: bool) -> int:
+    """Take the steps that were not taken before, or all ``again``; returns how many failed."""
+    from experiments.bars import Bar
+
+    todo = [step for done, step in steps if again or not done]
+    failed = 0
+    bar = Bar(console, f"{title} {what}", len(steps), len(steps) - len(todo))
+    try:
+        for step in todo:
+            try:
+                step()
+            except DataError as error:
+                failed += 1
+                if failed <= NAMED:
+                    _say(console, f"  {error}")
+            bar.advance(f"{failed} failed")
+    finally:
+        bar.close()
+    if failed > NAMED:
+        _say(console, f"  and {failed - NAMED} more")
+    there = len(steps) - len(todo)
+    _say(console, f"{title}: {len(todo) - failed} {what} made, {there} were there, {failed} cannot be made")
+    return failed
 
 
 @app.command()
@@ -193,10 +231,11 @@ def _verify_split(dataset: str, root: Path, split: str, count: int | None, seed:
         from experiments.toyworld import default_cache
 
         checks = FrameChecks(dataset, root, split)
-        depths = [[path] if path.is_file() else [] for path in found.depths] or [[] for _ in found.frames]
+        optional = [[path for own in found.files.values() for path in own[number]] for number in range(len(found.frames))]
+        optional = [[path for path in files if path.is_file()] for files in optional]
         raw = layout_of(dataset).raw_files
         sources = [[path for path in own if path.is_file()] for own in raw(root, split)] if raw else [[] for _ in found.frames]
-        files = [[*own, *depth, *source] for own, depth, source in zip(found.frames, depths, sources, strict=True)]
+        files = [[*own, *more, *source] for own, more, source in zip(found.frames, optional, sources, strict=True)]
         notes = Notes(default_cache() / "verified", dataset, root, split, files)
     everything = range(len(checks))
     drawn = everything if count is None else sorted(random.Random(seed).sample(everything, min(count, len(checks))))

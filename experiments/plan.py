@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -56,7 +56,7 @@ class Plan:
     """What will be run, in order.
 
     data_root         a folder with real data, or None for the generated world
-    data_fingerprint  of the data every cell reads
+    data_fingerprint  of the data that the cells read, see ``Cell.data_read``
     overrides         what the command changes, before it is said which rows that changes
     train_fingerprint  of what of it a training reads ("": not known)
     cells             one or more a row; a row that shows another table's cell has that one (``Row.cell_of``)
@@ -72,6 +72,11 @@ class Plan:
     said: tuple[str, ...]
     train_fingerprint: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> set[str]:
+        """Parts of a batch that any of the cells reads, of training frames or others."""
+        return {part for cell in self.cells for first in chain_of(cell) for part in first.row.parts(training=True)}
 
 
 def requests(spec: TableSpec | ViewSpec, rows: tuple[str, ...], **options: Any) -> tuple[Request, ...]:
@@ -115,7 +120,7 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
     if request.settings:
         _check_settings(trial)
     _check_first_weights(request, trial)
-    fingerprint, train_fingerprint = _data_fingerprints(request, preset, data_root, rows, overrides)
+    fingerprint, train_fingerprint = _data_fingerprints(request, preset, data_root, rows, trial, overrides)
     if data_root is not None and request.table.preset(preset).data.source == "toyworld":
         # The folder's name is for people. What tells two data sets apart, and knows one that was moved, is the fingerprint of
         # what a training reads: where only frames that are evaluated on change, its weights stand.
@@ -258,30 +263,51 @@ def chain_of(cell: Cell) -> Iterator[Cell]:
 
 
 def _data_fingerprints(
-    request: Request, preset: PresetName, data_root: Path | None, rows: tuple[Row, ...], overrides: dict[str, Any]
+    request: Request,
+    preset: PresetName,
+    data_root: Path | None,
+    rows: tuple[Row, ...],
+    cells: Sequence[Cell],
+    overrides: dict[str, Any],
 ) -> tuple[str, str]:
     """Of the data, and of what a training reads of it. Raises DataError where a file that the rows read is missing or empty.
 
-    Known without reading the generated world: its configuration and generator decide its content.
+    Known without reading the generated world: its configuration and generator decide its content. Rows that read files of their
+    own have a word ``row=fingerprint`` for those (``Cell.data_read``).
     """
+    reading = {first.row.name: first.row for cell in cells for first in chain_of(cell) if first.row.parts(training=True)}
     table = request.table
     if data_root is None:
         generated = f"toyworld-{toy(table).fingerprint(changed_preset(table.preset(preset), overrides).data.toyworld)}"
-        return generated, generated
+        files_of = DATASETS.load(table.dataset).part_files
+        words = [generated]
+        for name, row in reading.items():
+            made = {part: files_of[part].version for part in row.parts(True) if part in files_of and files_of[part].make}
+            words += [f"{name}={_digest_of(sorted(made.items()))}"] if made else []
+        return " ".join(words), " ".join(words)
     from experiments.datasets.layouts import SplitFiles, layout_of, look
 
     mini = changed_preset(table.preset(preset), overrides).data.mini
-    depth = any("depth" in row.reads for row in rows)
     found: dict[str, SplitFiles] = {}
+    extra: dict[str, list[str]] = {name: [] for name in reading}
     for split in ("train", layout_of(table.dataset).evaluated):
-        seen = found[split] = look(table.dataset, data_root, split, mini, depth)
+        looks: dict[str, SplitFiles] = {}  # by what is read, which several rows have in common
+        for name, row in reading.items():
+            parts = row.parts(split == "train")
+            if str(parts) not in looks:
+                looks[str(parts)] = look(table.dataset, data_root, split, mini, parts)
+            extra[name].append(looks[str(parts)].extra(table.dataset))
+        seen = found[split] = next(iter(looks.values())) if looks else look(table.dataset, data_root, split, mini)
         if request.all_files and not (request.eval_only and split == "train"):
             labels_alone = split == "train" and not any(row.trained for row in rows)
             files = {file: size for frame in seen.frames for file, size in list(frame.items())[: 1 if labels_alone else None]}
             _check_files(f"{table.dataset} {split}", files, data_root, "")
-            _check_files(f"{table.dataset} {split}, depth", seen.depths, data_root, "; --row names rows that take no depth")
-    whole = hashlib.sha256("".join(seen.fingerprint for seen in found.values()).encode()).hexdigest()[:16]
-    return whole, found["train"].read[:16]
+            for part, own in [entry for looked in looks.values() for entry in looked.parts.items()]:
+                _check_files(f"{table.dataset} {split}, {part}", own, data_root, f"; --row names rows that take no {part}")
+    whole = _digest_of("".join(seen.fingerprint for seen in found.values()))
+    words = [f"{name}={_digest_of(digests)}" for name, digests in extra.items() if any(digests)]
+    trained = [f"{name}={_digest_of(digests[0])}" for name, digests in extra.items() if digests[0]]
+    return " ".join([whole, *words]), " ".join([found["train"].read[:16], *trained])
 
 
 def _check_files(what: str, files: dict[Path, int], data_root: Path, way_out: str) -> None:
@@ -303,10 +329,19 @@ def toy(table: TableSpec) -> Any:
     return DATASETS.part(dataset.toy)
 
 
-def toy_data(table: TableSpec, preset: str, overrides: dict[str, Any] | None = None) -> Path:
-    """The data root of a preset's generated data, generated first if it is not there."""
+def toy_data(table: TableSpec, preset: str, overrides: dict[str, Any] | None = None, reads: Collection[str] = ()) -> Path:
+    """The data root of a preset's generated data, generated first if it is not there; with what has to be made of it for the
+    parts of a batch that are read."""
     root: Path = toy(table).ensure(changed_preset(table.preset(preset), overrides or {}).data.toyworld)
+    dataset = DATASETS.load(table.dataset)
+    for make in dict.fromkeys(of.make for part, of in dataset.part_files.items() if part in reads and of.make):
+        for split in dataset.splits:
+            DATASETS.part(make)(root, split)
     return root
+
+
+def _digest_of(content: object) -> str:
+    return hashlib.sha256(str(content).encode()).hexdigest()[:16]
 
 
 def _digest(path: Path) -> str:

@@ -277,7 +277,7 @@ def _job(plan: Plan, options: Options, console: Console) -> Job:
     from experiments.cell.runner import Job
 
     return Job(
-        data_root=plan.data_root or toy_data(plan.table, plan.preset, plan.overrides),
+        data_root=plan.data_root or toy_data(plan.table, plan.preset, plan.overrides, plan.reads),
         data_fingerprint=plan.data_fingerprint,
         train_fingerprint=plan.train_fingerprint,
         results=options.results,

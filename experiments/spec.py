@@ -104,6 +104,10 @@ class Row:
         """Parts of a batch beyond images and cameras that the row's model needs."""
         return self.recipe.reads if self.runs else ()
 
+    def parts(self, training: bool) -> dict[str, tuple[int, ...]]:
+        """What is read of a training frame, or of another one, see ``Recipe.parts``."""
+        return self.recipe.parts(training) if self.runs else {}
+
 
 @dataclass(frozen=True)
 class DataPreset:
@@ -477,6 +481,15 @@ class Cell:
         """``<table>/<preset>/<name>``, unique among all cells."""
         return f"{self.table.name}/{self.preset_name}/{self.name}"
 
+    def data_read(self, data_fingerprint: str) -> str:
+        """The fingerprint of the data that this cell reads, of one for several rows.
+
+        That is one of what every row reads, and words ``row=fingerprint`` for the files that a row reads besides.
+        """
+        words = data_fingerprint.split(" ")
+        own = [word.rpartition("=")[2] for word in words if word.rpartition("=")[0] == self.row.name]
+        return "+".join([" ".join(word for word in words if "=" not in word), *own])
+
     def fingerprint(self, data_fingerprint: str) -> str:
         """Hash of everything that defines the cell's numbers, except code: spec, preset, seed, overrides, data."""
         content = {
@@ -492,7 +505,7 @@ class Cell:
             "renderer": self.renderer,
             "seed": self.seed,
             "overrides": self.overrides,
-            "data": data_fingerprint,
+            "data": self.data_read(data_fingerprint),
         }
         if (weights := self.first_weights) is not None and weights.file not in (FCOS3D.file, *self.row.recipe.marks.values()):
             content["first_weights"] = weights.file

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from baselines.gaussrender import GaussRenderConfig, render_views
-from baselines.interface import OccupancyBatch, OccupancyGrid
+from baselines.interface import BatchPart, OccupancyBatch, OccupancyGrid
 from renderers import Cameras, Renderer
 
 SHORT = 101  # samples of a short evaluation: `valeoai/GaussRender eval.py` stops after as many
@@ -26,6 +26,7 @@ def one(batch: OccupancyBatch, index: int) -> OccupancyBatch:
     chosen: dict[str, Any] = {
         f.name: value[index : index + 1] for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)
     }
+    chosen |= {f.name: part.one(index) for f in fields(batch) if isinstance(part := getattr(batch, f.name), BatchPart)}
     return replace(batch, **chosen, meta=batch.meta[index : index + 1])
 
 
@@ -81,7 +82,7 @@ class RenderingEvaluator(Evaluator):
 
 
 class ShuffledImages(Dataset[OccupancyBatch]):
-    """A data set whose frames show the images (and their depth) of another scene; labels, masks and cameras stay.
+    """A data set whose frames show the images (with depth and earlier ones) of another scene; labels, masks and cameras stay.
 
     What a model scores on it is what it knows without looking. The partner of a frame is fixed: frames are ordered by
     scene and shifted by the size of the largest one. Raises ValueError if one scene holds more than half of the frames.
@@ -100,4 +101,4 @@ class ShuffledImages(Dataset[OccupancyBatch]):
 
     def __getitem__(self, index: int) -> OccupancyBatch:
         shown = self._dataset[self._partner[index]]
-        return replace(self._dataset[index], images=shown.images, depth=shown.depth)
+        return replace(self._dataset[index], images=shown.images, depth=shown.depth, history=shown.history)

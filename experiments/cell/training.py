@@ -223,7 +223,7 @@ def work(
         overrides=cell.overrides,
         renderer_settings={name: used for name, (_, used) in views.renderer.departures(views.config.raster).items()},
         fingerprint=cell.fingerprint(job.data_fingerprint),
-        data_fingerprint=job.data_fingerprint,
+        data_fingerprint=cell.data_read(job.data_fingerprint),
         git_commit=progress.git_commit,
         git_dirty=progress.git_dirty,
         command=job.command,
@@ -262,7 +262,8 @@ _HOOKS: dict[str, Any] = {"logger": None, "sampler_seed": None, "timer": None}
 
 def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
     sight = split == "train" and cell.preset.loss_in_sight > 0
-    return build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, cell.row.reads, sight)
+    reads, rays = cell.row.parts(split == "train"), cell.row.recipe.rays.get(cell.preset.model_size, 0)
+    return build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, reads, sight, rays)
 
 
 def _start_from(first: Cell, model: OccupancyModel, job: Job, cell: Cell) -> None:
@@ -474,7 +475,7 @@ def _params(cell: Cell, job: Job, iterations: int) -> dict[str, Any]:
         "iterations": iterations,
         "processes": get_dist_info()[1],
         "command": job.command,
-        "data_fingerprint": job.data_fingerprint,
+        "data_fingerprint": cell.data_read(job.data_fingerprint),
         **{f"data.{name}": value for name, value in preset["data"].items()},
         **{f"schedule.{name}": value for name, value in asdict(cell.schedule).items()},
         **{f"gaussrender.{name}": value for name, value in (cell.gaussrender or {}).items()},

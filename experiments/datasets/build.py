@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from baselines.recipe import FRAMES, OWN
 from experiments.datasets.frames import OccupancyFrames
 from experiments.datasets.registry import DATASETS
 from experiments.datasets.transforms import ImageTransform
@@ -20,14 +21,23 @@ def reader(name: str) -> type[OccupancyFrames[Any]]:
 
 
 def build_dataset(
-    name: str, data_root: Path, split: str, data: DataPreset, seed: int, reads: Collection[str] = (), sight: bool = False
+    name: str,
+    data_root: Path,
+    split: str,
+    data: DataPreset,
+    seed: int,
+    reads: Collection[str] | Mapping[str, tuple[int, ...]] = (),
+    sight: bool = False,
+    rays: int = 0,
 ) -> OccupancyFrames[Any]:
     """A split of the data set ``name`` at the preset's sizes; small generated data sets stay in memory.
 
     ``seed`` is that of the augmentation, which the training split alone has. ``reads``: parts of a batch beyond images and
-    cameras (``Recipe.reads``); ``sight``: with the voxels in sight, for losses that ask. Raises DataError for an unknown name,
-    for a part that the data set does not provide and for whatever is missing on disk.
+    cameras, with the moments that they show (``Recipe.parts``) or without; ``sight``: with the voxels in sight, for losses that
+    ask; ``rays``: how many are drawn of a frame, 0: all. Raises DataError for an unknown name, for a part that the data set does
+    not provide and for whatever is missing on disk.
     """
+    shown = dict(reads) if isinstance(reads, Mapping) else {part: FRAMES.get(part, OWN) for part in reads}
     dataset = DATASETS.load(name)
     if lacking := [part for part in reads if part not in dataset.parts]:
         parts = " and ".join(lacking)
@@ -44,6 +54,11 @@ def build_dataset(
         mirror=data.mirror,
         seed=seed,
         cache=data.source == "toyworld",
-        depth="depth" in reads,
+        depth="depth" in shown,
         sight=sight,
+        chain="chain" in shown,
+        history=shown.get("history", ()),
+        neighbours=shown.get("neighbours", ()),
+        rays=shown.get("rays", ()),
+        ray_count=rays,
     )

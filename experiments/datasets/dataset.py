@@ -8,9 +8,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baselines.published import Published
+from experiments.datasets.moments import Moment
 
 if TYPE_CHECKING:
     from baselines.interface import OccupancyGrid
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """Files that a data set has for a part of the batch alone, and that only some models take.
+
+    files    (data root, split, what ``frame_files`` lists) -> for each frame its files
+    get      what brings them
+    takers   which rows read them, for people
+    counted  whether fingerprints of data cover them; one that has records from before they did is left as it was
+    make     "module:function" (data root, split) that makes those that are not there, called for generated data; "" where the
+             generator writes them
+    version  of what ``make`` makes; raise it with every change to that
+    """
+
+    files: Callable[[Path, str, list[list[Path]]], list[list[Path]]]
+    get: str
+    takers: str
+    counted: bool = True
+    make: str = ""
+    version: int = 1
 
 
 @dataclass(frozen=True)
@@ -36,8 +58,8 @@ class DataSet:
     sources      what brings the index, the labels, the images
     index_name   of the index, for people
     parts        fields of OccupancyBatch beyond images and cameras that it can provide
-    depth_files  (data root, split) -> for each frame the file with its depth, where some models take one
-    get_depth    what brings the depth
+    part_files   of the parts that have files of their own
+    moments      (data root, split) -> when each frame was taken, of a data set with poses
     raw_files    (data root, split) -> for each frame the files that its label was made of, where they are published
     toy          "module:object" with ``fingerprint(fields)`` and ``ensure(fields)`` of a generated data set, see
                  ``experiments.toyworld``; "" where there is none
@@ -64,8 +86,8 @@ class DataSet:
     sources: tuple[str, str, str] = ("its publisher", "its publisher", "its publisher")
     index_name: str = "info pickle"
     parts: tuple[str, ...] = ()
-    depth_files: Callable[[Path, str], list[Path]] | None = None
-    get_depth: str = ""
+    part_files: Mapping[str, PartFiles] = field(default_factory=dict)
+    moments: Callable[[Path, str], list[Moment]] | None = None
     raw_files: Callable[[Path, str], list[list[Path]]] | None = None
     toy: str = ""
 

@@ -6,7 +6,7 @@ import math
 
 from baselines.published import Published
 from experiments.datasets import layout_kitti360
-from experiments.datasets.dataset import DataSet
+from experiments.datasets.dataset import DataSet, PartFiles
 
 # Voxels of each class in the training set (valeoai/GaussRender src/loss/occupancy_loss.py).
 _VOXELS = (
@@ -40,9 +40,15 @@ DATASET = DataSet(
     folders=("preprocess/labels", "data_2d_raw"),
     sources=(layout_kitti360.PUBLISHED, layout_kitti360.PREPARE, layout_kitti360.GET_IMAGES),
     index_name="voxel files",
-    parts=("depth",),
-    depth_files=layout_kitti360.depth_files,
-    get_depth=layout_kitti360.GET_DEPTH,
+    parts=("depth", "chain"),
+    part_files={
+        "depth": PartFiles(
+            layout_kitti360.depth_files,
+            layout_kitti360.GET_DEPTH,
+            "Depth is only read by Symphonies; the other rows of table_kitti360 run without it.",
+            counted=False,
+        )
+    },
     raw_files=layout_kitti360.raw_files,
     toy="experiments.toyworld:KITTI360",
 )

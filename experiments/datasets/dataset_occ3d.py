@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from baselines.published import Published
-from experiments.datasets import layout
+from experiments.datasets import layout, layout_lidar_pixels
 from experiments.datasets.dataset import DataSet
 
 DATASET = DataSet(
@@ -31,5 +31,8 @@ DATASET = DataSet(
     image_size=layout.NUSCENES_IMAGE_SIZE,
     folders=("gts", "nuscenes/samples"),
     sources=(layout.PUBLISHED, layout.GET_LABELS, layout.GET_IMAGES),
+    parts=("chain", "history", "neighbours", "depth", "rays"),
+    part_files=layout_lidar_pixels.part_files(make="experiments.datasets.prepare_renderocc:make"),
+    moments=layout.moments,
     toy="experiments.toyworld:OCC3D",
 )

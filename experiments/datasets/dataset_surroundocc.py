@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from baselines.published import Published
-from experiments.datasets import layout, layout_surroundocc
+from experiments.datasets import layout, layout_lidar_pixels, layout_surroundocc
 from experiments.datasets.dataset import DataSet
 
 DATASET = DataSet(
@@ -31,6 +31,9 @@ DATASET = DataSet(
     image_size=layout.NUSCENES_IMAGE_SIZE,
     folders=("surroundocc/samples", "nuscenes/samples"),
     sources=(layout_surroundocc.PUBLISHED, layout_surroundocc.GET_LABELS, layout.GET_IMAGES),
+    parts=("chain", "history", "neighbours", "depth", "rays"),
+    part_files=layout_lidar_pixels.part_files(make=""),
+    moments=layout_surroundocc.moments,
     toy="experiments.toyworld:SURROUNDOCC",
 )
 """Frame of LIDAR_TOP: x right, y forward."""

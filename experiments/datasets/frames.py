@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from baselines.interface import BatchPart, OccupancyBatch, OccupancyGrid
+from baselines.interface import BatchPart, History, Neighbours, OccupancyBatch, OccupancyGrid, RaySupervision
 from experiments.datasets.layout import CAMERAS, mini_indices
+from experiments.datasets.moments import Moment, Timeline
+from experiments.datasets.parts import Geometry, Shot, camera_chain, history, neighbours
 from experiments.datasets.sight import in_sight
 from experiments.datasets.transforms import ImageTransform, coarsen_labels, distort, read_depth, read_image
 from experiments.datasets.unpickle import DataError
 
 Frame = TypeVar("Frame")
+_RAYS = 1  # tells the draw of a frame's rays from that of its augmentation
 Labels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 
 
@@ -72,12 +75,11 @@ def _mirrored(array: NDArray[Any], axis: int) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class _Pixels:
-    """What is decoded once a frame: images [V, h, w, 3] uint8, the size of the files' images, and depth [V, h, w] in metres."""
+    """What is decoded once a frame: images [V, h, w, 3] uint8 at the network's size, and the size of the files' images."""
 
     images: NDArray[np.uint8]
     native_width: int
     native_height: int
-    depth: NDArray[np.float32] | None
 
 
 class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
@@ -97,13 +99,21 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     cache               keep decoded images and labels in memory; for small data sets only
     depth               fill the batch's ``depth``, at the size of the network's input
     sight               fill the batch's ``sight``: the labels' own mask where they have one of the cameras, else cast
+    chain               fill the batch's ``chain``
+    history             fill the batch's ``history`` with these key frames of the scene, all earlier (-1: the one before), each
+                        distorted as the batch's images are; past the scene's beginning with its first frame
+    neighbours          fill the batch's ``neighbours`` with these (-1: the one before, 1: the next one); they are not distorted
+    rays                fill the batch's ``rays`` from these, the batch's own (0) first; where the scene ends there are fewer
+    ray_count           rays that are drawn of a frame, from (seed, draw, index); 0: all
 
+    Other key frames are those that the split's list has of the scene, in order of time, also where ``mini`` leaves them out.
     Items are addressed by an index or by a pair (index, draw), where ``draw`` (say, the epoch; see ``TrainSampler``)
     picks the augmentation; an index alone means draw 0. ``meta`` holds at least: token, scene, index, image_paths.
 
     A subclass lists its frames and reads one: ``_list``, ``_image_paths``, ``_calibration``, ``_read_labels``, ``_meta``,
-    and ``_depth_paths`` where there is depth. Raises DataError, naming the file, for whatever is missing or damaged, and
-    where depth is asked of a data set that has none, or mirroring of one with several cameras.
+    ``_depth_paths`` where there is depth, ``_moment`` and ``_to_global`` where there are poses, ``_read_rays`` where there are
+    rays. Raises DataError, naming the file, for whatever is missing or damaged, and where a part is asked of a data set that
+    does not have it, or mirroring of one with several cameras.
     """
 
     camera_names: tuple[str, ...] = CAMERAS
@@ -114,6 +124,12 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
 
     has_camera_mask = False
     """Whether the mask of the voxels that count says which ones the cameras see."""
+
+    has_moments = False
+    """Whether frames have poses and time stamps, and so others before and after them."""
+
+    has_rays = False
+    """Whether there are rays with known surfaces."""
 
     has_ray_origins = False
     """Whether ``meta`` holds "ray_origins", from which RayIoU casts its rays."""
@@ -133,9 +149,22 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         cache: bool = False,
         depth: bool = False,
         sight: bool = False,
+        chain: bool = False,
+        history: tuple[int, ...] = (),
+        neighbours: tuple[int, ...] = (),
+        rays: tuple[int, ...] = (),
+        ray_count: int = 0,
     ) -> None:
-        if depth and not self.get_depth:
-            raise DataError(f"{type(self).__name__} has no depth: take another data set, or a model that does not need depth")
+        asked = {"depth": depth, "history": history, "neighbours": neighbours, "rays": rays}
+        has = {"depth": bool(self.get_depth), "rays": self.has_rays} | dict.fromkeys(("history", "neighbours"), self.has_moments)
+        if lacking := [part for part, wanted in asked.items() if wanted and not has[part]]:
+            raise DataError(f"{type(self).__name__} has no {lacking[0]}: take another data set, or a model that does not need it")
+        if any(offset >= 0 for offset in history):
+            raise ValueError(f"history must be of earlier key frames, -1 the one before, got {history}")
+        if 0 in neighbours:
+            raise ValueError(f"neighbours must be other key frames than the batch's own, got {neighbours}")
+        if rays and rays[0] != 0:
+            raise ValueError(f"rays must be of the batch's own key frame, 0, first, got {rays}")
         if mirror and len(self.camera_names) > 1:
             raise DataError(f"{type(self).__name__} has {len(self.camera_names)} cameras: only frames of one can be mirrored")
         self.data_root = Path(data_root)
@@ -150,9 +179,14 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self.seed = seed
         self.with_depth = depth
         self.with_sight = sight
+        self.with_chain = chain
+        self.history, self.neighbours, self.rays, self.ray_count = history, neighbours, rays, ray_count
         self._all_frames = self._list()
         self._chosen = mini_indices(len(self._all_frames)) if mini else list(range(len(self._all_frames)))
+        moved = any(offset != 0 for offset in (*history, *neighbours, *rays))
+        self._timeline = Timeline([self._moment(frame) for frame in self._all_frames]) if moved else None
         self._pixels: dict[int, _Pixels] | None = {} if cache else None
+        self._depth: dict[int, NDArray[np.float32]] | None = {} if cache else None
         self._labels: dict[int, Labels] | None = {} if cache else None
         self._sight: dict[int, NDArray[np.bool_]] | None = {} if cache else None
 
@@ -172,6 +206,21 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         """The depth of the V cameras."""
         raise NotImplementedError
 
+    def _moment(self, frame: Frame) -> Moment:
+        """When the frame was taken."""
+        raise NotImplementedError
+
+    def _to_global(self, frame: Frame) -> NDArray[np.float64]:
+        """[4, 4] reference frame of a frame -> global frame."""
+        raise NotImplementedError
+
+    def _read_rays(
+        self, shown: list[tuple[int, NDArray[np.float64]]], geometry: Geometry, generator: np.random.Generator, count: int
+    ) -> RaySupervision:
+        """``count`` rays (0: all) of frames, the batch's own first: each its position in ``_list``, and [4, 4] its reference
+        frame -> that of the batch, which ``geometry`` changes."""
+        raise NotImplementedError
+
     @abstractmethod
     def _calibration(self, frame: Frame) -> Calibration:
         """The frame's cameras."""
@@ -189,27 +238,32 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
 
     def __getitem__(self, key: int | tuple[int, int]) -> OccupancyBatch:
         index, draw = key if isinstance(key, tuple) else (key, 0)
-        frame = self._frame(index)
-        pixels = self._read_pixels(index)
+        position = self._chosen[index]
+        frame = self._all_frames[position]
+        pixels = self._read_pixels(position)
+        depth = self._depth_of(position, pixels) if self.with_depth else None
         labels, counted = self.labels(index)
         cameras = self._calibration(frame)
-        to_input = np.eye(4)
-        to_input[:3, :3] = self.image.matrix(pixels.native_width, pixels.native_height)
+        geometry = Geometry(self.image.matrix(pixels.native_width, pixels.native_height), np.eye(3))
+        to_input = _full(geometry.image)
         scale = (self.label_camera_width or pixels.native_width) / pixels.native_width
-        try:
-            pinholes = cameras.scaled_pinholes(pixels.native_width, pixels.native_height)
-        except ValueError as error:
-            raise DataError(f"image {self._image_paths(frame)[0]}: {error}") from None
+        pinholes = self._pinholes(frame, cameras, pixels)
         intrinsics = pinholes.copy()
         intrinsics[:, :2] *= scale
         size = (round(pixels.native_width * scale), int(pixels.native_height * scale))
         sight = self._in_sight(index, intrinsics, cameras.labels, size) if self.with_sight else None
         generator = np.random.default_rng((self.seed, draw, index))
-        images, depth = self._network_input(pixels.images, generator), pixels.depth
-        if self.augment and self.mirror and generator.integers(2):
+        images = self._network_input(pixels.images, generator)
+        if mirrored := self.augment and self.mirror and bool(generator.integers(2)):
+            geometry = geometry.mirrored(self.image.width)
             images, depth = _mirrored(images, axis=-1), None if depth is None else _mirrored(depth, axis=-1)
             labels, counted = _mirrored(labels, axis=1), _mirrored(counted, axis=1)
             sight = None if sight is None else _mirrored(sight, axis=1)
+        parts: dict[str, Any] = dict(self._other_moments(position, pixels, mirrored, generator))
+        if self.with_chain:
+            parts["chain"] = camera_chain(pinholes, cameras.labels, geometry)
+        if self.rays:
+            parts["rays"] = self._drawn_rays(position, geometry, np.random.default_rng((self.seed, draw, index, _RAYS)))
         matrices = {
             "projection": np.stack([to_input @ _full(k) @ m for k, m in zip(pinholes, cameras.features, strict=True)]),
             "intrinsics": intrinsics,
@@ -226,7 +280,52 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             meta=[self._meta(index, frame)],
             depth=None if depth is None else torch.from_numpy(depth)[None],
             sight=None if sight is None else torch.from_numpy(sight)[None],
+            **parts,
         )
+
+    def _other_moments(
+        self, position: int, pixels: _Pixels, mirrored: bool, generator: np.random.Generator
+    ) -> dict[str, History | Neighbours]:
+        """The parts with images of other moments than ``position``, whose own are ``pixels``, as far as they are asked for."""
+        parts: dict[str, History | Neighbours] = {}
+        if self._timeline is None:
+            return parts
+        if self.history:
+            earlier = [self._timeline.back(position, offset) for offset in self.history]
+            shots = [self._shot(other, self._read_pixels(other), mirrored, generator) for other in earlier]
+            parts["history"] = history(shots, self._to_global(self._all_frames[position]))
+        if self.neighbours:
+            key = self._shot(position, pixels, mirrored)
+            others: list[tuple[Shot, float] | None] = []
+            for offset in self.neighbours:
+                other = self._timeline.at(position, offset)
+                seconds = 0.0 if other is None else self._timeline.seconds(position, other)
+                others.append(None if other is None else (self._shot(other, self._read_pixels(other), mirrored), seconds))
+            parts["neighbours"] = neighbours(key, others)
+        return parts
+
+    def _shot(self, position: int, pixels: _Pixels, mirrored: bool, distorted: np.random.Generator | None = None) -> Shot:
+        """A frame's images: as the network takes them with a generator that distorts them, else without normalisation."""
+        frame = self._all_frames[position]
+        cameras = self._calibration(frame)
+        geometry = Geometry(self.image.matrix(pixels.native_width, pixels.native_height), np.eye(3))
+        if distorted is None:
+            images = np.ascontiguousarray(pixels.images.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
+        else:
+            images = self._network_input(pixels.images, distorted)
+        if mirrored:
+            geometry, images = geometry.mirrored(self.image.width), _mirrored(images, axis=-1)
+        pinholes = self._pinholes(frame, cameras, pixels)
+        return Shot(images, pinholes, cameras.labels, self._to_global(frame), geometry)
+
+    def _drawn_rays(self, position: int, geometry: Geometry, generator: np.random.Generator) -> RaySupervision:
+        shown = [(position, np.eye(4))]
+        if others := [offset for offset in self.rays if offset]:
+            assert self._timeline is not None
+            from_global = np.linalg.inv(self._to_global(self._all_frames[position]))
+            for other in self._timeline.shown("rays", position, others):
+                shown.append((other, from_global @ self._to_global(self._all_frames[other])))
+        return self._read_rays(shown, geometry, generator, self.ray_count)
 
     def labels(self, index: int) -> Labels:
         """Class ids and mask of the voxels that count, [X, Y, Z], of a frame, without reading its images."""
@@ -258,22 +357,44 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     def check_source(self, index: int) -> None:
         """Raises DataError if a frame's label is not what its data set's raw form says; nothing where there is none."""
 
+    def check_part(self, part: str, index: int) -> None:
+        """Raises DataError if the files that a part of the batch has of a frame cannot be read."""
+        if part == "depth":
+            self.depth(index)
+        else:
+            self._drawn_rays(self._chosen[index], Geometry(np.eye(3), np.eye(3)), np.random.default_rng(0))
+
     def depth(self, index: int) -> NDArray[np.float32]:
         """Depth [V, h, w] in metres of a frame at the size of the network's input, 0 where unknown."""
-        pixels = self._read_pixels(index)
-        return self._read_depth(index, pixels.native_width, pixels.native_height) if pixels.depth is None else pixels.depth
+        position = self._chosen[index]
+        return self._depth_of(position, self._read_pixels(position))
 
-    def _read_depth(self, index: int, width: int, height: int) -> NDArray[np.float32]:
-        paths = self._depth_paths(self._frame(index))
+    def _depth_of(self, position: int, pixels: _Pixels) -> NDArray[np.float32]:
+        if self._depth is not None and position in self._depth:
+            return self._depth[position]
+        depth = self._read_depth(position, pixels.native_width, pixels.native_height)
+        if self._depth is not None:
+            self._depth[position] = depth
+        return depth
+
+    def _read_depth(self, position: int, width: int, height: int) -> NDArray[np.float32]:
+        """Depth [V, h, w] in metres at the size of the network's input of frames whose images are width x height."""
+        paths = self._depth_paths(self._all_frames[position])
         return np.stack([self.image.apply_to_depth(read_depth(path, width, height, self.get_depth)) for path in paths])
 
     def _frame(self, index: int) -> Frame:
         return self._all_frames[self._chosen[index]]
 
-    def _read_pixels(self, index: int) -> _Pixels:
-        if self._pixels is not None and index in self._pixels:
-            return self._pixels[index]
-        paths = self._image_paths(self._frame(index))
+    def _pinholes(self, frame: Frame, cameras: Calibration, pixels: _Pixels) -> NDArray[np.float64]:
+        try:
+            return cameras.scaled_pinholes(pixels.native_width, pixels.native_height)
+        except ValueError as error:
+            raise DataError(f"image {self._image_paths(frame)[0]}: {error}") from None
+
+    def _read_pixels(self, position: int) -> _Pixels:
+        if self._pixels is not None and position in self._pixels:
+            return self._pixels[position]
+        paths = self._image_paths(self._all_frames[position])
         images = np.empty((len(paths), self.image.height, self.image.width, 3), dtype=np.uint8)
         size: tuple[int, int] | None = None
         for view, path in enumerate(paths):
@@ -287,9 +408,9 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             except ValueError as error:
                 raise DataError(f"image {path}: {error}") from None
         assert size is not None
-        pixels = _Pixels(images, *size, self._read_depth(index, *size) if self.with_depth else None)
+        pixels = _Pixels(images, *size)
         if self._pixels is not None:
-            self._pixels[index] = pixels
+            self._pixels[position] = pixels
         return pixels
 
     def _network_input(self, images: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.float32]:

@@ -1,22 +1,23 @@
-"""What of a data set lies on disk, part by part: the index, the labels, the images and the depth of a split. No torch."""
+"""What of a data set lies on disk, part by part: the index, the labels, the images of a split, and what some models take."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from experiments.datasets.layouts import layout_of
 from experiments.datasets.unpickle import DataError
 
-LABELS, IMAGES, DEPTH = "labels", "images", "depth"
+LABELS, IMAGES = "labels", "images"
 
 
 @dataclass(frozen=True)
 class Part:
     """One part of a split.
 
-    name      the index's own name (``Layout.index_name``), "labels", "images" or "depth"
+    name      the index's own name (``Layout.index_name``), "labels", "images", or that of a part of a batch
     there     files on disk that the index lists; of the index itself, the frames it lists
     expected  how many there should be; None where no readable index says which
     source    what brings it: a download, or a command
@@ -40,18 +41,18 @@ class Inventory:
 
     parts   index, labels, images
     frames  for each frame that the index lists the files it consists of, label first
-    depth   which only some models take; None for a data set without one
-    depths  for each frame the file with its depth
+    optional  what only some models take, by part of a batch
+    files   of the same, for each frame its files
     """
 
     parts: tuple[Part, Part, Part]
     frames: list[list[Path]]
-    depth: Part | None = None
-    depths: list[Path] = field(default_factory=list)
+    optional: dict[str, Part] = field(default_factory=dict)
+    files: dict[str, list[list[Path]]] = field(default_factory=dict)
 
 
 def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
-    """Index, labels, images and, where the data set has it, depth of a split. Looks at names only.
+    """Index, labels, images and, where the data set has them, files that only some models take. Looks at names only.
 
     What is missing or damaged is described; DataError is raised for a data set or split that is not known and for a data
     root that is no folder.
@@ -70,7 +71,7 @@ def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
             _unlisted(LABELS, data_root / known.folders[0], labels, known.index_name),
             _unlisted(IMAGES, data_root / known.folders[1], images, known.index_name),
         )
-        return Inventory(parts, [], None if known.depth_files is None else Part(DEPTH, 0, None, known.get_depth))
+        return Inventory(parts, [], {part: Part(part, 0, None, of.get) for part, of in known.part_files.items()})
     listed_by = path.name if path.is_file() else f"the data set's {known.index_name}"
     release = next((release for release, count in counts.items() if count == len(frames)), None)
     if release is None and counts:
@@ -85,10 +86,11 @@ def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
         _listed(LABELS, [files[0] for files in frames], labels, data_root),
         _listed(IMAGES, [file for files in frames for file in files[1:]], images, data_root),
     )
-    if known.depth_files is None:
-        return Inventory(parts, frames)
-    depths = known.depth_files(data_root, split)
-    return Inventory(parts, frames, _listed(DEPTH, depths, known.get_depth, data_root), depths)
+    files = {part: of.files(data_root, split, frames) for part, of in known.part_files.items()}
+    optional = {
+        part: _listed(part, list(chain.from_iterable(files[part])), of.get, data_root) for part, of in known.part_files.items()
+    }
+    return Inventory(parts, frames, optional, files)
 
 
 def _known(counts: dict[str, int]) -> str:

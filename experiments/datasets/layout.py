@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from experiments.datasets.moments import Moment
 from experiments.datasets.unpickle import DataError, load_infos
 
 SPLITS = ("train", "val")
@@ -135,6 +136,24 @@ def label_path(data_root: str | Path, info: dict[str, Any], where: Path) -> Path
         raise DataError(f"{where}: 'occ_path' of {info.get('token', 'a frame')} does not end in <scene>/<token>")
     scene, token = parts
     return Path(data_root) / "gts" / scene / token / "labels.npz"
+
+
+def moment(scene: Any, microseconds: Any, where: Path, frame: str) -> Moment:
+    """When a key frame was taken; raises DataError naming the pickle and the frame for what is no time stamp."""
+    if isinstance(microseconds, bool) or not isinstance(microseconds, int):
+        raise DataError(f"{where}: 'timestamp' of {frame} must be whole microseconds, got {microseconds!r}")
+    return Moment(str(scene), microseconds)
+
+
+def moment_of(info: dict[str, Any], where: Path) -> Moment:
+    """The same of an info."""
+    return moment(field(info, "scene_name", where), field(info, "timestamp", where), where, str(info.get("token", "a frame")))
+
+
+def moments(data_root: str | Path, split: str) -> list[Moment]:
+    """When each frame of a split was taken."""
+    where = info_path(data_root, split)
+    return [moment_of(info, where) for info in read_infos(data_root, split)]
 
 
 def frame_files(data_root: str | Path, split: str) -> Iterator[list[Path]]:

@@ -195,9 +195,9 @@ def frame_files(data_root: str | Path, split: str) -> Iterator[list[Path]]:
         yield [label_path(data_root, frame), image_path(data_root, frame)]
 
 
-def depth_files(data_root: str | Path, split: str) -> list[Path]:
+def depth_files(data_root: str | Path, split: str, _: list[list[Path]]) -> list[list[Path]]:
     """The depth of each frame of a split."""
-    return [depth_path(data_root, frame) for frame in read_frames(data_root, split)]
+    return [[depth_path(data_root, frame)] for frame in read_frames(data_root, split)]
 
 
 def raw_files(data_root: str | Path, split: str) -> list[list[Path]]:

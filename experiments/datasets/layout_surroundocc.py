@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from experiments.datasets.layout import CAMERAS, OCC3D_CLASSES, SPLITS, checked_root, found
+from experiments.datasets.layout import CAMERAS, OCC3D_CLASSES, SPLITS, checked_root, found, moment
+from experiments.datasets.moments import Moment
 from experiments.datasets.unpickle import DataError, load_infos
 
 PUBLISHED = "GaussianFormer publishes it (github.com/huang-yh/GaussianFormer, its README links the pickles)"
@@ -89,6 +90,17 @@ def label_path(data_root: str | Path, frame: KeyFrame, where: Path) -> Path:
     """surroundocc/samples/<lidar file name>.npy."""
     name = PurePosixPath(str(frame.sensor(LIDAR, where)["filename"])).name
     return Path(data_root, "surroundocc", "samples", f"{name}.npy")
+
+
+def moment_of(frame: KeyFrame, where: Path) -> Moment:
+    """When a key frame was taken; raises DataError naming pickle and frame if it does not say."""
+    return moment(frame.scene, frame.info.get("timestamp"), where, f"frame {frame.index} of scene {frame.scene}")
+
+
+def moments(data_root: str | Path, split: str) -> list[Moment]:
+    """When each frame of a split was taken."""
+    where = info_path(data_root, split)
+    return [moment_of(frame, where) for frame in read_frames(data_root, split)]
 
 
 def frame_files(data_root: str | Path, split: str) -> Iterator[list[Path]]:

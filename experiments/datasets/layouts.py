@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.datasets import layout
 from experiments.datasets.dataset import DataSet
+from experiments.datasets.moments import Timeline
 from experiments.datasets.registry import DATASETS
 from experiments.datasets.unpickle import DataError
 
@@ -57,30 +58,59 @@ class SplitFiles:
     fingerprint  of all of them, see ``data_fingerprint``
     read         the same of the frames that are read alone
     frames       for each frame that is read, label first: file -> its size, -1 if it is missing
-    depths       of the same frames: file with the depth -> its size; no fingerprint covers it
+    parts        part of a batch -> the files that are read for it besides: file -> its size
     """
 
     fingerprint: str
     read: str
     frames: list[dict[Path, int]]
-    depths: dict[Path, int]
+    parts: dict[str, dict[Path, int]]
+
+    def extra(self, dataset: str) -> str:
+        """A fingerprint of the parts' files; "" where there are none that fingerprints cover."""
+        left_out = {part for part, of in layout_of(dataset).part_files.items() if not of.counted}
+        counted = {part: files for part, files in self.parts.items() if files and part not in left_out}
+        listing = ",".join(sorted(counted)).encode()
+        return _fingerprint(listing, [counted[part] for part in sorted(counted)]) if counted else ""
 
 
-def look(dataset: str, data_root: str | Path, split: str, mini: bool = False, depth: bool = False) -> SplitFiles:
+def look(
+    dataset: str, data_root: str | Path, split: str, mini: bool = False, reads: Mapping[str, Iterable[int]] | None = None
+) -> SplitFiles:
     """Look at a split's files, once each. Raises DataError like ``data_fingerprint``.
 
     mini   only upstream's ``mini_indices`` are read
-    depth  the frames' depth is read too
+    reads  parts of a batch that are read too -> the moments that they show (``Recipe.parts``)
     """
     known, root = layout_of(dataset), Path(data_root)
     names = list(known.frame_files(root, split))  # reads the index with all its checks
     listing = known.listing(root, split)
     frames = [{file: _size(file) for file in files} for files in names]
-    chosen = layout.mini_indices(len(frames)) if mini else range(len(frames))
+    chosen = list(layout.mini_indices(len(frames)) if mini else range(len(frames)))
     read = [frames[index] for index in chosen]
-    listed = known.depth_files(root, split) if depth and known.depth_files is not None else []
-    depths = {listed[index]: _size(listed[index]) for index in chosen} if listed else {}
-    return SplitFiles(_fingerprint(listing, frames), _fingerprint(listing, read), read, depths)
+    parts = _part_files(known, root, split, names, chosen, reads or {})
+    sizes = {part: {file: _size(file) for file in files} for part, files in parts.items()}
+    return SplitFiles(_fingerprint(listing, frames), _fingerprint(listing, read), read, sizes)
+
+
+def _part_files(
+    known: DataSet, root: Path, split: str, names: list[list[Path]], chosen: list[int], reads: Mapping[str, Iterable[int]]
+) -> dict[str, list[Path]]:
+    """The files of each part beyond those of the frames that are read anyway, in order."""
+    anyway = {file for index in chosen for file in names[index]}
+    timeline = Timeline(known.moments(root, split)) if known.moments and any(set(at) != {0} for at in reads.values()) else None
+    found: dict[str, list[Path]] = {}
+    for part, offsets in reads.items():
+        if part in known.part_files:
+            listed = known.part_files[part].files(root, split, names)
+        elif timeline is not None and set(offsets) != {0}:
+            listed = [images for _, *images in names]
+        else:
+            continue
+        shown = [timeline.shown(part, index, offsets) if timeline else [index] for index in chosen]
+        files = dict.fromkeys(file for positions in shown for position in positions for file in listed[position])
+        found[part] = [file for file in files if file not in anyway]
+    return found
 
 
 def data_fingerprint(dataset: str, data_root: str | Path, split: str) -> str:

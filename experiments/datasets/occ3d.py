@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
 from experiments.datasets.dataset_occ3d import DATASET
-from experiments.datasets.frames import Calibration, Labels, OccupancyFrames, pinhole
+from experiments.datasets.frames import Calibration, Labels, pinhole
 from experiments.datasets.geometry import lidar_to_ego, lidar_to_global, ray_origins, rigid
-from experiments.datasets.layout import CAMERAS, GET_LABELS, field, info_path, label_path, read_infos, resolve
+from experiments.datasets.layout import CAMERAS, GET_LABELS, field, info_path, label_path, moment_of, read_infos, resolve
+from experiments.datasets.lidar_pixels import LidarPixelFrames
+from experiments.datasets.moments import Moment
 from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npz
 
@@ -39,7 +41,7 @@ def read_labels(path: Path, grid: OccupancyGrid) -> tuple[NDArray[np.uint8], NDA
     return labels.astype(np.uint8), visible.astype(bool)
 
 
-class Occ3DNuScenes(OccupancyFrames[dict[str, Any]]):
+class Occ3DNuScenes(LidarPixelFrames[dict[str, Any]]):
     """Occ3D-nuScenes frames; arguments as in ``OccupancyFrames``, and
 
     data_root           folder with the info pickles, ``gts/`` and ``nuscenes/samples/``
@@ -52,6 +54,7 @@ class Occ3DNuScenes(OccupancyFrames[dict[str, Any]]):
     ray_origins ([n, 3] float64, ego frame, for RayIoU).
     """
 
+    has_moments = True
     has_camera_mask = True
     has_ray_origins = True
 
@@ -95,6 +98,15 @@ class Occ3DNuScenes(OccupancyFrames[dict[str, Any]]):
             token = frame.get("token", "?")
             raise DataError(f"{self.pickle}: calibration of {name} in frame {token} is unusable: {problem}") from error
         return Calibration(np.stack(pinholes), np.stack(features), np.stack(labels), ego_to_lidar)
+
+    def _moment(self, frame: dict[str, Any]) -> Moment:
+        return moment_of(frame, self.pickle)
+
+    def _to_global(self, frame: dict[str, Any]) -> NDArray[np.float64]:
+        try:
+            return rigid(frame["ego2global_rotation"], frame["ego2global_translation"])
+        except (KeyError, ValueError) as error:
+            raise DataError(f"{self.pickle}: the pose of frame {frame.get('token', '?')} is unusable: {error}") from error
 
     def _meta(self, index: int, frame: dict[str, Any]) -> dict[str, Any]:
         scene = str(frame["scene_name"])

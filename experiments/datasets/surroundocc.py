@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from baselines.interface import OccupancyGrid
 from experiments.datasets import layout_surroundocc as layout
 from experiments.datasets.dataset_surroundocc import DATASET
-from experiments.datasets.frames import Calibration, Labels, OccupancyFrames, pinhole
+from experiments.datasets.frames import Calibration, Labels, pinhole
 from experiments.datasets.geometry import rigid
 from experiments.datasets.layout import CAMERAS
+from experiments.datasets.lidar_pixels import LidarPixelFrames
+from experiments.datasets.moments import Moment
 from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npy
 
@@ -59,7 +61,7 @@ def _other(array: NDArray[Any]) -> str:
     return f"; it is {shapes[array.shape]}: SurroundOcc's own belong here" if array.shape in shapes else ""
 
 
-class SurroundOccNuScenes(OccupancyFrames[layout.KeyFrame]):
+class SurroundOccNuScenes(LidarPixelFrames[layout.KeyFrame]):
     """SurroundOcc-nuScenes frames; arguments as in ``OccupancyFrames``.
 
     data_root  folder with the info pickles, ``surroundocc/samples/`` and ``nuscenes/samples/``
@@ -69,6 +71,8 @@ class SurroundOccNuScenes(OccupancyFrames[layout.KeyFrame]):
     ego motion between lidar and camera time. There is no visibility mask: ``camera_mask`` is False only where the
     label is unknown. ``meta`` holds: token, scene (its token), frame_idx, index, image_paths, lidar_path.
     """
+
+    has_moments = True
 
     def __init__(self, data_root: str | Path, split: str, **options: Any) -> None:
         self.pickle = layout.info_path(data_root, split)
@@ -104,6 +108,18 @@ class SurroundOccNuScenes(OccupancyFrames[layout.KeyFrame]):
             raise DataError(f"{self.pickle}: calibration of {name} in {where} is unusable: {problem}") from error
         extrinsics = np.stack(lidar_to_camera)
         return Calibration(np.stack(pinholes), extrinsics, extrinsics, np.eye(4))
+
+    def _moment(self, frame: layout.KeyFrame) -> Moment:
+        return layout.moment_of(frame, self.pickle)
+
+    def _to_global(self, frame: layout.KeyFrame) -> NDArray[np.float64]:
+        try:
+            return _sensor_to_global(frame.sensor(layout.LIDAR, self.pickle))
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            where = f"frame {frame.index} of scene {frame.scene}"
+            raise DataError(f"{self.pickle}: the pose of {layout.LIDAR} in {where} is unusable: {error}") from error
 
     def _meta(self, index: int, frame: layout.KeyFrame) -> dict[str, Any]:
         return {

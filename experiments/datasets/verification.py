@@ -32,7 +32,8 @@ class FrameChecks(Dataset[tuple[int, str]]):
     Each frame goes through the loader as training reads it, at the published image size: its images are decoded, its
     labels and mask are checked for shape and class range, its matrices for their form. On top of that: images of the
     published size and complete files, finite matrices, and labels of this data set: its empty class fills most of a scene,
-    and where the raw voxels are there, they say the same. Where the frame has a depth file, that is read too.
+    and where the raw voxels are there, they say the same. Where the frame has the files of a part that only some models take,
+    that is read too.
 
     Raises DataError where the split cannot be listed.
     """
@@ -41,7 +42,8 @@ class FrameChecks(Dataset[tuple[int, str]]):
         self.layout = layout_of(dataset)
         width, height = self.layout.image_size
         self.frames = reader(dataset)(data_root, split, image=ImageTransform(width=width, height=height, distort=False))
-        self.depths = [] if self.layout.depth_files is None else self.layout.depth_files(data_root, split)
+        frames = list(self.layout.frame_files(data_root, split)) if self.layout.part_files else []
+        self.optional = {part: of.files(data_root, split, frames) for part, of in self.layout.part_files.items()}
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -68,8 +70,9 @@ class FrameChecks(Dataset[tuple[int, str]]):
                 raise DataError(f"frame {meta['token']}: {name} has NaN or infinite values")
         self._check_classes(number, str(meta["token"]))
         self.frames.check_source(number)
-        if self.depths and self.depths[number].is_file():
-            self.frames.depth(number)
+        for part, files in self.optional.items():
+            if all(path.is_file() for path in files[number]):
+                self.frames.check_part(part, number)
 
     def _check_classes(self, number: int, token: str) -> None:
         labels, grid = self.frames.labels(number)[0], self.frames.grid

@@ -55,7 +55,7 @@ def frame_info(scene: str, frame: int, number: int) -> dict[str, Any]:
         to_ego = camera_to_ego(heading)
         translation = np.array([0.2, 0.0, CAMERA_HEIGHT])
         cams[name] = {
-            "data_path": f"./data/nuscenes/samples/{name}/{token}.jpg",
+            "data_path": f"./data/nuscenes/samples/{name}/{token}__{name}.jpg",
             "type": name,
             "cam_intrinsic": np.array([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1.0]]),
             "sensor2ego_translation": translation.tolist(),

@@ -18,7 +18,7 @@ import surroundocc_layout
 
 from experiments import data
 from experiments.datasets import layout_kitti360, layouts, verification
-from experiments.datasets.layout import info_path
+from experiments.datasets.layout import PUBLISHED, info_path
 from experiments.datasets.registry import DATASETS
 from experiments.datasets.unpickle import load_infos
 
@@ -86,7 +86,8 @@ def an_image(root: Path, frame: int, split: str = "train") -> Path:
 def test_status_of_a_complete_data_set(command: Command, occ3d: Path) -> None:
     code, out, err = command("status", "occ3d", "--data-root", occ3d)
     assert (code, err) == (0, "")
-    assert out.count("3 of 3") == 4 and out.count("18 of 18") == 2  # pickle and labels, then images, of two splits
+    rows = "".join(line for line in out.splitlines() if line.startswith("│"))
+    assert rows.count("3 of 3") == 4 and rows.count("18 of 18") == 2  # pickle and labels, then images, of two splits
 
 
 def test_status_names_the_download_of_every_missing_part(command: Command, occ3d: Path) -> None:
@@ -96,7 +97,7 @@ def test_status_names_the_download_of_every_missing_part(command: Command, occ3d
     assert code == 1
     assert "occ3d train, labels: 1 of 3 files are missing" in out and "gts.tar.gz" in out
     assert "occ3d val, images: 1 of 18 files are missing" in out and "nuscenes.org" in out
-    assert "RenderOcc" not in out  # the pickles are complete
+    assert PUBLISHED not in out  # the pickles are complete
 
 
 def test_status_where_nothing_is(command: Command, tmp_path: Path) -> None:

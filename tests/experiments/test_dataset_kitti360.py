@@ -240,9 +240,12 @@ def test_damaged_depth_is_named(damaged: Path, values: np.ndarray | None, messag
         SSCBenchKITTI360(damaged, "test", image=SMALL, depth=True)[0]
 
 
-def test_other_data_sets_have_no_depth(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Occ3DNuScenes has no depth"):
-        Occ3DNuScenes(tmp_path, "val", depth=True)
+def test_a_data_set_without_depth_says_so(layout: Path) -> None:
+    class WithoutDepth(SSCBenchKITTI360):
+        get_depth = ""
+
+    with pytest.raises(DataError, match="WithoutDepth has no depth: take another data set"):
+        WithoutDepth(layout, "val", depth=True)
 
 
 def test_labels_of_other_number_types(tmp_path: Path) -> None:

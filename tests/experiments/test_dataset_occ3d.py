@@ -224,7 +224,7 @@ def test_describe_and_fingerprint(layout: Path, damaged: Path, tmp_path: Path) -
     assert describe(tmp_path / "nowhere") == []
     train, val = data_fingerprint("occ3d", damaged, "train"), data_fingerprint("occ3d", damaged, "val")
     assert train != val and train == data_fingerprint("occ3d", damaged, "train")
-    image = damaged / "nuscenes/samples/CAM_BACK/scene-0001-00.jpg"
+    image = damaged / "nuscenes/samples/CAM_BACK/scene-0001-00__CAM_BACK.jpg"
     image.write_bytes(image.read_bytes() + b"x")
     assert data_fingerprint("occ3d", damaged, "train") != train and data_fingerprint("occ3d", damaged, "val") == val
     image.unlink()
@@ -262,8 +262,8 @@ def test_missing_parts_are_named(damaged: Path, tmp_path: Path) -> None:
     label.unlink()
     with pytest.raises(DataError, match="labels.npz is missing.*gts.tar.gz"):
         first(damaged)
-    (damaged / "nuscenes/samples/CAM_BACK/scene-0001-00.jpg").unlink()
-    with pytest.raises(DataError, match="CAM_BACK/scene-0001-00.jpg is missing"):
+    (damaged / "nuscenes/samples/CAM_BACK/scene-0001-00__CAM_BACK.jpg").unlink()
+    with pytest.raises(DataError, match="CAM_BACK/scene-0001-00__CAM_BACK.jpg is missing"):
         first(damaged)
     (damaged / "bevdetv2-nuscenes_infos_train.pkl").unlink()
     with pytest.raises(DataError, match="bevdetv2-nuscenes_infos_train.pkl.*RenderOcc"):
@@ -271,9 +271,9 @@ def test_missing_parts_are_named(damaged: Path, tmp_path: Path) -> None:
 
 
 def test_damaged_images_are_named(damaged: Path) -> None:
-    image = damaged / "nuscenes/samples/CAM_FRONT_LEFT/scene-0001-00.jpg"
+    image = damaged / "nuscenes/samples/CAM_FRONT_LEFT/scene-0001-00__CAM_FRONT_LEFT.jpg"
     cv2.imwrite(str(image), np.zeros((HEIGHT, WIDTH + 2, 3), np.uint8))
-    with pytest.raises(DataError, match=f"scene-0001-00.jpg is {WIDTH + 2}x{HEIGHT}"):
+    with pytest.raises(DataError, match=f"scene-0001-00__CAM_FRONT_LEFT.jpg is {WIDTH + 2}x{HEIGHT}"):
         first(damaged)
     image.write_bytes(b"no image")
     with pytest.raises(DataError, match="cannot be decoded"):

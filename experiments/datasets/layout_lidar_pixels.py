@@ -1,0 +1,93 @@
+"""RenderOcc's files of lidar points in images: names, paths and format. No torch.
+
+    nuscenes/depth_gt/<image file>.bin         rows (u, v, depth) of the points in an image: pixels of the image as published,
+                                               metres along the camera's axis
+    nuscenes/seg_gt_lidarseg/<image file>.bin  rows (u, v, class) of the same points in the same order, classes 0..16 of Occ3D
+
+Both hold float32 (little-endian, no header) of the key frame's LIDAR_TOP sweep; <image file> ends in .jpg. What upstream's
+own tools write to ``depth_gt`` and ``seg_gt_lidarseg`` of the data root is found there too. (pmj110119/RenderOcc
+tools/gen_data/gen_depth_gt.py, gen_seg_gt_from_lidarseg.py)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.datasets.dataset import PartFiles
+from experiments.datasets.unpickle import DataError
+
+DEPTH, CLASSES = "depth_gt", "seg_gt_lidarseg"
+GET = (
+    "python -m experiments.data prepare renderocc makes it from nuScenes' lidar and lidarseg labels (nuscenes.org, Download), "
+    "as RenderOcc's tools/gen_data does"
+)
+TAKERS = (
+    "Lidar points in images are only read by models that learn from rays, as RenderOcc does; the other rows run without them."
+)
+ROW = 12
+"""Bytes of a point."""
+
+NUM_CLASSES = 17
+
+# Class of each raw id of nuScenes-lidarseg (gen_seg_gt_from_lidarseg.py:185-192). Noise (0) and the recording car (31) are
+# "others" there, and so they are here.
+CLASS_OF_RAW = np.array(
+    [0, 0, 7, 7, 7, 0, 7, 0, 0, 1, 0, 0, 8, 0, 2, 3, 3, 4, 5, 0, 0, 6, 9, 10, 11, 12, 13, 14, 15, 0, 16, 0], np.uint8
+)
+
+
+def path_of(data_root: str | Path, image: Path, folder: str) -> Path:
+    """Where the points in an image lie."""
+    name = f"{image.name}.bin"
+    path = Path(data_root, "nuscenes", folder, name)
+    other = Path(data_root, folder, name)
+    return other if other.is_file() and not path.is_file() else path
+
+
+def read_rows(path: Path) -> NDArray[np.float32]:
+    """[n, 3] float32 of a file; raises DataError naming it if it is missing, cut off, or holds NaN or infinity."""
+    if not path.is_file():
+        raise DataError(f"lidar points {path} are missing: {GET}")
+    if path.stat().st_size % ROW:
+        raise DataError(f"lidar points {path} have {path.stat().st_size} bytes, expected rows of {ROW}: delete the file; {GET}")
+    rows = np.fromfile(path, "<f4").reshape(-1, 3)
+    if not np.isfinite(rows).all():
+        raise DataError(f"lidar points {path} have NaN or infinite values: delete the file; {GET}")
+    return rows
+
+
+def read_depths(path: Path) -> NDArray[np.float32]:
+    """Rows (u, v, depth) [n, 3] of a file; raises DataError like ``read_rows`` and for a depth that is not positive."""
+    rows = read_rows(path)
+    if len(rows) and rows[:, 2].min() <= 0:
+        raise DataError(f"lidar points {path} have a depth of {rows[:, 2].min():g} m: delete the file; {GET}")
+    return rows
+
+
+def read_points(data_root: str | Path, image: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Rows (u, v, depth) [n, 3] and classes [n] of the points in an image; raises DataError naming the file that is at fault."""
+    rows = read_depths(path_of(data_root, image, DEPTH))
+    path = path_of(data_root, image, CLASSES)
+    classified = read_rows(path)
+    if classified.shape != rows.shape or not np.array_equal(classified[:, :2], rows[:, :2]):
+        raise DataError(f"lidar points {path} are others than those of {DEPTH}: delete both files; {GET}")
+    classes = classified[:, 2].astype(np.int64)
+    if len(classes) and ((classes != classified[:, 2]).any() or classes.min() < 0 or classes.max() >= NUM_CLASSES):
+        wrong = classified[(classes != classified[:, 2]) | (classes < 0) | (classes >= NUM_CLASSES), 2][0]
+        raise DataError(f"lidar points {path} hold class {wrong:g}, known: 0..{NUM_CLASSES - 1}: delete the file; {GET}")
+    return rows, classes
+
+
+def part_files(make: str) -> dict[str, PartFiles]:
+    """The files of ``depth`` and ``rays`` of a data set of nuScenes' images; ``make`` as in PartFiles."""
+
+    def of(*folders: str) -> PartFiles:
+        def files(root: Path, _: str, frames: list[list[Path]]) -> list[list[Path]]:
+            return [[path_of(root, image, folder) for image in images for folder in folders] for _, *images in frames]
+
+        return PartFiles(files, GET, TAKERS, make=make)
+
+    return {"depth": of(DEPTH), "rays": of(DEPTH, CLASSES)}

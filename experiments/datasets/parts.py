@@ -1,0 +1,109 @@
+"""One geometry for all parts of a frame, and the parts of a batch that follow from cameras and poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from baselines.interface import CameraChain, History, Neighbours
+
+Matrices = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How the images and the reference frame of a frame were changed; what all parts of its batch follow, so that a point is
+    found again in each of them. (The batch's own ``projection`` and label cameras leave out mirroring, as was published.)
+
+    image      [3, 3] pixel (u, v, 1) of the camera's own image -> pixel of the network's
+    reference  [3, 3] reference frame -> that of the labels
+    """
+
+    image: Matrices
+    reference: Matrices
+
+    def mirrored(self, width: int) -> Geometry:
+        """The same, of network images of that width that are mirrored left to right, with the labels' y axis turned round."""
+        flip = np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        return Geometry(flip @ self.image, np.diag([1.0, -1.0, 1.0]) @ self.reference)
+
+    def projection(self, pinholes: Matrices, to_camera: Matrices) -> Matrices:
+        """[V, 4, 4] labels' reference frame -> pixel (u*z, v*z, z, 1) of the network's images.
+
+        pinholes   [V, 3, 3] for pixels of the cameras' own images
+        to_camera  [V, 4, 4] reference frame -> camera
+        """
+        return square4(self.image @ pinholes) @ to_camera @ np.linalg.inv(square4(self.reference))
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What the V cameras showed at one moment.
+
+    images      [V, 3, H, W] float32, as the network takes them or without normalisation, and mirrored if the frame is
+    pinholes    [V, 3, 3] for pixels of the cameras' own images
+    to_camera   [V, 4, 4] reference frame of that moment -> camera when it took its image
+    to_global   [4, 4] reference frame of that moment -> global frame
+    geometry    of its images
+    """
+
+    images: NDArray[np.float32]
+    pinholes: Matrices
+    to_camera: Matrices
+    to_global: Matrices
+    geometry: Geometry
+
+    def from_reference(self, to_global: Matrices) -> Matrices:
+        """[V, 4, 4] reference frame of another moment, which lies like that in the global frame -> this one's cameras."""
+        return self.to_camera @ (np.linalg.inv(self.to_global) @ to_global)
+
+
+def square4(matrix: Matrices) -> Matrices:
+    """[..., 3, 3] -> [..., 4, 4] that leaves the fourth coordinate alone."""
+    out = np.zeros((*matrix.shape[:-2], 4, 4))
+    out[..., :3, :3], out[..., 3, 3] = matrix, 1.0
+    return out
+
+
+def camera_chain(pinholes: Matrices, to_camera: Matrices, geometry: Geometry) -> CameraChain:
+    """The links of a frame's cameras, from the reference frame of the labels to the pixels of the network's images."""
+    links = {
+        "intrinsics": pinholes,
+        "camera_to_reference": np.linalg.inv(to_camera),
+        "image": np.broadcast_to(geometry.image, pinholes.shape),
+        "reference": geometry.reference,
+    }
+    return CameraChain(**{name: _single(value) for name, value in links.items()})
+
+
+def history(earlier: list[Shot], to_global: Matrices) -> History:
+    """Earlier moments as the network's input, newest first, of a frame whose reference lies in the global frame like that."""
+    projections = [shot.geometry.projection(shot.pinholes, shot.from_reference(to_global)) for shot in earlier]
+    return History(_single(np.stack([shot.images for shot in earlier])), _single(np.stack(projections)))
+
+
+def neighbours(key: Shot, others: list[tuple[Shot, float] | None]) -> Neighbours:
+    """Other moments with the seconds to them, None where there is none; their images without normalisation."""
+    shots = [key if other is None else other[0] for other in others]
+    from_reference = [shot.from_reference(key.to_global) for shot in shots]
+    from_key = np.stack([to_camera @ np.linalg.inv(key.to_camera) for to_camera in from_reference])
+    from_key[[other is None for other in others]] = np.eye(4)
+    seconds = np.array([0.0 if other is None else other[1] for other in others])
+    return Neighbours(
+        target=_single(key.images),
+        target_intrinsics=_single(key.geometry.image @ key.pinholes),
+        images=_single(np.stack([shot.images for shot in shots])),
+        intrinsics=_single(np.stack([shot.geometry.image @ shot.pinholes for shot in shots])),
+        from_target=_single(from_key),
+        seconds=_single(seconds),
+        valid=torch.tensor([[other is not None for other in others]]),
+    )
+
+
+def _single(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.float32))[None]

@@ -1,0 +1,176 @@
+"""RenderOcc's files of lidar points in images from nuScenes' lidar and its lidarseg labels; ``layout_lidar_pixels`` says which.
+No torch.
+
+Points and classes are those of pmj110119/RenderOcc tools/gen_data: the key frame's sweep, brought through the global frame to
+the camera's own moment; in front of the camera, and more than a pixel inside of the image. Points are neither tested for
+occlusion nor for lying on the recording car.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.datasets.geometry import lidar_to_global, rigid
+from experiments.datasets.layout import CAMERAS, field, info_path, read_infos, resolve
+from experiments.datasets.layout_lidar_pixels import CLASS_OF_RAW, CLASSES, DEPTH, ROW, path_of
+from experiments.datasets.unpickle import DataError
+
+_GET_LIDAR = "unpack the lidar key frames of nuScenes' trainval set (nuscenes.org/nuscenes, Download) below the data root"
+_GET_LIDARSEG = "unpack nuScenes-lidarseg (nuscenes.org/nuscenes, Download) into nuscenes/ of the data root"
+_TABLE = Path("nuscenes/v1.0-trainval/sample_data.json")
+_BLOCK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The lidar sweep of a key frame, and the images that it is brought into.
+
+    info   the key frame's entry in the pickle
+    token  by which nuScenes names the sweep
+    """
+
+    info: dict[str, Any]
+    token: str
+    pickle: Path
+
+
+def sweeps(data_root: Path, split: str) -> list[Sweep]:
+    """The sweeps of a split in the order of its info pickle; raises DataError if it, or what names their labels, is not there.
+
+    A pickle that does not name a sweep's token as ``lidar_idx`` needs nuScenes' table of files beside it.
+    """
+    pickle = info_path(data_root, split)
+    infos = read_infos(data_root, split)
+    tokens = None if all(info.get("lidar_idx") for info in infos) else _tokens(data_root / _TABLE, pickle)
+    found = []
+    for info in infos:
+        name = Path(str(field(info, "lidar_path", pickle))).name
+        token = info.get("lidar_idx") or (tokens or {}).get(name)
+        if not token:
+            raise DataError(f"{data_root / _TABLE} does not list {name}, which {pickle} names: they are of different releases")
+        found.append(Sweep(info, str(token), pickle))
+    return found
+
+
+def _tokens(table: Path, pickle: Path) -> dict[str, str]:
+    """Token of every lidar key frame by its file's name; the table has a gigabyte, so it is read in blocks."""
+    if not table.is_file():
+        raise DataError(
+            f"{pickle} does not say which lidarseg label belongs to which sweep, and {table}, which does, is missing: unpack the "
+            "metadata of nuScenes' trainval set (nuscenes.org/nuscenes, Download) there"
+        )
+    found: dict[str, str] = {}
+    rest = ""
+    with table.open(encoding="utf-8", errors="replace") as file:
+        while block := file.read(_BLOCK):
+            *entries, rest = (rest + block).split("}")
+            for entry in entries:
+                name = re.search(r'"filename"\s*:\s*"samples/LIDAR_TOP/([^"]+)"', entry)
+                token = re.search(r'"token"\s*:\s*"([^"]+)"', entry)
+                if name and token:
+                    found[name[1]] = token[1]
+    return found
+
+
+def is_prepared(data_root: Path, sweep: Sweep) -> bool:
+    """Whether all images of the key frame have their points, in files that are complete; what another tool wrote counts too."""
+    for image in _images(data_root, sweep):
+        sizes = [_size(path_of(data_root, image, folder)) for folder in (DEPTH, CLASSES)]
+        if sizes[0] != sizes[1] or sizes[0] % ROW:
+            return False
+    return True
+
+
+def prepare(data_root: Path, sweep: Sweep) -> None:
+    """Write both files of the key frame's images; each is there complete, or not at all.
+
+    Raises DataError for a sweep or label that is missing or damaged, and for an unusable calibration.
+    """
+    points, classes = _read(data_root, sweep)
+    for name, image in zip(CAMERAS, _images(data_root, sweep), strict=True):
+        camera = sweep.info["cams"][name]
+        try:
+            to_global = rigid(camera["ego2global_rotation"], camera["ego2global_translation"]) @ rigid(
+                camera["sensor2ego_rotation"], camera["sensor2ego_translation"]
+            )
+            to_camera = np.linalg.inv(to_global) @ lidar_to_global(sweep.info)
+            pinhole = np.asarray(camera["cam_intrinsic"], np.float64).reshape(3, 3)
+        except (KeyError, ValueError, np.linalg.LinAlgError) as error:
+            raise DataError(f"{sweep.pickle}: calibration of {name} in {sweep.info.get('token')} is unusable: {error}") from error
+        pixels, chosen = in_image(points, to_camera, pinhole, _image_size(image))
+        _write(data_root, image, DEPTH, pixels)
+        _write(data_root, image, CLASSES, np.column_stack([pixels[:, :2], classes[chosen]]))
+
+
+def in_image(
+    points: NDArray[np.float64], to_camera: NDArray[np.float64], pinhole: NDArray[np.float64], size: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Rows (u, v, depth) of the points [n, 3] that lie in an image of ``size`` (width, height), and which ones those are [n]."""
+    seen = points @ to_camera[:3, :3].T + to_camera[:3, 3]
+    depth = seen[:, 2]
+    pixels = seen @ pinhole.T
+    u, v = (pixels[:, :2] / np.where(depth > 0, depth, 1.0)[:, None]).T
+    chosen = (depth > 0) & (u > 1) & (u < size[0] - 1) & (v > 1) & (v < size[1] - 1)
+    return np.column_stack([u, v, depth])[chosen], chosen
+
+
+def make(data_root: Path, split: str) -> None:
+    """Prepare all of a split that is not prepared."""
+    for sweep in sweeps(data_root, split):
+        if not is_prepared(data_root, sweep):
+            prepare(data_root, sweep)
+
+
+def _images(data_root: Path, sweep: Sweep) -> list[Path]:
+    cameras = field(sweep.info, "cams", sweep.pickle)
+    return [resolve(data_root, field(field(cameras, name, sweep.pickle), "data_path", sweep.pickle)) for name in CAMERAS]
+
+
+def _read(data_root: Path, sweep: Sweep) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Points [n, 3] in the lidar's frame and their classes [n]."""
+    path = resolve(data_root, sweep.info["lidar_path"])
+    label = data_root / "nuscenes/lidarseg/v1.0-trainval" / f"{sweep.token}_lidarseg.bin"
+    for file, get in ((path, _GET_LIDAR), (label, _GET_LIDARSEG)):
+        if not file.is_file():
+            raise DataError(f"{file} is missing: {get}")
+    if path.stat().st_size % 20:
+        raise DataError(f"{path} has {path.stat().st_size} bytes, expected rows of 20: copy or download it again")
+    points = np.fromfile(path, "<f4").reshape(-1, 5)[:, :3].astype(np.float64)
+    raw = np.fromfile(label, np.uint8)
+    if len(raw) != len(points):
+        raise DataError(f"{label} labels {len(raw)} points, {path} has {len(points)}: copy or download both again")
+    if len(raw) and raw.max() >= len(CLASS_OF_RAW):
+        raise DataError(f"{label} holds class {raw.max()}, known: 0..{len(CLASS_OF_RAW) - 1}: copy or download it again")
+    if not np.isfinite(points).all():
+        raise DataError(f"{path} has NaN or infinite values: copy or download it again")
+    return points, CLASS_OF_RAW[raw]
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    """(width, height) without trusting that it is the published one."""
+    from experiments.datasets.transforms import read_image
+
+    height, width = read_image(path).shape[:2]
+    return width, height
+
+
+def _write(data_root: Path, image: Path, folder: str, rows: NDArray[np.float64]) -> None:
+    target = path_of(data_root, image, folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        rows.astype("<f4").tofile(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
