@@ -15,7 +15,6 @@ import os
 import random
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +32,12 @@ from experiments.plan import DATA_ROOT_VARIABLE
 from experiments.shell import runnable
 
 NAMED = 20  # problems of one kind that are named before only their number is given
-RENDEROCC = "renderocc"
+
+
+def _preparations() -> dict[str, str]:
+    """What can be prepared -> the data set that it belongs to."""
+    return {name: dataset for dataset in DATASETS.names() for name in layout_of(dataset).preparations}
+
 
 app = typer.Typer(
     add_completion=False,
@@ -93,7 +97,7 @@ def status(name: _Name, data_root: _Root = None) -> int:
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=f"Data set: {', '.join(DATASETS.names())} or all; or {RENDEROCC}.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What is made: kitti360, renderocc, a data set of yours, or all.")],
     data_root: _Root = None,
     again: Annotated[bool, typer.Option("--again", help="Also make anew what is there.")] = False,
 ) -> int:
@@ -101,60 +105,37 @@ def prepare(
     like RenderOcc learn from. What is there already is not made again without --again."""
     root = _root(data_root)
     console = Console(highlight=False)
+    maker = _preparations().get(name)
     failed = 0
     with told_on_interruption("interrupted; files written so far are complete, the same command goes on from there"):
-        if name == RENDEROCC:
-            return 1 if _prepare_renderocc(root, console, again) else 0
-        for dataset in _datasets(name):
-            if dataset == "kitti360":
-                failed += _prepare_kitti360(root, console, again)
+        for dataset in [maker] if maker else _datasets(name):
+            own = name if maker else dataset
+            if own in layout_of(dataset).preparations:
+                failed += _prepare(dataset, own, root, console, again)
             else:
                 _say(console, f"{dataset}: nothing to prepare, its labels are read as they are published")
     return 1 if failed else 0
 
 
-def _prepare_renderocc(root: Path, console: Console, again: bool) -> int:
-    """Number of frames whose lidar points cannot be brought into their images, and of splits that are not there."""
-    from experiments.datasets import prepare_renderocc
-    from experiments.datasets.layout import SPLITS
-
+def _prepare(dataset: str, name: str, root: Path, console: Console, again: bool) -> int:
+    """Number of frames that cannot be prepared, and of splits that are not there."""
+    known = layout_of(dataset)
+    preparation = known.preparations[name]
+    steps_of = DATASETS.part(preparation.steps)
     failed = 0
-    for split in SPLITS:
+    for split in known.splits:
+        title = f"{name} {split}"
         try:
-            with console.status(f"{RENDEROCC} {split}: looking for lidar points"):
-                sweeps = prepare_renderocc.sweeps(root, split)
-        except DataError as error:
-            _say(console, f"{RENDEROCC} {split}: {error}")
-            failed += 1
-            continue
-        steps = [
-            (prepare_renderocc.is_prepared(root, sweep), partial(prepare_renderocc.prepare, root, sweep)) for sweep in sweeps
-        ]
-        failed += _make(console, f"{RENDEROCC} {split}", "frames", steps, again)
-    return failed
-
-
-def _prepare_kitti360(root: Path, console: Console, again: bool) -> int:
-    """Number of frames whose labels cannot be made, and of splits that are not there."""
-    from experiments.datasets import layout_kitti360 as layout
-    from experiments.datasets.prepare_kitti360 import is_prepared
-    from experiments.datasets.prepare_kitti360 import prepare as prepare_frame
-
-    failed = 0
-    for split in layout.SPLITS:
-        title = f"kitti360 {split}"
-        try:
-            frames = layout.read_frames(root, split)
+            with console.status(f"{title}: looking for {preparation.what}"):
+                steps = steps_of(root, split)
         except DataError as error:
             _say(console, f"{title}: {error}")
             failed += 1
             continue
-        with console.status(f"{title}: looking for labels"):
-            steps = [(is_prepared(root, frame), partial(prepare_frame, root, frame)) for frame in frames]
-        failed += _make(console, title, "labels", steps, again)
-        for part in inventory("kitti360", root, split).optional.values():
+        failed += _make(console, title, preparation.what, steps, again)
+        for part in inventory(dataset, root, split).optional.values():
             if part.problem:
-                takers = layout_of("kitti360").part_files[part.name].takers
+                takers = known.part_files[part.name].takers
                 _say(console, f"{title}, {part.name}: {part.problem}: {part.source}. {takers}")
     return failed
 

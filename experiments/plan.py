@@ -279,10 +279,12 @@ def _data_fingerprints(
     table = request.table
     if data_root is None:
         generated = f"toyworld-{toy(table).fingerprint(changed_preset(table.preset(preset), overrides).data.toyworld)}"
-        files_of = DATASETS.load(table.dataset).part_files
+        dataset = DATASETS.load(table.dataset)
+        files_of = dataset.part_files
         words = [generated]
         for name, row in reading.items():
-            made = {part: files_of[part].version for part in row.parts(True) if part in files_of and files_of[part].make}
+            steps = {part: files_of[part].made for part in row.parts(True) if part in files_of and files_of[part].made}
+            made = {part: dataset.preparations[name].version for part, name in steps.items()}
             words += [f"{name}={_digest_of(sorted(made.items()))}"] if made else []
         return " ".join(words), " ".join(words)
     from experiments.datasets.layouts import SplitFiles, layout_of, look
@@ -334,9 +336,11 @@ def toy_data(table: TableSpec, preset: str, overrides: dict[str, Any] | None = N
     parts of a batch that are read."""
     root: Path = toy(table).ensure(changed_preset(table.preset(preset), overrides or {}).data.toyworld)
     dataset = DATASETS.load(table.dataset)
-    for make in dict.fromkeys(of.make for part, of in dataset.part_files.items() if part in reads and of.make):
+    for name in dict.fromkeys(of.made for part, of in dataset.part_files.items() if part in reads and of.made):
         for split in dataset.splits:
-            DATASETS.part(make)(root, split)
+            for made, make in DATASETS.part(dataset.preparations[name].steps)(root, split):
+                if not made:
+                    make()
     return root
 
 

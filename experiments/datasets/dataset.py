@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """Files of a data set that are made from what was downloaded.
+
+    steps    "module:function" (data root, split) -> for each frame, whether its files are there, and what makes them, which
+             raises DataError naming what is at fault; raises it itself for a split that is not there
+    what     is made of a frame, for people
+    version  of what is made; raise it with every change to that
+    """
+
+    steps: str
+    what: str
+    version: int = 1
+
+
+@dataclass(frozen=True)
 class PartFiles:
     """Files that a data set has for a part of the batch alone, and that only some models take.
 
@@ -22,17 +37,14 @@ class PartFiles:
     get      what brings them
     takers   which rows read them, for people
     counted  whether fingerprints of data cover them; one that has records from before they did is left as it was
-    make     "module:function" (data root, split) that makes those that are not there, called for generated data; "" where the
-             generator writes them
-    version  of what ``make`` makes; raise it with every change to that
+    made     by which of the data set's preparations they are made of generated data; "" where the generator writes them
     """
 
     files: Callable[[Path, str, list[list[Path]]], list[list[Path]]]
     get: str
     takers: str
     counted: bool = True
-    make: str = ""
-    version: int = 1
+    made: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class DataSet:
     index_name   of the index, for people
     parts        fields of OccupancyBatch beyond images and cameras that it can provide
     part_files   of the parts that have files of their own
+    preparations  what ``python -m experiments.data prepare NAME`` makes, by NAME; under the data set's own what all rows need
     moments      (data root, split) -> when each frame was taken, of a data set with poses
     raw_files    (data root, split) -> for each frame the files that its label was made of, where they are published
     toy          "module:object" with ``fingerprint(fields)`` and ``ensure(fields)`` of a generated data set, see
@@ -87,6 +100,7 @@ class DataSet:
     index_name: str = "info pickle"
     parts: tuple[str, ...] = ()
     part_files: Mapping[str, PartFiles] = field(default_factory=dict)
+    preparations: Mapping[str, Preparation] = field(default_factory=dict)
     moments: Callable[[Path, str], list[Moment]] | None = None
     raw_files: Callable[[Path, str], list[list[Path]]] | None = None
     toy: str = ""

@@ -6,7 +6,7 @@ import math
 
 from baselines.published import Published
 from experiments.datasets import layout_kitti360
-from experiments.datasets.dataset import DataSet, PartFiles
+from experiments.datasets.dataset import DataSet, PartFiles, Preparation
 
 # Voxels of each class in the training set (valeoai/GaussRender src/loss/occupancy_loss.py).
 _VOXELS = (
@@ -49,6 +49,7 @@ DATASET = DataSet(
             counted=False,
         )
     },
+    preparations={"kitti360": Preparation("experiments.datasets.prepare_kitti360:steps", "labels")},
     raw_files=layout_kitti360.raw_files,
     toy="experiments.toyworld:KITTI360",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from baselines.published import Published
 from experiments.datasets import layout, layout_lidar_pixels
-from experiments.datasets.dataset import DataSet
+from experiments.datasets.dataset import DataSet, Preparation
 
 DATASET = DataSet(
     name="occ3d",
@@ -32,7 +32,10 @@ DATASET = DataSet(
     folders=("gts", "nuscenes/samples"),
     sources=(layout.PUBLISHED, layout.GET_LABELS, layout.GET_IMAGES),
     parts=("chain", "history", "neighbours", "depth", "rays"),
-    part_files=layout_lidar_pixels.part_files(make="experiments.datasets.prepare_renderocc:make"),
+    part_files=layout_lidar_pixels.part_files(made=layout_lidar_pixels.PREPARATION),
+    preparations={
+        layout_lidar_pixels.PREPARATION: Preparation("experiments.datasets.prepare_renderocc:steps", "frames"),
+    },
     moments=layout.moments,
     toy="experiments.toyworld:OCC3D",
 )

@@ -32,7 +32,7 @@ DATASET = DataSet(
     folders=("surroundocc/samples", "nuscenes/samples"),
     sources=(layout_surroundocc.PUBLISHED, layout_surroundocc.GET_LABELS, layout.GET_IMAGES),
     parts=("chain", "history", "neighbours", "depth", "rays"),
-    part_files=layout_lidar_pixels.part_files(make=""),
+    part_files=layout_lidar_pixels.part_files(),
     moments=layout_surroundocc.moments,
     toy="experiments.toyworld:SURROUNDOCC",
 )

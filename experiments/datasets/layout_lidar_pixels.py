@@ -20,9 +20,10 @@ from experiments.datasets.dataset import PartFiles
 from experiments.datasets.unpickle import DataError
 
 DEPTH, CLASSES = "depth_gt", "seg_gt_lidarseg"
+PREPARATION = "renderocc"
 GET = (
-    "python -m experiments.data prepare renderocc makes it from nuScenes' lidar and lidarseg labels (nuscenes.org, Download), "
-    "as RenderOcc's tools/gen_data does"
+    f"python -m experiments.data prepare {PREPARATION} makes it from nuScenes' lidar and lidarseg labels (nuscenes.org, "
+    "Download), as RenderOcc's tools/gen_data does"
 )
 TAKERS = (
     "Lidar points in images are only read by models that learn from rays, as RenderOcc does; the other rows run without them."
@@ -81,13 +82,13 @@ def read_points(data_root: str | Path, image: Path) -> tuple[NDArray[np.float32]
     return rows, classes
 
 
-def part_files(make: str) -> dict[str, PartFiles]:
-    """The files of ``depth`` and ``rays`` of a data set of nuScenes' images; ``make`` as in PartFiles."""
+def part_files(made: str = "") -> dict[str, PartFiles]:
+    """The files of ``depth`` and ``rays`` of a data set of nuScenes' images; ``made`` as in PartFiles."""
 
     def of(*folders: str) -> PartFiles:
         def files(root: Path, _: str, frames: list[list[Path]]) -> list[list[Path]]:
             return [[path_of(root, image, folder) for image in images for folder in folders] for _, *images in frames]
 
-        return PartFiles(files, GET, TAKERS, make=make)
+        return PartFiles(files, GET, TAKERS, made=made)
 
     return {"depth": of(DEPTH), "rays": of(DEPTH, CLASSES)}

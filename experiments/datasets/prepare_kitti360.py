@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +16,11 @@ from experiments.datasets.layout_kitti360 import Frame
 from experiments.datasets.unpickle import DataError
 
 Voxel = TypeVar("Voxel", np.uint8, np.uint16)
+
+
+def steps(data_root: Path, split: str) -> list[tuple[bool, Callable[[], Path]]]:
+    """A split's frames as ``Preparation.steps`` says."""
+    return [(is_prepared(data_root, frame), partial(prepare, data_root, frame)) for frame in layout.read_frames(data_root, split)]
 
 
 def is_prepared(data_root: Path, frame: Frame) -> bool:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +123,9 @@ def in_image(
     return np.column_stack([u, v, depth])[chosen], chosen
 
 
-def make(data_root: Path, split: str) -> None:
-    """Prepare all of a split that is not prepared."""
-    for sweep in sweeps(data_root, split):
-        if not is_prepared(data_root, sweep):
-            prepare(data_root, sweep)
+def steps(data_root: Path, split: str) -> list[tuple[bool, Callable[[], None]]]:
+    """A split's sweeps as ``Preparation.steps`` says."""
+    return [(is_prepared(data_root, sweep), partial(prepare, data_root, sweep)) for sweep in sweeps(data_root, split)]
 
 
 def _images(data_root: Path, sweep: Sweep) -> list[Path]:
