@@ -43,15 +43,17 @@ class Recipe:
     """A baseline.
 
     model          its class, an ``OccupancyModel``; of a baseline that only counts labels it has ``fit`` instead of losses
-    config         a function (size, grid, camera_seed, loss) -> the class's arguments as a dict; with ``gaussrender`` and
-                   ``renderer`` besides where it takes a renderer. A row's options replace some of them
+    config         a function (size, grid, camera_seed, loss) -> the class's arguments as a dict; with ``renderer`` besides where
+                   it takes one, and ``gaussrender`` where that renders Gaussians. A row's options replace some of them
     sizes          that ``config`` knows
     reads          fields of OccupancyBatch beyond images and cameras that it needs; a data set must provide them
     taught_by      and those that its losses alone read, of training frames
     frames         of such a field that shows other moments, which: key frames of the scene counted from the batch's own, -1 the
                    one before it. Of fields that are not here, ``FRAMES``
     rays           by size, how many rays are drawn of a frame for ``rays``; of sizes that are not here, all there are
-    renderer       kind of renderer that its training can take: of Gaussians, or none
+    even_rays      rays are drawn alike, whatever their class; False: rare classes more, and other moments less
+    image_size     by size, (width, height) of its published input, in place of the preset's
+    renderer       kind of renderer that its training takes: Gaussians, if a row asks for GaussRender; rays, always; or none
     trained        False: it has no weights, and fits training labels alone
     first_weights  by size, from which a preset that asks for them starts
     own_rate       parts of the model, by parameter name, with a learning rate of their own (``Schedule.backbone_lr``)
@@ -67,7 +69,9 @@ class Recipe:
     taught_by: tuple[str, ...] = ()
     frames: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     rays: Mapping[str, int] = field(default_factory=dict)
-    renderer: Literal["gaussians", "none"] = "gaussians"
+    even_rays: bool = False
+    image_size: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    renderer: Literal["gaussians", "rays", "none"] = "gaussians"
     trained: bool = True
     first_weights: Mapping[str, FirstWeights] = field(default_factory=dict)
     own_rate: tuple[str, ...] = ()

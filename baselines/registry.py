@@ -12,6 +12,7 @@ BASELINES: Registry[Recipe] = Registry(
         "tpvformer": "baselines.tpvformer.recipe:RECIPE",
         "surroundocc": "baselines.surroundocc.recipe:RECIPE",
         "symphonies": "baselines.symphonies.recipe:RECIPE",
+        "renderocc": "baselines.renderocc.recipe:RECIPE",
     },
     "baselines",
 )

@@ -113,10 +113,10 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
     """Resolve the options against the table; ``cuda`` is asked only where a default depends on it."""
     said: list[str] = []
     preset, data_root = _preset_and_data(request, cuda, said)
-    renderers = _renderers(request, cuda, said)
     rows = _rows(request, preset)
+    renderers = _renderers(request, rows, cuda, said)
     overrides = _overrides(request, preset)
-    trial = [request.table.cell(row, renderers[0], preset, 0, relevant(row, overrides)) for row in rows]
+    trial = [request.table.cell(row, renderers[row.name][0], preset, 0, relevant(row, overrides)) for row in rows]
     if request.settings:
         _check_settings(trial)
     _check_first_weights(request, trial)
@@ -126,12 +126,13 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
         # what a training reads: where only frames that are evaluated on change, its weights stand.
         overrides["data"] = f"{_safe(data_root.resolve().name)}-{train_fingerprint[:8]}"
     cells = tuple(
-        request.table.cell(row, renderer, preset, seed, relevant(row, overrides))
+        request.table.cell(row, renderers[row.name][place], preset, seed, relevant(row, overrides))
         for seed in dict.fromkeys(request.seeds or request.table.default_seeds)
-        for renderer in renderers
+        for place in range(len(renderers[rows[0].name]))
         for row in rows
     )
-    return Plan(request.table, preset, data_root, fingerprint, renderers, cells, tuple(said), train_fingerprint, overrides)
+    named = tuple(dict.fromkeys(renderer for own in renderers.values() for renderer in own))
+    return Plan(request.table, preset, data_root, fingerprint, named, cells, tuple(said), train_fingerprint, overrides)
 
 
 def _preset_and_data(request: Request, cuda: Callable[[], bool], said: list[str]) -> tuple[PresetName, Path | None]:
@@ -158,18 +159,32 @@ def _preset_and_data(request: Request, cuda: Callable[[], bool], said: list[str]
     return cast(PresetName, name), root
 
 
-def _renderers(request: Request, cuda: Callable[[], bool], said: list[str]) -> tuple[str, ...]:
+def _renderers(request: Request, rows: Sequence[Row], cuda: Callable[[], bool], said: list[str]) -> dict[str, tuple[str, ...]]:
+    """Name of each row -> its renderers: those that were named, or the default of the kind that the row takes. Every one of them
+    renders Gaussians, as all rows' predictions are, and rays where the row is taught by them."""
     from renderers import registry
 
-    if not request.renderers:
-        default = "gsplat" if cuda() else "cpu"
-        said.append(f"renderer {default}: the default {'with' if default == 'gsplat' else 'without'} a CUDA device")
-    chosen = tuple(dict.fromkeys(request.renderers)) or (default,)
-    for name in chosen:
-        state = registry.availability(name)
-        if not state:
-            remedy = f"; to make it available: {state.remedy}" if state.remedy else ""
-            raise registry.RendererUnavailable(f"renderer '{name}' is not available here: {state.reason}{remedy}")
+    chosen: dict[str, tuple[str, ...]] = {}
+    by_rays = [row.name for row in rows if row.recipe.renderer == "rays"]
+    if request.renderers:
+        chosen = dict.fromkeys((row.name for row in rows), tuple(dict.fromkeys(request.renderers)))
+    else:
+        default, place = ("gsplat", "with") if cuda() else ("cpu", "without")
+        rays = "reference" if default not in registry.names("rays") else default
+        chosen = {row.name: (rays if row.name in by_rays else default,) for row in rows}
+        for name, what in ((default, ""), (rays, " for rows taught by rays")):
+            if any(own == (name,) for own in chosen.values()) and (not what or (by_rays and rays != default)):
+                said.append(f"renderer {name}: the default {place} a CUDA device{what}")
+    for row in rows:
+        for name in chosen[row.name]:
+            for kind in ("splats", "rays") if row.name in by_rays else ("splats",):
+                try:
+                    state = registry.availability(name, kind)
+                except registry.UnknownRenderer as error:
+                    raise registry.UnknownRenderer(f"row '{row.name}': {error}" if kind == "rays" else str(error)) from error
+                if not state:
+                    remedy = f"; to make it available: {state.remedy}" if state.remedy else ""
+                    raise registry.RendererUnavailable(f"renderer '{name}' is not available here: {state.reason}{remedy}")
     return chosen
 
 

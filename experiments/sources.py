@@ -27,7 +27,7 @@ from experiments.datasets.unpickle import DataError
 from experiments.metrics.registry import METRICS
 from experiments.records import ROOT, Confirmation, Record
 from experiments.spec import Cell, SpecError, load_table
-from renderers.registry import RENDERERS, UnknownName
+from renderers.registry import RAY_RENDERERS, RENDERERS, UnknownName
 
 PACKAGES = ("baselines", "renderers", "experiments")
 BEFORE_DIGESTS = "made before digests were kept"
@@ -54,6 +54,7 @@ class _Choice(NamedTuple):
 
     model: str
     renderer: str
+    rays: bool
     dataset: str
     metrics: tuple[str, ...]
     generated: bool
@@ -77,7 +78,8 @@ def of_cell(cell: Cell) -> dict[str, str]:
     generated = cell.data.source == "toyworld" and "data" not in cell.overrides
     metrics = tuple(column.metric for column in cell.table.columns)
     first = of_cell(cell.first_cell) if cell.first_cell is not None else {}
-    own = dict(_closure(_Choice(cell.row.model or "", cell.renderer, cell.table.dataset, metrics, generated)))
+    rays = cell.row.runs and cell.row.recipe.renderer == "rays"
+    own = dict(_closure(_Choice(cell.row.model or "", cell.renderer, rays, cell.table.dataset, metrics, generated)))
     return dict(sorted({**first, **own}.items()))
 
 
@@ -137,6 +139,7 @@ def _closure(choice: _Choice) -> tuple[tuple[str, str], ...]:
     """All (file, digest) reached from what runs inside a cell."""
     targets = [RENDERERS.target(choice.renderer), DATASETS.target(choice.dataset)]
     targets += [BASELINES.target(choice.model)] if choice.model else []
+    targets += [RAY_RENDERERS.target(choice.renderer)] if choice.rays else []
     targets += [target for name in choice.metrics for target in (METRICS.target(name), METRICS.load(name).counted) if target]
     pending = [*_ENTRIES, *(target.partition(":")[0] for target in targets)]
     packages = frozenset((*PACKAGES, *(module.partition(".")[0] for module in pending)))

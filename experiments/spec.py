@@ -66,6 +66,7 @@ class Row:
                every row of a preset alike
     cell_of    by preset, (table, row) whose cell this row shows, see ``same_cell``
     starts_from  name of the row whose finished cell, of the same preset, renderer and seed, has this one's first weights
+    traits     fields of the baseline's Recipe that are others for this row: what teaches it, at which moments
     """
 
     name: str
@@ -80,6 +81,7 @@ class Row:
     cell_of: dict[PresetName, tuple[str, str]] = field(default_factory=dict)
     schedules: dict[PresetName, Schedule] = field(default_factory=dict)
     starts_from: str | None = None
+    traits: dict[str, Any] = field(default_factory=dict)
 
     @property
     def runs(self) -> bool:
@@ -92,12 +94,13 @@ class Row:
 
     @property
     def recipe(self) -> Recipe:
-        """The baseline's; raises SpecError with a suggestion. Not of a row that is quoted only."""
+        """The baseline's, with the row's own traits; raises SpecError with a suggestion. Not of a row that is quoted only."""
         assert self.model is not None
         try:
-            return BASELINES.load(self.model)
+            recipe = BASELINES.load(self.model)
         except UnknownName as error:
             raise SpecError(f"row '{self.name}' names a model that is not there: {error}") from error
+        return replace(recipe, **self.traits)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -375,6 +378,7 @@ _LATER: dict[str, Any] = {
     "gaussrender_options": {},
     "short_evaluation": False,
     "starts_from": None,
+    "traits": {},
     "mirror": False,
     "class_weights": "published",
     "class_bias": "drawn",
@@ -426,9 +430,17 @@ class Cell:
 
     @property
     def data(self) -> DataPreset:
-        """What the cell reads: the preset's data; where that augments, with the recipe's augmentation."""
-        data, chosen = self.preset.data, self.row.recipe.augmentation if self.row.runs else "distort"
-        return replace(data, distort=data.distort and chosen == "distort", mirror=data.distort and chosen == "mirror")
+        """What the cell reads: the preset's data, at the recipe's size of images if it has its own; where that augments, with
+        the recipe's augmentation."""
+        data = self.preset.data
+        if not self.row.runs:
+            return data
+        chosen, size = self.row.recipe.augmentation, self.row.recipe.image_size.get(self.preset.model_size, data.image_size)
+        if "image_size" in settings.section(self.overrides, "data"):
+            size = data.image_size
+        return replace(
+            data, distort=data.distort and chosen == "distort", mirror=data.distort and chosen == "mirror", image_size=size
+        )
 
     @property
     def schedule(self) -> Schedule:

@@ -1,4 +1,4 @@
-"""RenderOcc; importing this package registers it in ``mmdet3d.registry.MODELS``.
+"""RenderOcc; its model is in ``mmdet3d.registry.MODELS`` as soon as anything but the recipe is asked of this package.
 
 What pmj110119/RenderOcc does otherwise than one would expect, and what becomes of it here. On
 means: as published unless the option says otherwise.
@@ -25,8 +25,22 @@ Q18    an import of turtle                                                  none
 =====  ==================================================================  ================================================
 """
 
-from baselines.renderocc.config import SIZES, renderocc_config
-from baselines.renderocc.losses import MENDED, Teaching
-from baselines.renderocc.model import RenderOcc
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MENDED", "SIZES", "RenderOcc", "Teaching", "renderocc_config"]
+from baselines.renderocc.recipe import RECIPE
+
+if TYPE_CHECKING:
+    from baselines.renderocc.config import SIZES, renderocc_config
+    from baselines.renderocc.losses import MENDED, Teaching
+    from baselines.renderocc.model import RenderOcc
+
+__all__ = ["MENDED", "RECIPE", "SIZES", "RenderOcc", "Teaching", "renderocc_config"]
+
+
+def __getattr__(name: str) -> Any:
+    """Model and configuration at first use: they load torch and mmdet3d, which the recipe does not need."""
+    if name not in __all__:
+        raise AttributeError(f"module 'baselines.renderocc' has no attribute '{name}'")
+    from baselines.renderocc import config, losses, model
+
+    return next(getattr(module, name) for module in (config, losses, model) if hasattr(module, name))

@@ -74,6 +74,13 @@ class Teaching:
                 raise ValueError(f"unknown {name} '{getattr(self, name)}' (known: {', '.join(known)})")
         if self.depth_transform == "contracted" and not self.contraction:
             raise ValueError("depth_transform 'contracted' needs contraction=True; take depth_transform='along'")
+        if not self.renders and self.voxels == "none":
+            raise ValueError("nothing teaches: give a loss on rays a weight, or let voxels teach")
+
+    @property
+    def renders(self) -> bool:
+        """Whether rays teach."""
+        return any((self.depth_weight, self.semantic_weight, self.entropy_weight, self.distortion_weight))
 
 
 MENDED = dict(

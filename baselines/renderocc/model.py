@@ -212,11 +212,11 @@ class RenderOcc(OccupancyModel):
     def loss(self, batch: OccupancyBatch) -> dict[str, Tensor]:
         """The weighted losses of ``Teaching`` by name, ``loss_lss_depth`` and those on voxels with them.
 
-        Raises ValueError as ``extract``, and for a batch without ``rays`` or ``depth`` where they are needed.
+        Raises ValueError as ``extract``, and for a batch without ``rays`` or ``depth`` where those teach.
         """
         teaching = self.teaching
         volume = self.volume(batch)
-        losses = self._rendered_losses(volume, batch)
+        losses = self._rendered_losses(volume, batch) if teaching.renders else {}
         if teaching.lss_depth_weight:
             if batch.depth is None:
                 raise ValueError("RenderOcc's lss_depth loss needs the batch's 'depth', of LiDAR points in the images")
@@ -236,6 +236,14 @@ class RenderOcc(OccupancyModel):
                 teaching.voxel_weight,
             )
         return losses
+
+    def start_from_bias(self, bias: Sequence[float]) -> None:
+        """Give the classes but the empty one these first biases [C]; how dense a voxel is, rays say from the first one on."""
+        if len(bias) != self.grid.num_classes:
+            raise ValueError(f"a bias for each of the {self.grid.num_classes} classes is needed, got {len(bias)}")
+        last = self.semantic_mlp[-1]
+        with torch.no_grad():
+            last.bias.copy_(last.bias.new_tensor([value for number, value in enumerate(bias) if number != self.grid.empty]))
 
     def _rendered_losses(self, volume: Volume, batch: OccupancyBatch) -> dict[str, Tensor]:
         """Means over the samples that have rays, each of its own means over its rays."""

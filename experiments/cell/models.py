@@ -46,10 +46,12 @@ def _configuration(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, 
         sizes = ", ".join(recipe.sizes)
         raise ValueError(f"'{cell.row.model}' comes in no size {preset.model_size} of preset {cell.preset_name} (known: {sizes})")
     rendering: dict[str, Any] = {}
-    if recipe.renderer != "none":
+    if recipe.renderer == "gaussians":
         rendering = {"gaussrender": cell.gaussrender, "renderer": cell.renderer}
     elif cell.row.gaussrender:
-        raise ValueError(f"'{cell.row.model}' takes no renderer: row '{cell.row.name}' cannot have gaussrender=True")
+        raise ValueError(f"'{cell.row.model}' renders no Gaussians: row '{cell.row.name}' cannot have gaussrender=True")
+    elif recipe.renderer == "rays":
+        rendering = {"renderer": cell.renderer}
     config: dict[str, Any] = BASELINES.part(recipe.config)(
         size=preset.model_size,
         grid=grid,
