@@ -69,7 +69,7 @@ class RenderOcc(OccupancyModel):
     channels           of the volume
     volume_blocks      residual blocks of the 3D network's three stages
     dropout            after the ASPP
-    threshold          density above which a voxel is occupied (Q3)
+    threshold          density above which a voxel is occupied (Q3); None: that of empty space, which voxels teach
     final_softplus     the density is not negative
     swapped_channels   images enter as blue, green, red, of which red's, green's and blue's mean and deviation are taken, as the
                        released weights were trained; False: as red, green, blue (Q17)
@@ -99,7 +99,7 @@ class RenderOcc(OccupancyModel):
         channels: int = 32,
         volume_blocks: tuple[int, int, int] = (1, 2, 4),
         dropout: float = 0.5,
-        threshold: float = 8.5,
+        threshold: float | None = 8.5,
         final_softplus: bool = True,
         swapped_channels: bool = True,
         published_rounding: bool = True,
@@ -204,7 +204,8 @@ class RenderOcc(OccupancyModel):
 
     def logits(self, volume: Volume) -> Tensor:
         """[B, C, X, Y, Z] of all classes, see the class."""
-        lacking = self.threshold - volume.density[..., 0]
+        occupied, unoccupied = volume.density.unbind(-1)
+        lacking = (unoccupied if self.threshold is None else self.threshold) - occupied
         empty = volume.semantic.detach().amax(dim=-1) + lacking
         before, after = volume.semantic[..., : self.grid.empty], volume.semantic[..., self.grid.empty :]
         return torch.cat([before, empty[..., None], after], dim=-1).permute(0, 4, 1, 2, 3)

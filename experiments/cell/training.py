@@ -262,8 +262,9 @@ _HOOKS: dict[str, Any] = {"logger": None, "sampler_seed": None, "timer": None}
 
 def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
     sight = split == "train" and cell.preset.loss_in_sight > 0
-    reads, rays = cell.row.parts(split == "train"), cell.row.recipe.rays.get(cell.preset.model_size, 0)
-    return build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, reads, sight, rays)
+    recipe, reads = cell.row.recipe, cell.row.parts(split == "train")
+    rays = recipe.rays.get(cell.preset.model_size, 0)
+    return build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, reads, sight, rays, recipe.even_rays)
 
 
 def _start_from(first: Cell, model: OccupancyModel, job: Job, cell: Cell) -> None:

@@ -29,13 +29,14 @@ def build_dataset(
     reads: Collection[str] | Mapping[str, tuple[int, ...]] = (),
     sight: bool = False,
     rays: int = 0,
+    even_rays: bool = False,
 ) -> OccupancyFrames[Any]:
     """A split of the data set ``name`` at the preset's sizes; small generated data sets stay in memory.
 
     ``seed`` is that of the augmentation, which the training split alone has. ``reads``: parts of a batch beyond images and
     cameras, with the moments that they show (``Recipe.parts``) or without; ``sight``: with the voxels in sight, for losses that
-    ask; ``rays``: how many are drawn of a frame, 0: all. Raises DataError for an unknown name, for a part that the data set does
-    not provide and for whatever is missing on disk.
+    ask; ``rays``: how many are drawn of a frame, 0: all, ``even_rays``: whatever their class. Raises DataError for an unknown
+    name, for a part that the data set does not provide and for whatever is missing on disk.
     """
     shown = dict(reads) if isinstance(reads, Mapping) else {part: FRAMES.get(part, OWN) for part in reads}
     dataset = DATASETS.load(name)
@@ -61,4 +62,5 @@ def build_dataset(
         neighbours=shown.get("neighbours", ()),
         rays=shown.get("rays", ()),
         ray_count=rays,
+        even_rays=even_rays,
     )

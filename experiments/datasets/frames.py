@@ -105,6 +105,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     neighbours          fill the batch's ``neighbours`` with these (-1: the one before, 1: the next one); they are not distorted
     rays                fill the batch's ``rays`` from these, the batch's own (0) first; where the scene ends there are fewer
     ray_count           rays that are drawn of a frame, from (seed, draw, index); 0: all
+    even_rays           all rays are as likely to be drawn, see ``Recipe.even_rays``
 
     Other key frames are those that the split's list has of the scene, in order of time, also where ``mini`` leaves them out.
     Items are addressed by an index or by a pair (index, draw), where ``draw`` (say, the epoch; see ``TrainSampler``)
@@ -154,6 +155,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         neighbours: tuple[int, ...] = (),
         rays: tuple[int, ...] = (),
         ray_count: int = 0,
+        even_rays: bool = False,
     ) -> None:
         asked = {"depth": depth, "history": history, "neighbours": neighbours, "rays": rays}
         has = {"depth": bool(self.get_depth), "rays": self.has_rays} | dict.fromkeys(("history", "neighbours"), self.has_moments)
@@ -180,7 +182,8 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self.with_depth = depth
         self.with_sight = sight
         self.with_chain = chain
-        self.history, self.neighbours, self.rays, self.ray_count = history, neighbours, rays, ray_count
+        self.history, self.neighbours = history, neighbours
+        self.rays, self.ray_count, self.even_rays = rays, ray_count, even_rays
         self._all_frames = self._list()
         self._chosen = mini_indices(len(self._all_frames)) if mini else list(range(len(self._all_frames)))
         moved = any(offset != 0 for offset in (*history, *neighbours, *rays))

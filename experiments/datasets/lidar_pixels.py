@@ -86,7 +86,8 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
         sets = [(self._rays_of(position), to_key) for position, to_key in shown]
         own = np.concatenate([np.full(len(rays.depth), number == 0) for number, (rays, _) in enumerate(sets)])
         classes = np.concatenate([rays.classes for rays, _ in sets])
-        chosen = draw(draw_weights(classes, own), count, generator)
+        weights = np.ones(len(classes)) if self.even_rays else draw_weights(classes, own)
+        chosen = draw(weights, count, generator)
         origins = np.concatenate([rays.origins @ to_key[:3, :3].T + to_key[:3, 3] for rays, to_key in sets])[chosen]
         directions = np.concatenate([rays.directions @ to_key[:3, :3].T for rays, to_key in sets])[chosen]
         depth = np.concatenate([rays.depth for rays, _ in sets])[chosen]

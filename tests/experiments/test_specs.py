@@ -24,7 +24,7 @@ from experiments.spec import (
 
 OCC3D = load_table("table_occ3d")
 BRIEF = [name for name in table_names() if load_table(name).brief]
-ABLATIONS = [name for name in BRIEF if name.startswith("table_ablation_")]
+ABLATIONS = [name for name in BRIEF if name.startswith("table_ablation_") and load_table(name).rows[0].model == "tpvformer"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,24 @@ def test_an_ablation_trains_only_what_differs_from_the_main_table(name: str) -> 
         toy = table.cell(row, "cpu", "toy", 0)
         assert toy == losses.cell(losses.row(row.name), "cpu", "toy", 0)
         assert toy.table.name == "table_ablation_losses" and toy.schedule.iterations == 300
+
+
+def test_tables_of_rays_share_the_main_tables_cells_and_vary_one_thing_a_row() -> None:
+    main, rays = load_table("table_renderocc"), load_table("table_ablation_rays")
+    for table, name in ((main, "renderocc-2d"), (main, "renderocc"), (rays, "renderocc-2d")):
+        for preset in PRESETS:
+            assert table.cell(table.row(name), "cpu", preset, 0) == OCC3D.cell(OCC3D.row(name), "cpu", preset, 0)
+    for row in rays.rows[1:]:
+        assert len(row.traits) + len(row.options) == 1 and row.base == "renderocc-2d"
+    shown = {row.name: row.parts(training=True).get("rays") for row in (*main.rows, *rays.rows) if row.trained}
+    assert shown["renderocc-2d"] == (0, -3, -2, -1, 1, 2, 3) and shown["frames-0"] == (0,) and shown["frames-2"] == (0, -1, 1)
+    assert shown["renderocc-3d"] is None and shown["renderocc-3d-seen"] is None, "voxels alone teach: no ray is read"
+    assert "rays" not in main.row("renderocc-2d").parts(training=False)
+    paper = OCC3D.cell(OCC3D.row("renderocc"), "cpu", "paper", 0)
+    assert paper.data.image_size == (1408, 512) and paper.first_weights is not None
+    assert OCC3D.cell(OCC3D.row("tpvformer"), "cpu", "paper", 0).data.image_size == (1600, 896)
+    chosen = replace(paper, overrides={"data.image_size": (704, 256)})
+    assert chosen.data.image_size == (704, 256)
 
 
 def test_losses_are_added_one_after_the_other() -> None:
