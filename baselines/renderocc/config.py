@@ -54,6 +54,7 @@ TOY: dict[str, Any] = dict(
     channels=16,
     volume_blocks=(1, 1, 1),
     dropout=0.0,
+    splat_size=(200, 112),
 )
 
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}

@@ -20,6 +20,7 @@ from baselines.lss.volumes import Conv3D, Neck3D, ResNet3D
 from baselines.model import OccupancyModel
 from baselines.renderocc.losses import Teaching, ray_losses, taught_rays, voxel_losses
 from baselines.renderocc.rendering import Caster, Scene, caster
+from baselines.renderocc.splats import splatter
 
 # Loaders give images in the order blue, green, red less ImageNet's mean. ImageNet's mean and deviation, red, green, blue:
 _MEAN, _DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -77,6 +78,9 @@ class RenderOcc(OccupancyModel):
     class_weights      of the cross entropies, one a class of the grid; what the empty one's is does not matter. None: all alike
     teaching           fields of Teaching
     renderer           name of a backend that renders rays, or such a function
+    splats             rays are read from splatted images, one a camera and moment, and ``renderer`` names a backend that renders
+                       Gaussians (``baselines.renderocc.splats``); False: rays are rendered, as published
+    splat_size         (width, height) of those images in pixels
 
     ``camera_seed`` is that of OccupancyModel. Reads ``chain`` and ``history`` of a batch, in training ``rays`` too, and ``depth``
     unless its loss has no weight. Any batch size. Earlier frames have no gradient. Everything after the neck runs in float32,
@@ -106,6 +110,8 @@ class RenderOcc(OccupancyModel):
         class_weights: Sequence[float] | None = None,
         teaching: dict[str, Any] | None = None,
         renderer: str | Caster = "reference",
+        splats: bool = False,
+        splat_size: tuple[int, int] = (800, 450),
         camera_seed: int = 0,
     ) -> None:
         grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
@@ -118,7 +124,15 @@ class RenderOcc(OccupancyModel):
         self.swapped_channels = swapped_channels
         self.teaching = Teaching(**(teaching or {}))
         self.scene = Scene.of(grid)
-        self.cast = caster(renderer, grid, self.teaching) if isinstance(renderer, str) else renderer
+        if splats and self.teaching.needs_samples:
+            raise ValueError(
+                "splats have no samples along a ray: teaching needs depth_transform='along', contraction=False and "
+                "distortion_weight=0"
+            )
+        if not isinstance(renderer, str):
+            self.cast = renderer
+        else:
+            self.cast = splatter(renderer, grid, splat_size) if splats else caster(renderer, grid, self.teaching)
 
         self.img_backbone = build_mmdet(backbone)
         self.img_neck = ImageNeck(*image_channels)

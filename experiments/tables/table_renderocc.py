@@ -19,6 +19,26 @@ def _row(name: str, title: str, base: str, **teaching: Any) -> Row:
     return replace(RENDEROCC, name=name, title=title, note="", base=base, options=options, traits=traits)
 
 
+_MENDED: dict[str, Any] = dict(
+    depth_transform="along",
+    depth_target="range",
+    contraction=False,
+    corner_aligned=False,
+    flat_distortion=False,
+    normalise_semantics=True,
+)
+# Two rows of our own, with the same network, labels, pixels and losses. What only samples along a ray can give is left out of
+# both: the contraction of depth and space, the distortion loss. So are rays of other frames, which take a splatter an image each.
+_OWN = replace(
+    RENDEROCC,
+    name="renderocc-rays",
+    title="2D: rays of the key frame, in metres",
+    base="renderocc-2d",
+    options={"teaching": {**_MENDED, "distortion_weight": 0.0}},
+    traits={"frames": {**RENDEROCC.recipe.frames, "rays": (0,)}},
+    note="a row of this project: what is published but for other frames, contracted depth and space, and the distortion loss",
+)
+
 TABLE = TableSpec(
     name="table_renderocc",
     title="RenderOcc on Occ3D-nuScenes: taught by rays, by voxels, by both",
@@ -34,6 +54,16 @@ TABLE = TableSpec(
         _row("renderocc-seen", "2D + 3D: rays and the voxels in sight", "renderocc", voxels="seen"),
         _row("renderocc-3d", "3D: all voxels", "renderocc", voxels="all", **_NO_RAYS),
         _row("renderocc-3d-seen", "3D: the voxels in sight", "renderocc-3d", voxels="seen", **_NO_RAYS),
+        _OWN,
+        replace(
+            _OWN,
+            name="renderocc-splats",
+            title="2D: the same rays, through Gaussian splats",
+            base="renderocc-rays",
+            options={**_OWN.options, "splats": True},
+            traits={**_OWN.traits, "renderer": "gaussians"},
+            note="a row of this project, as the one before it",
+        ),
     ),
     presets=OCC3D.presets,
     notes=(

@@ -22,6 +22,7 @@ from baselines.lss.geometry import VECTOR_LENGTH
 from baselines.renderocc import MENDED, RenderOcc, Teaching, renderocc_config
 from baselines.renderocc.losses import DEPTH_FLOOR, ray_losses, silog, voxel_losses
 from baselines.renderocc.rendering import Scene, ray_settings
+from baselines.renderocc.splats import images_of, splatter
 
 OCC3D = OccupancyGrid((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.4, tuple(f"c{i}" for i in range(18)), empty=17, dataset="occ3d")
 
@@ -561,6 +562,62 @@ def test_a_registered_renderer_teaches(batch: OccupancyBatch, mended: bool) -> N
     assert all(torch.isfinite(value) for value in losses.values())
     assert all(torch.isfinite(p.grad).all() for p in own.parameters() if p.grad is not None)
     assert own.density_mlp[0].weight.grad.any() and own.semantic_mlp[0].weight.grad.any()
+
+
+# Splats in place of rays --------------------------------------------------------------------------------------------
+
+METRIC = {**MENDED, "distortion_weight": 0.0}
+
+
+def test_a_wall_of_gaussians_is_where_the_wall_is() -> None:
+    """Rays of two cameras meet opaque voxels 10 m ahead; what is rendered is the way to them, and their class."""
+    density = torch.zeros(SMALL.shape)
+    wall = (SMALL.centres()[..., 0] - 10).abs() < SMALL.voxel_size / 2
+    density[wall] = 40.0
+    features = torch.zeros(*SMALL.shape, 17)
+    features[..., 3] = wall.float()
+    density.requires_grad_()
+    g = torch.Generator().manual_seed(0)
+    origins = torch.tensor([[0.0, 0.0, 1.5], [-3.0, 1.0, 1.5]]).repeat_interleave(40, dim=0)
+    directions = F.normalize(torch.cat([torch.ones(80, 1), (torch.rand(80, 2, generator=g) - 0.5) * 0.3], dim=1), dim=1)
+    rendered = splatter("reference", SMALL, (120, 60))(density, features, origins, directions)
+    way = (SMALL.centres()[wall][0, 0] - origins[:, 0]) / directions[:, 0]
+    assert (rendered.alpha > 0.9).all() and ((rendered.depth / rendered.alpha - way).abs() < SMALL.voxel_size / 2).all()
+    assert (rendered.features.argmax(1) == 3).all() and torch.equal(rendered.transmittance, 1 - rendered.alpha)
+    rendered.depth.sum().backward()
+    assert density.grad is not None and density.grad.abs().sum() > 0
+
+
+def test_every_origin_has_an_image_that_its_rays_are_pixels_of() -> None:
+    g = torch.Generator().manual_seed(1)
+    origins = (torch.rand(3, 3, generator=g) * 4)[torch.randint(0, 3, (200,), generator=g)]
+    yaw, pitch = (torch.rand(200, generator=g) - 0.5) * 1.6, (torch.rand(200, generator=g) - 0.5) * 0.8
+    directions = torch.stack([pitch.cos() * yaw.cos(), pitch.cos() * yaw.sin(), pitch.sin()], dim=1)
+    view, cameras, pixels, cosines = images_of(origins, directions, (64, 32))
+    assert cameras.views == 3 and all(len(origins[view == one].unique(dim=0)) == 1 for one in range(3))
+    points = torch.cat([origins + 7 * directions, torch.ones(200, 1)], dim=1)
+    seen = (cameras.world_to_camera[0, view] @ points[..., None])[:, :3]
+    place = (cameras.intrinsics[0, view] @ seen)[..., 0]
+    assert torch.equal((place[:, :2] / place[:, 2:]).long().flip(-1), pixels)
+    assert (pixels >= 0).all() and (pixels < torch.tensor([32, 64])).all()
+    assert torch.allclose(seen[:, 2, 0], 7 * cosines, atol=1e-4)
+    with pytest.raises(ValueError, match="look to another side"):
+        images_of(origins[:1].expand(3, 3), torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), (64, 32))
+
+
+def test_splats_teach_what_rays_teach(batch: OccupancyBatch) -> None:
+    torch.manual_seed(0)
+    splats = toy(
+        replace(SMALL, published=OCC3D.published), teaching=METRIC, splats=True, renderer="reference", splat_size=(48, 32)
+    )
+    with torch.no_grad():
+        splats.density_mlp[-2].bias.fill_(12.0)
+    losses = splats.loss(batch)
+    assert set(losses) == {"loss_render_depth", "loss_render_semantic", "loss_sdf_entropy", "loss_lss_depth"}
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in splats.parameters() if p.requires_grad)
+    with pytest.raises(ValueError, match="splats have no samples along a ray"):
+        toy(splats=True, renderer="reference")
 
 
 def test_wrong_input_is_named(model: RenderOcc, batch: OccupancyBatch) -> None:

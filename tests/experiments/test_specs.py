@@ -10,6 +10,7 @@ from run_tiny import TABLES
 
 import experiments.tables
 from baselines.gaussrender import PAPER, GaussRenderConfig
+from baselines.renderocc.losses import MENDED
 from experiments.spec import (
     PRESETS,
     Cell,
@@ -102,6 +103,9 @@ def test_tables_of_rays_share_the_main_tables_cells_and_vary_one_thing_a_row() -
     assert shown["renderocc-2d"] == (0, -3, -2, -1, 1, 2, 3) and shown["frames-0"] == (0,) and shown["frames-2"] == (0, -1, 1)
     assert shown["renderocc-3d"] is None and shown["renderocc-3d-seen"] is None, "voxels alone teach: no ray is read"
     assert "rays" not in main.row("renderocc-2d").parts(training=False)
+    own, splats = main.row("renderocc-rays"), main.row("renderocc-splats")
+    assert own.options["teaching"] == {**MENDED, "distortion_weight": 0.0}
+    assert splats.options == {**own.options, "splats": True} and splats.parts(training=True) == own.parts(training=True)
     paper = OCC3D.cell(OCC3D.row("renderocc"), "cpu", "paper", 0)
     assert paper.data.image_size == (1408, 512) and paper.first_weights is not None
     assert OCC3D.cell(OCC3D.row("tpvformer"), "cpu", "paper", 0).data.image_size == (1600, 896)
