@@ -66,16 +66,19 @@ def renderocc_config(
     renderer: str = "reference",
     camera_seed: int = 0,
     loss: dict[str, Any] | None = None,
+    gaussrender: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A config for ``mmdet3d.registry.MODELS.build`` (after ``import baselines.renderocc``), plain data throughout.
 
-    renderer  name of the backend that renders rays
+    renderer  name of the backend that renders rays, or Gaussians with the option ``splats``
     loss      ``class_weights`` of the grid's classes, in place of the published ones of Occ3D; the rest is for other models
 
-    Raises ValueError for an unknown size.
+    Raises ValueError for an unknown size, and for ``gaussrender``: that is for models that are taught by voxels.
     """
     if size not in SIZES:
         raise ValueError(f"unknown RenderOcc size '{size}' (known: {', '.join(SIZES)})")
+    if gaussrender is not None:
+        raise ValueError("RenderOcc is taught by rays, or by splats in their place: it takes no gaussrender")
     weights = (loss or {}).get("class_weights")
     if weights is None and grid.num_classes - 1 == len(OCC3D_VOXELS) and grid.empty == len(OCC3D_VOXELS):
         weights = (*(1 / math.log(count + 0.001) for count in OCC3D_VOXELS), 0.0)
