@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from baselines.checkpoints import CheckpointError, load_bevdet_pretrain, load_released
 from baselines.interface import CameraChain, History, OccupancyBatch, OccupancyGrid, RaySupervision
 from baselines.lss.geometry import VECTOR_LENGTH
+from baselines.published import Published
 from baselines.renderocc import MENDED, RenderOcc, Teaching, renderocc_config
 from baselines.renderocc.losses import DEPTH_FLOOR, ray_losses, silog, voxel_losses
 from baselines.renderocc.rendering import Scene, ray_settings
@@ -567,6 +568,7 @@ def test_a_registered_renderer_teaches(batch: OccupancyBatch, mended: bool) -> N
 # Splats in place of rays --------------------------------------------------------------------------------------------
 
 METRIC = {**MENDED, "distortion_weight": 0.0}
+SCALED = replace(SMALL, published=Published(gaussian_scale=(0.4, 0.27)))
 
 
 def test_a_wall_of_gaussians_is_where_the_wall_is() -> None:
@@ -580,7 +582,7 @@ def test_a_wall_of_gaussians_is_where_the_wall_is() -> None:
     g = torch.Generator().manual_seed(0)
     origins = torch.tensor([[0.0, 0.0, 1.5], [-3.0, 1.0, 1.5]]).repeat_interleave(40, dim=0)
     directions = F.normalize(torch.cat([torch.ones(80, 1), (torch.rand(80, 2, generator=g) - 0.5) * 0.3], dim=1), dim=1)
-    rendered = splatter("reference", SMALL, (120, 60))(density, features, origins, directions)
+    rendered = splatter("reference", SCALED, (120, 60))(density, features, origins, directions)
     way = (SMALL.centres()[wall][0, 0] - origins[:, 0]) / directions[:, 0]
     assert (rendered.alpha > 0.9).all() and ((rendered.depth / rendered.alpha - way).abs() < SMALL.voxel_size / 2).all()
     assert (rendered.features.argmax(1) == 3).all() and torch.equal(rendered.transmittance, 1 - rendered.alpha)
@@ -607,9 +609,7 @@ def test_every_origin_has_an_image_that_its_rays_are_pixels_of() -> None:
 
 def test_splats_teach_what_rays_teach(batch: OccupancyBatch) -> None:
     torch.manual_seed(0)
-    splats = toy(
-        replace(SMALL, published=OCC3D.published), teaching=METRIC, splats=True, renderer="reference", splat_size=(48, 32)
-    )
+    splats = toy(SCALED, teaching=METRIC, splats=True, renderer="reference", splat_size=(48, 32))
     with torch.no_grad():
         splats.density_mlp[-2].bias.fill_(12.0)
     losses = splats.loss(batch)
