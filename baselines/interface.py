@@ -266,6 +266,9 @@ class RaySupervision(BatchPart):
                 )
             if not (bool(torch.isfinite(self.depth).all()) and bool((self.depth > 0).all())):
                 raise ValueError("RaySupervision: depth must be positive and finite; leave out rays without")
+            lines = torch.cat([self.origins, self.directions], dim=1)
+            if not bool(torch.isfinite(lines).all()) or not bool(self.directions.any(dim=1).all()):
+                raise ValueError("RaySupervision: origins and directions must be finite, and no direction 0; leave out such rays")
 
 
 @dataclass(frozen=True)

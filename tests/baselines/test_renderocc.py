@@ -258,6 +258,9 @@ def test_parts_must_belong_to_the_images(batch: OccupancyBatch) -> None:
         replace(batch, rays=replace(batch.rays, semantic=batch.rays.semantic.float()))
     with pytest.raises(ValueError, match="depth must be positive and finite"):
         replace(batch, rays=replace(batch.rays, depth=batch.rays.depth * 0))
+    for wrong in (0.0, torch.nan):
+        with pytest.raises(ValueError, match="must be finite, and no direction 0"):
+            replace(batch, rays=replace(batch.rays, directions=batch.rays.directions * wrong))
 
 
 def test_parts_go_to_devices_with_their_batch(batch: OccupancyBatch) -> None:

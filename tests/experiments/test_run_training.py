@@ -41,7 +41,9 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def command_in(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], table: str = "table_tiny"
+) -> Command:
     monkeypatch.setattr(experiments.tables, "__path__", [*experiments.tables.__path__, TABLES])
     for name, value in environment(folder).items():
         monkeypatch.setenv(name, value)
@@ -53,7 +55,7 @@ def command_in(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            code = main(["table_tiny", *arguments])
+            code = main([table, *arguments])
         finally:
             torch.set_num_threads(threads)
         out, err = capsys.readouterr()

@@ -1,0 +1,42 @@
+"""RenderOcc's rows for tests, at sizes that train in seconds."""
+
+from dataclasses import replace
+
+from experiments.tables.table_tiny import TABLE as TINY
+
+from experiments.spec import TableSpec
+from experiments.tables.table_renderocc import TABLE as RENDEROCC
+
+SIZES = {
+    "backbone": {
+        "type": "StereoResNet",
+        "depth": 18,
+        "base_channels": 8,
+        "stem_channels": 8,
+        "num_stages": 3,
+        "strides": (1, 2, 2),
+        "dilations": (1, 1, 1),
+        "out_indices": (0, 1, 2),
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+        "norm_eval": False,
+        "style": "pytorch",
+    },
+    "image_channels": (16 + 32, 16),
+    "depth": (1.0, 41.0, 4.0),
+    "aspp": 4,
+    "channels": 8,
+    "splat_size": (48, 27),
+}
+
+TABLE = TableSpec(
+    name="table_tiny_rays",
+    title="Tiny, taught by rays",
+    dataset="occ3d",
+    columns=TINY.columns,
+    rows=tuple(
+        replace(row, cell_of={}, base=None, schedules={}, presets=("toy",), options={**row.options, **SIZES})
+        for row in RENDEROCC.rows
+        if row.trained
+    ),
+    presets={"toy": replace(TINY.presets["toy"], schedule=replace(TINY.presets["toy"].schedule, iterations=2))},
+)
