@@ -18,6 +18,7 @@ from baselines.recipe import CheckpointNames
 # Parts of a key that stand only where a model is trained with rendering: GaussRender's decoder and background.
 RENDERING_KEYS = (
     "renderer.bg_color",
+    "renderer_prep.",
     *(f"{owner}.{part}." for owner in ("aggregator", "head", "decoder") for part in ("renderer", "renderer_prep")),
 )
 

@@ -13,6 +13,7 @@ BASELINES: Registry[Recipe] = Registry(
         "surroundocc": "baselines.surroundocc.recipe:RECIPE",
         "symphonies": "baselines.symphonies.recipe:RECIPE",
         "renderocc": "baselines.renderocc.recipe:RECIPE",
+        "bevdetocc": "baselines.bevdetocc.recipe:RECIPE",
     },
     "baselines",
 )

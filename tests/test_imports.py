@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = ("renderers", "baselines", "experiments", "reports")
 HEAVY = ("torch", "torchvision", "mmengine", "mmcv", "mmdet", "mmdet3d", "mlflow")
 LIGHT = (
+    "baselines.bevdetocc",
     "baselines.recipe",
     "baselines.registry",
     "baselines.surroundocc",

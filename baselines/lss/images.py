@@ -1,4 +1,4 @@
-"""Image networks of stereo models: backbones that give their finest features besides, and BEVDet's FPN_LSS.
+"""Image networks of stereo models: backbones that give their finest features besides, and BEVDet's FPN_LSS and CustomFPN.
 
 A stereo backbone maps images [N, 3, H, W] to a list of maps [N, C_i, h_i, w_i], the first of which stereo compares and the others
 of which go to the neck; ``first_stage`` gives the first map alone, without the cost of the others.
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from mmdet.models.backbones import ResNet, SwinTransformer
+from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,6 +58,7 @@ class StereoResNet(ResNet):
         return getattr(self, self.res_layers[0])(self.maxpool(x))
 
 
+@MODELS.register_module()
 class ImageNeck(nn.Module):
     """Two maps joined at the finer one's size, then two convolutions with norms (BEVDet's FPN_LSS without its last step)."""
 
@@ -76,3 +78,19 @@ class ImageNeck(nn.Module):
         fine, coarse = maps
         coarse = F.interpolate(coarse, size=fine.shape[-2:], mode="bilinear", align_corners=True)
         return self.conv(torch.cat([fine, coarse], dim=1))
+
+
+@MODELS.register_module()
+class FinestFPN(FPN):
+    """mmdet's FPN less all outputs but the finest (BEVDet's CustomFPN)."""
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
+        super().__init__(list(in_channels), out_channels, num_outs=len(in_channels))
+        self.fpn_convs = self.fpn_convs[:1]
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """[N, in_channels[i], h_i, w_i], fine to coarse -> [N, out_channels, h_0, w_0]."""
+        *finer, joined = (lateral(one) for lateral, one in zip(self.lateral_convs, maps, strict=True))
+        for one in reversed(finer):
+            joined = one + F.interpolate(joined, size=one.shape[-2:], mode="nearest")
+        return self.fpn_convs[0](joined)

@@ -10,23 +10,11 @@ import torch
 from mmdet3d.registry import MODELS
 from torch import Tensor, nn
 
-import baselines.lss.images  # noqa: F401  registers the backbones
-from baselines.images import build_mmdet, check_images
-from baselines.interface import CameraChain, History, OccupancyBatch, OccupancyGrid, OccupancyPrediction, RaySupervision
-from baselines.lss.geometry import camera_vector
-from baselines.lss.images import ImageNeck
-from baselines.lss.view import StereoView, ViewTransformer
-from baselines.lss.volumes import Conv3D, Neck3D, ResNet3D
-from baselines.model import OccupancyModel
+from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction, RaySupervision
+from baselines.lss.network import LiftSplat, voxel_layers
 from baselines.renderocc.losses import Teaching, ray_losses, taught_rays, voxel_losses
 from baselines.renderocc.rendering import Caster, Scene, caster
 from baselines.renderocc.splats import splatter
-
-# Loaders give images in the order blue, green, red less ImageNet's mean. ImageNet's mean and deviation, red, green, blue:
-_MEAN, _DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-
-NUM_STAGES = 3
-"""Of the network on the volume: at the grid's resolution, a half and a quarter of it."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +43,13 @@ class RayScene(nn.Module):
 
 
 @MODELS.register_module()
-class RenderOcc(OccupancyModel):
-    """Images of three moments -> backbone -> neck -> depth, told of camera and stereo -> lift, splat -> 3D network -> voxels.
+class RenderOcc(LiftSplat):
+    """A lift-splat network, then what is rendered of its voxels.
 
     grid               occupancy grid (an OccupancyGrid, or its fields as a dict)
-    backbone           a stereo backbone (``baselines.lss.images``), a config for mmdet's registry, with two maps for the neck
-    image_channels     channels of those two maps together, and of the neck's output
-    depth              (first, end, step) of the depths in metres
-    reduction          pixels of an image per cell of the neck's output
-    stereo_reduction   and of the backbone's stereo map; a power of two times that is ``reduction``
-    aspp               channels of each branch of the depth network's ASPP
-    adjacent           earlier frames whose volumes stand beside the key frame's; stereo takes one more. ``history`` must have
-                       as many, adjacent + 1
-    channels           of the volume
-    volume_blocks      residual blocks of the 3D network's three stages
-    dropout            after the ASPP
+    image_channels     channels of the backbone's two maps for the neck together, and of the neck's output
     threshold          density above which a voxel is occupied (Q3); None: that of empty space, which voxels teach
     final_softplus     the density is not negative
-    swapped_channels   images enter as blue, green, red, of which red's, green's and blue's mean and deviation are taken, as the
-                       released weights were trained; False: as red, green, blue (Q17)
-    published_rounding  of the splat, see ``voxel_numbers`` (Q13)
     class_weights      of the cross entropies, one a class of the grid; what the empty one's is does not matter. None: all alike
     teaching           fields of Teaching
     renderer           name of a backend that renders rays, or such a function
@@ -82,9 +57,9 @@ class RenderOcc(OccupancyModel):
                        Gaussians (``baselines.renderocc.splats``); False: rays are rendered, as published
     splat_size         (width, height) of those images in pixels
 
-    ``camera_seed`` is that of OccupancyModel. Reads ``chain`` and ``history`` of a batch, in training ``rays`` too, and ``depth``
-    unless its loss has no weight. Any batch size. Earlier frames have no gradient. Everything after the neck runs in float32,
-    also under autocast. Parameters have the published names. Raises ValueError for sizes that do not fit together.
+    The others are those of LiftSplat (``swapped_channels``: Q17, ``published_rounding``: Q13), and so is what it reads of a
+    batch, in training ``rays`` too, and ``depth`` unless its loss has no weight. Parameters have the published names. Raises
+    ValueError for sizes that do not fit together.
 
     A prediction's logits are those of the classes and, for the empty one, the largest of them plus what the density lacks to the
     threshold: the largest is what the published code says.
@@ -116,12 +91,25 @@ class RenderOcc(OccupancyModel):
     ) -> None:
         grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
         weights = tuple(class_weights) if class_weights is not None else (1.0,) * grid.num_classes
-        super().__init__(grid, camera_seed=camera_seed, loss={"class_weights": weights})
-        _check_sizes(reduction, stereo_reduction, adjacent, depth)
-        self.adjacent = adjacent
-        self.reduction = reduction
+        super().__init__(
+            grid,
+            backbone,
+            dict(type="ImageNeck", inputs=image_channels[0], outputs=image_channels[1]),
+            image_channels[1],
+            depth,
+            reduction,
+            stereo_reduction,
+            aspp,
+            adjacent,
+            channels,
+            volume_blocks,
+            dropout,
+            swapped_channels,
+            published_rounding,
+            camera_seed,
+            loss={"class_weights": weights},
+        )
         self.threshold = threshold
-        self.swapped_channels = swapped_channels
         self.teaching = Teaching(**(teaching or {}))
         self.scene = Scene.of(grid)
         if splats and self.teaching.needs_samples:
@@ -133,88 +121,23 @@ class RenderOcc(OccupancyModel):
             self.cast = renderer
         else:
             self.cast = splatter(renderer, grid, splat_size) if splats else caster(renderer, grid, self.teaching)
-
-        self.img_backbone = build_mmdet(backbone)
-        self.img_neck = ImageNeck(*image_channels)
-        self.img_view_transformer = ViewTransformer(
-            grid, image_channels[1], channels, depth, reduction, stereo_reduction, aspp, 5.0, published_rounding, dropout
-        )
-        self.pre_process_net = ResNet3D(channels, (1,), (channels,), (1,))
-        widths = [channels << stage for stage in range(NUM_STAGES)]
-        self.img_bev_encoder_backbone = ResNet3D((adjacent + 1) * channels, volume_blocks, widths, (1, 2, 2))
-        self.img_bev_encoder_neck = Neck3D(sum(widths), channels)
-        self.final_conv = Conv3D(channels, channels, 3, norm=False)
-        self.density_mlp = nn.Sequential(*_mlp(channels, 2), *([nn.Softplus()] if final_softplus else []))
-        self.semantic_mlp = nn.Sequential(*_mlp(channels, grid.num_classes - 1))
+        self.density_mlp = nn.Sequential(*voxel_layers(channels, 2), *([nn.Softplus()] if final_softplus else []))
+        self.semantic_mlp = nn.Sequential(*voxel_layers(channels, grid.num_classes - 1))
         occupied = [weight for number, weight in enumerate(weights) if number != grid.empty]
         self.semantic_loss = nn.CrossEntropyLoss(weight=torch.tensor(occupied))
         self.nerf_head = RayScene(self.scene)
 
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
-        """Logits [B, C, X, Y, Z] and features [B, channels, X, Y, Z].
-
-        Raises ValueError for images of the wrong shape, and for a batch without ``chain`` or ``history`` or with too short a one.
-        """
+        """Logits [B, C, X, Y, Z] and features [B, channels, X, Y, Z]; errors as in ``lifted``."""
         volume = self.volume(batch)
         return OccupancyPrediction((self.logits(volume),), volume.features)
 
     def volume(self, batch: OccupancyBatch) -> Volume:
-        """The network's output; errors as in ``extract``."""
-        chain, history = self._parts(batch)
-        projection, vector = chain.projection(), camera_vector(chain)
-        volumes = []
-        with torch.no_grad():
-            oldest = history.projection.shape[1] - 1
-            earlier = self._stereo_view(history.images[:, oldest], history.projection[:, oldest])
-            for frame in reversed(range(oldest)):
-                lifted, _, earlier = self._lift(history.images[:, frame], history.projection[:, frame], vector, earlier)
-                volumes.append(lifted)
-        if torch.is_autocast_enabled(batch.images.device.type):
-            torch.clear_autocast_cache()  # weights that were cast without a gradient
-        lifted, shares, _ = self._lift(batch.images, projection, vector, earlier)
+        """The network's output; errors as in ``lifted``."""
+        lifted = self.lifted(batch)
         with torch.autocast(batch.images.device.type, enabled=False):
-            joined = torch.cat([*volumes, lifted], dim=1)
-            features = self.final_conv(self.img_bev_encoder_neck(self.img_bev_encoder_backbone(joined)))
-            voxels = features.movedim(1, -1)
-            return Volume(self.density_mlp(voxels), self.semantic_mlp(voxels), features, shares)
-
-    def _lift(self, images: Tensor, projection: Tensor, vector: Tensor, earlier: StereoView) -> tuple[Tensor, Tensor, StereoView]:
-        """Volume [B, channels, X, Y, Z], shares of the depths, and what the next newer frame compares itself with."""
-        shape, size = images.shape[:2], (images.shape[-1], images.shape[-2])
-        stereo, *maps = self.img_backbone(self._normalised(images).flatten(0, 1))
-        features = self.img_neck(maps)
-        with torch.autocast(images.device.type, enabled=False):
-            current = StereoView(stereo.float().unflatten(0, shape), projection)
-            cost = self.img_view_transformer.compare(current, earlier, size)
-            features = features.float().unflatten(0, shape)
-            lifted, shares = self.img_view_transformer(features, vector, projection, size, cost)
-            return self.pre_process_net(lifted)[0], shares, current
-
-    def _stereo_view(self, images: Tensor, projection: Tensor) -> StereoView:
-        stereo = self.img_backbone.first_stage(self._normalised(images).flatten(0, 1))
-        return StereoView(stereo.float().unflatten(0, images.shape[:2]), projection)
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        """[..., 3, H, W] as loaders give them -> as the backbone was trained with."""
-        mean, deviation = (images.new_tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
-        if self.swapped_channels:
-            return (images + mean.flip(0) - mean) / deviation
-        return images.flip(-3) / deviation
-
-    def _parts(self, batch: OccupancyBatch) -> tuple[CameraChain, History]:
-        check_images(batch, most_cameras=batch.images.shape[1])
-        if batch.chain is None:
-            raise ValueError("RenderOcc needs the batch's 'chain': how its cameras' pixels come about")
-        wanted = self.adjacent + 1
-        if batch.history is None or batch.history.images.shape[1] != wanted:
-            found = "none" if batch.history is None else batch.history.images.shape[1]
-            raise ValueError(f"RenderOcc needs the batch's 'history' of {wanted} earlier frames, got {found}")
-        if any(extent % self.reduction for extent in batch.images.shape[-2:]):
-            raise ValueError(
-                f"images must be a multiple of {self.reduction} pixels high and wide, got "
-                f"{batch.images.shape[-2]} x {batch.images.shape[-1]}"
-            )
-        return batch.chain, batch.history
+            voxels = lifted.features.movedim(1, -1)
+            return Volume(self.density_mlp(voxels), self.semantic_mlp(voxels), lifted.features, lifted.shares)
 
     def logits(self, volume: Volume) -> Tensor:
         """[B, C, X, Y, Z] of all classes, see the class."""
@@ -233,11 +156,7 @@ class RenderOcc(OccupancyModel):
         volume = self.volume(batch)
         losses = self._rendered_losses(volume, batch) if teaching.renders else {}
         if teaching.lss_depth_weight:
-            if batch.depth is None:
-                raise ValueError("RenderOcc's lss_depth loss needs the batch's 'depth', of LiDAR points in the images")
-            losses["loss_lss_depth"] = teaching.lss_depth_weight * self.img_view_transformer.depth_loss(
-                volume.shares, batch.depth
-            )
+            losses["loss_lss_depth"] = teaching.lss_depth_weight * self.depth_loss(volume.shares, batch)
         if teaching.voxels != "none":
             counted = batch.labels != self.grid.ignore
             counted = counted & batch.camera_mask if teaching.voxels == "seen" else counted
@@ -292,18 +211,3 @@ class RenderOcc(OccupancyModel):
                 f"({self.grid.class_names[self.grid.empty]}), got {int(rays.semantic[wrong][0])}"
             )
         return rays
-
-
-def _mlp(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    return nn.Linear(inputs, 2 * inputs), nn.Softplus(), nn.Linear(2 * inputs, outputs)
-
-
-def _check_sizes(reduction: int, stereo_reduction: int, adjacent: int, depth: tuple[float, float, float]) -> None:
-    ratio = reduction // stereo_reduction
-    if reduction != ratio * stereo_reduction or ratio < 1 or ratio & (ratio - 1):
-        raise ValueError(f"reduction {reduction} must be stereo_reduction {stereo_reduction} times a power of two")
-    if adjacent < 0:
-        raise ValueError(f"adjacent must be a number of earlier frames, got {adjacent}")
-    first, end, step = depth
-    if not (0 < first < end and step > 0) or abs((end - first) / step - round((end - first) / step)) > 1e-6:
-        raise ValueError(f"depth must be (first, end, step), a whole number of steps from a positive first to end, got {depth}")

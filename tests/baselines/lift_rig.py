@@ -1,4 +1,5 @@
-"""What lift-splat models read besides: chains, earlier frames, rays and depth under the rig of ``surround_rig``."""
+"""What lift-splat models read besides (chains, earlier frames, rays and depth under the rig of ``surround_rig``), and the names
+of their published parameters."""
 
 from __future__ import annotations
 
@@ -94,3 +95,62 @@ def plain_caster(grid: OccupancyGrid, steps: int = 48, step: float = 0.8):  # ty
         )
 
     return cast
+
+
+class StateDict(dict[str, tuple[int, ...]]):
+    """Names and shapes of a published state dict, written out from its description."""
+
+    def conv(self, prefix: str, outputs: int, inputs: int, *kernel: int, bias: bool = True) -> None:
+        self[f"{prefix}.weight"] = (outputs, inputs, *kernel)
+        if bias:
+            self[f"{prefix}.bias"] = (outputs,)
+
+    def norm(self, prefix: str, channels: int, running: bool = True) -> None:
+        self[f"{prefix}.weight"] = self[f"{prefix}.bias"] = (channels,)
+        if running:
+            self[f"{prefix}.running_mean"] = self[f"{prefix}.running_var"] = (channels,)
+            self[f"{prefix}.num_batches_tracked"] = ()
+
+    def block3d(self, prefix: str, inputs: int, outputs: int, first: bool) -> None:
+        for name, width in (("conv1", inputs), ("conv2", outputs), *([("downsample", inputs)] if first else [])):
+            self.conv(f"{prefix}.{name}.conv", outputs, width, 3, 3, 3, bias=False)
+            self.norm(f"{prefix}.{name}.bn", outputs)
+
+    def lift_splat(self, width: int) -> None:
+        """BEVStereo4D for occupancy from behind an image neck of ``width`` channels up to the voxels' features."""
+        net = "img_view_transformer.depth_net"
+        self.conv(f"{net}.reduce_conv.0", width, width, 3, 3)
+        self.norm(f"{net}.reduce_conv.1", width)
+        self.conv(f"{net}.context_conv", 32, width, 1, 1)
+        self.norm(f"{net}.bn", 27)
+        for kind in ("depth", "context"):
+            self.conv(f"{net}.{kind}_mlp.fc1", width, 27)
+            self.conv(f"{net}.{kind}_mlp.fc2", width, width)
+            self.conv(f"{net}.{kind}_se.conv_reduce", width, width, 1, 1)
+            self.conv(f"{net}.{kind}_se.conv_expand", width, width, 1, 1)
+        for layer in (0, 2):
+            self.conv(f"{net}.cost_volumn_net.{layer}", 88, 88, 3, 3)
+            self.norm(f"{net}.cost_volumn_net.{layer + 1}", 88)
+        for block in range(3):
+            self.conv(f"{net}.depth_conv.{block}.conv1", width, width if block else width + 88, 3, 3, bias=False)
+            self.norm(f"{net}.depth_conv.{block}.bn1", width)
+            self.conv(f"{net}.depth_conv.{block}.conv2", width, width, 3, 3, bias=False)
+            self.norm(f"{net}.depth_conv.{block}.bn2", width)
+        self.conv(f"{net}.depth_conv.0.downsample", width, width + 88, 1, 1)
+        for branch in range(1, 5):
+            size = 1 if branch == 1 else 3
+            self.conv(f"{net}.depth_conv.3.aspp{branch}.atrous_conv", 96, width, size, size, bias=False)
+            self.norm(f"{net}.depth_conv.3.aspp{branch}.bn", 96)
+        self.conv(f"{net}.depth_conv.3.global_avg_pool.1", 96, width, 1, 1, bias=False)
+        self.norm(f"{net}.depth_conv.3.global_avg_pool.2", 96)
+        self.conv(f"{net}.depth_conv.3.conv1", width, 5 * 96, 1, 1, bias=False)
+        self.norm(f"{net}.depth_conv.3.bn1", width)
+        self.conv(f"{net}.depth_conv.4", 88, width, 1, 1)
+
+        self.block3d("pre_process_net.layers.0.0", 32, 32, first=True)
+        for stage, (blocks, inputs, outputs) in enumerate(((1, 64, 32), (2, 32, 64), (4, 64, 128))):
+            for block in range(blocks):
+                self.block3d(f"img_bev_encoder_backbone.layers.{stage}.{block}", outputs if block else inputs, outputs, not block)
+        self.conv("img_bev_encoder_neck.conv.conv", 32, 224, 1, 1, 1, bias=False)
+        self.norm("img_bev_encoder_neck.conv.bn", 32)
+        self.conv("final_conv.conv", 32, 32, 3, 3, 3)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from baselines.images import build_mmdet
 from baselines.lss.depth_net import DepthNet, cost_volume
 from baselines.lss.geometry import camera_vector, depth_bins, pixel_grid, reproject, unproject
-from baselines.lss.images import ImageNeck, StereoResNet, StereoSwin
+from baselines.lss.images import FinestFPN, ImageNeck, StereoResNet, StereoSwin
 from baselines.lss.pooling import splat, sums, voxel_numbers
 from baselines.lss.view import ViewTransformer
 from baselines.lss.volumes import Conv3D, ConvZYX, Neck3D, ResNet3D
@@ -290,6 +290,18 @@ def test_stereo_resnets_first_map(deep: bool) -> None:
     first, fine, coarse = model(images)
     torch.testing.assert_close(model.first_stage(images), first)
     assert ImageNeck(32 + 64, 8)([fine, coarse]).shape == (1, 8, *fine.shape[-2:])
+
+
+def test_the_finest_fpn_is_mmdets_with_one_output() -> None:
+    torch.manual_seed(0)
+    plain = build_mmdet(dict(type="FPN", in_channels=[4, 6, 8], out_channels=5, num_outs=3))
+    finest = build_mmdet(dict(type="FinestFPN", in_channels=(4, 6, 8), out_channels=5))
+    assert isinstance(finest, FinestFPN)
+    finest.load_state_dict(
+        {name: v for name, v in plain.state_dict().items() if not name.startswith(("fpn_convs.1", "fpn_convs.2"))}
+    )
+    maps = [torch.randn(2, width, *size) for width, size in ((4, (9, 13)), (6, (5, 7)), (8, (3, 4)))]
+    torch.testing.assert_close(finest(maps), plain(maps)[0])
 
 
 # The whole transformer ---------------------------------------------------------------------------------------------
