@@ -154,5 +154,5 @@ def check_turns(reader: str, grid: OccupancyGrid) -> None:
         if abs(low + high) > 1e-6 * grid.voxel_size:
             raise DataError(
                 f"{reader}: the grid of {grid.dataset} goes from {low} to {high} m along {axis}; BEVDet's augmentation turns "
-                "axes round, and so needs a grid with its middle at 0: take another data set, or a recipe without this augmentation"
+                "axes round, and so needs one with its middle at 0: take another data set, or a recipe without this augmentation"
             )
