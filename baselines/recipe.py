@@ -9,7 +9,7 @@ from typing import Literal
 Target = str
 """What is imported only when it is needed, as "module:attribute"."""
 
-Augmentation = Literal["distort", "mirror", "none"]
+Augmentation = Literal["distort", "mirror", "bevdet", "none"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Recipe:
     trained        False: it has no weights, and fits training labels alone
     first_weights  by size, from which a preset that asks for them starts
     own_rate       parts of the model, by parameter name, with a learning rate of their own (``Schedule.backbone_lr``)
-    augmentation   of training frames, in presets that have one: photometric distortion, or half of the frames mirrored
+    augmentation   of training frames, in presets that have one: photometric distortion; half of the frames mirrored; or BEVDet's
+                   of images and bird's eye view (resized, cropped, flipped, rotated; x and y axes turned round)
     checkpoints    how published checkpoints name their content
     marks          what fingerprints of its cells say besides, so that cells of before there were recipes stay the same ones
     """

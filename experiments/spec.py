@@ -123,6 +123,7 @@ class DataPreset:
     mini                 only the published 20 % of the samples
     distort              the augmentation of training frames: the published photometric distortion, or what the recipe names
     mirror               half of the training frames mirrored (``Recipe.augmentation``)
+    bevdet               BEVDet's augmentation of training frames (``Recipe.augmentation``)
     toyworld             fields of ToyWorldConfig
     """
 
@@ -135,6 +136,7 @@ class DataPreset:
     workers: int = 0
     toyworld: dict[str, Any] = field(default_factory=dict)
     mirror: bool = False
+    bevdet: bool = False
 
 
 @dataclass(frozen=True)
@@ -380,6 +382,7 @@ _LATER: dict[str, Any] = {
     "starts_from": None,
     "traits": {},
     "mirror": False,
+    "bevdet": False,
     "class_weights": "published",
     "class_bias": "drawn",
     "coarse_labels": "majority",
@@ -438,9 +441,8 @@ class Cell:
         chosen, size = self.row.recipe.augmentation, self.row.recipe.image_size.get(self.preset.model_size, data.image_size)
         if "image_size" in settings.section(self.overrides, "data"):
             size = data.image_size
-        return replace(
-            data, distort=data.distort and chosen == "distort", mirror=data.distort and chosen == "mirror", image_size=size
-        )
+        augmented: dict[str, Any] = {name: data.distort and chosen == name for name in ("distort", "mirror", "bevdet")}
+        return replace(data, **augmented, image_size=size)
 
     @property
     def schedule(self) -> Schedule:

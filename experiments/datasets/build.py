@@ -53,6 +53,7 @@ def build_dataset(
         label_camera_width=data.label_camera_width,
         augment=split == "train",
         mirror=data.mirror,
+        bevdet=data.bevdet,
         seed=seed,
         cache=data.source == "toyworld",
         depth="depth" in shown,

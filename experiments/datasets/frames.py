@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from baselines.interface import BatchPart, History, Neighbours, OccupancyBatch, OccupancyGrid, RaySupervision
+from experiments.datasets.augmentation import Augmentation, Pixels, check_turns, read_pixels, warped_depth
 from experiments.datasets.layout import CAMERAS, mini_indices
 from experiments.datasets.moments import Moment, Timeline
-from experiments.datasets.parts import Geometry, Shot, camera_chain, history, neighbours
+from experiments.datasets.parts import Geometry, Shot, camera_chain, history, neighbours, square4
 from experiments.datasets.sight import in_sight
-from experiments.datasets.transforms import ImageTransform, coarsen_labels, distort, read_depth, read_image
+from experiments.datasets.transforms import ImageTransform, coarsen_labels, distort, read_depth
 from experiments.datasets.unpickle import DataError
 
 Frame = TypeVar("Frame")
@@ -63,23 +64,8 @@ def pinhole(matrix: Any) -> NDArray[np.float64]:
     return intrinsics
 
 
-def _full(intrinsics: NDArray[np.float64]) -> NDArray[np.float64]:
-    matrix = np.eye(4)
-    matrix[:3, :3] = intrinsics
-    return matrix
-
-
-def _mirrored(array: NDArray[Any], axis: int) -> NDArray[Any]:
-    return np.ascontiguousarray(np.flip(array, axis))
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """What is decoded once a frame: images [V, h, w, 3] uint8 at the network's size, and the size of the files' images."""
-
-    images: NDArray[np.uint8]
-    native_width: int
-    native_height: int
+def _mirrored(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(np.flip(array, -1))
 
 
 class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
@@ -91,18 +77,22 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     coarsen             labels and grid with voxels that many times as large
     mini                the 20 % of the frames that upstream's ``is_mini`` takes
     label_camera_width  width in pixels to which the label cameras are scaled, or None for the images' own size
-    augment             photometric distortion, or mirroring (training); drawn from (seed, draw, index)
+    augment             photometric distortion, mirroring or BEVDet's (training); drawn from (seed, draw, index)
     mirror              half of the augmented frames are mirrored left to right: image, depth and labels, but not the
                         cameras, as Symphonies does (hustvl/Symphonies ssc_pl/data/datasets/kitti_360.py); that is exact
                         only for a camera in the middle, looking straight ahead (KITTI-360's principal point is 22 pixels off)
+    bevdet              augmented frames are as BEVDet's family takes them: each view resized, cropped, flipped and rotated, the
+                        reference frame's axes turned round (``Augmentation``). All of the batch follows, cameras too, but
+                        for ``meta``
     seed                seed of the augmentation
     cache               keep decoded images and labels in memory; for small data sets only
     depth               fill the batch's ``depth``, at the size of the network's input
     sight               fill the batch's ``sight``: the labels' own mask where they have one of the cameras, else cast
     chain               fill the batch's ``chain``
     history             fill the batch's ``history`` with these key frames of the scene, all earlier (-1: the one before), each
-                        distorted as the batch's images are; past the scene's beginning with its first frame
-    neighbours          fill the batch's ``neighbours`` with these (-1: the one before, 1: the next one); they are not distorted
+                        augmented as the batch's images are; past the scene's beginning with its first frame
+    neighbours          fill the batch's ``neighbours`` with these (-1: the one before, 1: the next one); they are not distorted,
+                        but else augmented as the batch's images are
     rays                fill the batch's ``rays`` from these, the batch's own (0) first; where the scene ends there are fewer
     ray_count           rays that are drawn of a frame, from (seed, draw, index); 0: all
     even_rays           all rays are as likely to be drawn, see ``Recipe.even_rays``
@@ -114,7 +104,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     A subclass lists its frames and reads one: ``_list``, ``_image_paths``, ``_calibration``, ``_read_labels``, ``_meta``,
     ``_depth_paths`` where there is depth, ``_moment`` and ``_to_global`` where there are poses, ``_read_rays`` where there are
     rays. Raises DataError, naming the file, for whatever is missing or damaged, and where a part is asked of a data set that
-    does not have it, or mirroring of one with several cameras.
+    does not have it, mirroring of one with several cameras, or ``bevdet`` of one whose grid does not lie about 0.
     """
 
     camera_names: tuple[str, ...] = CAMERAS
@@ -146,6 +136,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         label_camera_width: int | None = None,
         augment: bool = False,
         mirror: bool = False,
+        bevdet: bool = False,
         seed: int = 0,
         cache: bool = False,
         depth: bool = False,
@@ -174,10 +165,13 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self.image = image or ImageTransform()
         self.coarsen = coarsen
         self.official_grid = self._official_grid()
+        if bevdet:
+            check_turns(type(self).__name__, self.official_grid)
         self.grid = self.official_grid if coarsen == 1 else self.official_grid.coarsened(coarsen)
         self.label_camera_width = label_camera_width
         self.augment = augment
         self.mirror = mirror
+        self.bevdet = bevdet
         self.seed = seed
         self.with_depth = depth
         self.with_sight = sight
@@ -188,7 +182,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self._chosen = mini_indices(len(self._all_frames)) if mini else list(range(len(self._all_frames)))
         moved = any(offset != 0 for offset in (*history, *neighbours, *rays))
         self._timeline = Timeline([self._moment(frame) for frame in self._all_frames]) if moved else None
-        self._pixels: dict[int, _Pixels] | None = {} if cache else None
+        self._pixels: dict[int, Pixels] | None = {} if cache else None
         self._depth: dict[int, NDArray[np.float32]] | None = {} if cache else None
         self._labels: dict[int, Labels] | None = {} if cache else None
         self._sight: dict[int, NDArray[np.bool_]] | None = {} if cache else None
@@ -243,36 +237,36 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         index, draw = key if isinstance(key, tuple) else (key, 0)
         position = self._chosen[index]
         frame = self._all_frames[position]
-        pixels = self._read_pixels(position)
+        generator = np.random.default_rng((self.seed, draw, index))
+        augmentation = Augmentation.drawn(generator, len(self.camera_names)) if self.augment and self.bevdet else None
+        pixels = self._read_pixels(position, augmentation)
+        geometry = pixels.geometry
         depth = self._depth_of(position, pixels) if self.with_depth else None
         labels, counted = self.labels(index)
         cameras = self._calibration(frame)
-        geometry = Geometry(self.image.matrix(pixels.native_width, pixels.native_height), np.eye(3))
-        to_input = _full(geometry.image)
-        scale = (self.label_camera_width or pixels.native_width) / pixels.native_width
+        scale = (self.label_camera_width or pixels.width) / pixels.width
         pinholes = self._pinholes(frame, cameras, pixels)
         intrinsics = pinholes.copy()
         intrinsics[:, :2] *= scale
-        size = (round(pixels.native_width * scale), int(pixels.native_height * scale))
+        size = (round(pixels.width * scale), int(pixels.height * scale))
         sight = self._in_sight(index, intrinsics, cameras.labels, size) if self.with_sight else None
-        generator = np.random.default_rng((self.seed, draw, index))
         images = self._network_input(pixels.images, generator)
+        matrices = {
+            "projection": square4(geometry.image) @ square4(pinholes) @ cameras.features @ geometry.before(),
+            "intrinsics": intrinsics,
+            "reference_to_camera": cameras.labels @ geometry.before(),
+            "reference_to_lidar": cameras.reference_to_lidar @ geometry.before(),
+        }
         if mirrored := self.augment and self.mirror and bool(generator.integers(2)):
             geometry = geometry.mirrored(self.image.width)
-            images, depth = _mirrored(images, axis=-1), None if depth is None else _mirrored(depth, axis=-1)
-            labels, counted = _mirrored(labels, axis=1), _mirrored(counted, axis=1)
-            sight = None if sight is None else _mirrored(sight, axis=1)
-        parts: dict[str, Any] = dict(self._other_moments(position, pixels, mirrored, generator))
+            images, depth = _mirrored(images), None if depth is None else _mirrored(depth)
+        labels, counted = geometry.turned(labels), geometry.turned(counted)
+        sight = None if sight is None else geometry.turned(sight)
+        parts: dict[str, Any] = dict(self._other_moments(position, pixels, augmentation, mirrored, generator))
         if self.with_chain:
             parts["chain"] = camera_chain(pinholes, cameras.labels, geometry)
         if self.rays:
             parts["rays"] = self._drawn_rays(position, geometry, np.random.default_rng((self.seed, draw, index, _RAYS)))
-        matrices = {
-            "projection": np.stack([to_input @ _full(k) @ m for k, m in zip(pinholes, cameras.features, strict=True)]),
-            "intrinsics": intrinsics,
-            "reference_to_camera": cameras.labels,
-            "reference_to_lidar": cameras.reference_to_lidar,
-        }
         tensors: dict[str, Any] = {n: torch.from_numpy(value.astype(np.float32))[None] for n, value in matrices.items()}
         return OccupancyBatch(
             images=torch.from_numpy(images)[None],
@@ -287,7 +281,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         )
 
     def _other_moments(
-        self, position: int, pixels: _Pixels, mirrored: bool, generator: np.random.Generator
+        self, position: int, pixels: Pixels, augmentation: Augmentation | None, mirrored: bool, generator: np.random.Generator
     ) -> dict[str, History | Neighbours]:
         """The parts with images of other moments than ``position``, whose own are ``pixels``, as far as they are asked for."""
         parts: dict[str, History | Neighbours] = {}
@@ -295,29 +289,32 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             return parts
         if self.history:
             earlier = [self._timeline.back(position, offset) for offset in self.history]
-            shots = [self._shot(other, self._read_pixels(other), mirrored, generator) for other in earlier]
+            shots = [self._shot(other, self._read_pixels(other, augmentation), mirrored, generator) for other in earlier]
             parts["history"] = history(shots, self._to_global(self._all_frames[position]))
         if self.neighbours:
             key = self._shot(position, pixels, mirrored)
             others: list[tuple[Shot, float] | None] = []
             for offset in self.neighbours:
                 other = self._timeline.at(position, offset)
-                seconds = 0.0 if other is None else self._timeline.seconds(position, other)
-                others.append(None if other is None else (self._shot(other, self._read_pixels(other), mirrored), seconds))
+                if other is None:
+                    others.append(None)
+                    continue
+                shot = self._shot(other, self._read_pixels(other, augmentation), mirrored)
+                others.append((shot, self._timeline.seconds(position, other)))
             parts["neighbours"] = neighbours(key, others)
         return parts
 
-    def _shot(self, position: int, pixels: _Pixels, mirrored: bool, distorted: np.random.Generator | None = None) -> Shot:
+    def _shot(self, position: int, pixels: Pixels, mirrored: bool, distorted: np.random.Generator | None = None) -> Shot:
         """A frame's images: as the network takes them with a generator that distorts them, else without normalisation."""
         frame = self._all_frames[position]
         cameras = self._calibration(frame)
-        geometry = Geometry(self.image.matrix(pixels.native_width, pixels.native_height), np.eye(3))
+        geometry = pixels.geometry
         if distorted is None:
             images = np.ascontiguousarray(pixels.images.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
         else:
             images = self._network_input(pixels.images, distorted)
         if mirrored:
-            geometry, images = geometry.mirrored(self.image.width), _mirrored(images, axis=-1)
+            geometry, images = geometry.mirrored(self.image.width), _mirrored(images)
         pinholes = self._pinholes(frame, cameras, pixels)
         return Shot(images, pinholes, cameras.labels, self._to_global(frame), geometry)
 
@@ -372,48 +369,40 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         position = self._chosen[index]
         return self._depth_of(position, self._read_pixels(position))
 
-    def _depth_of(self, position: int, pixels: _Pixels) -> NDArray[np.float32]:
-        if self._depth is not None and position in self._depth:
-            return self._depth[position]
-        depth = self._read_depth(position, pixels.native_width, pixels.native_height)
-        if self._depth is not None:
-            self._depth[position] = depth
+    def _depth_of(self, position: int, pixels: Pixels) -> NDArray[np.float32]:
+        kept = None if pixels.augmented else self._depth
+        if kept is not None and position in kept:
+            return kept[position]
+        depth = self._read_depth(position, pixels)
+        if kept is not None:
+            kept[position] = depth
         return depth
 
-    def _read_depth(self, position: int, width: int, height: int) -> NDArray[np.float32]:
-        """Depth [V, h, w] in metres at the size of the network's input of frames whose images are width x height."""
+    def _read_depth(self, position: int, pixels: Pixels) -> NDArray[np.float32]:
+        """Depth [V, h, w] in metres at the pixels of a frame's images."""
         paths = self._depth_paths(self._all_frames[position])
-        return np.stack([self.image.apply_to_depth(read_depth(path, width, height, self.get_depth)) for path in paths])
+        depths = [read_depth(path, pixels.width, pixels.height, self.get_depth) for path in paths]
+        if pixels.augmented:
+            size = self.image.width, self.image.height
+            return np.stack([warped_depth(*pair, *size) for pair in zip(depths, pixels.geometry.image, strict=True)])
+        return np.stack([self.image.apply_to_depth(depth) for depth in depths])
 
     def _frame(self, index: int) -> Frame:
         return self._all_frames[self._chosen[index]]
 
-    def _pinholes(self, frame: Frame, cameras: Calibration, pixels: _Pixels) -> NDArray[np.float64]:
+    def _pinholes(self, frame: Frame, cameras: Calibration, pixels: Pixels) -> NDArray[np.float64]:
         try:
-            return cameras.scaled_pinholes(pixels.native_width, pixels.native_height)
+            return cameras.scaled_pinholes(pixels.width, pixels.height)
         except ValueError as error:
             raise DataError(f"image {self._image_paths(frame)[0]}: {error}") from None
 
-    def _read_pixels(self, position: int) -> _Pixels:
-        if self._pixels is not None and position in self._pixels:
-            return self._pixels[position]
-        paths = self._image_paths(self._all_frames[position])
-        images = np.empty((len(paths), self.image.height, self.image.width, 3), dtype=np.uint8)
-        size: tuple[int, int] | None = None
-        for view, path in enumerate(paths):
-            native = read_image(path)
-            height, width = native.shape[:2]
-            if size not in (None, (width, height)):
-                raise DataError(f"image {path} is {width}x{height}, the cameras before it {size[0]}x{size[1]}")  # type: ignore[index]
-            size = width, height
-            try:
-                images[view] = self.image.apply(native)
-            except ValueError as error:
-                raise DataError(f"image {path}: {error}") from None
-        assert size is not None
-        pixels = _Pixels(images, *size)
-        if self._pixels is not None:
-            self._pixels[position] = pixels
+    def _read_pixels(self, position: int, augmentation: Augmentation | None = None) -> Pixels:
+        kept = None if augmentation else self._pixels
+        if kept is not None and position in kept:
+            return kept[position]
+        pixels = read_pixels(self._image_paths(self._all_frames[position]), self.image, augmentation)
+        if kept is not None:
+            kept[position] = pixels
         return pixels
 
     def _network_input(self, images: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from baselines.interface import RaySupervision
+from experiments.datasets.augmentation import Pixels
 from experiments.datasets.frames import Frame, OccupancyFrames
 from experiments.datasets.layout_lidar_pixels import DEPTH, GET, path_of, read_depths, read_points
 from experiments.datasets.parts import Geometry, Matrices
@@ -75,10 +76,10 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
     get_depth = GET
     has_rays = True
 
-    def _read_depth(self, position: int, width: int, height: int) -> NDArray[np.float32]:
-        matrix = self.image.matrix(width, height)
-        paths = [path_of(self.data_root, image, DEPTH) for image in self._image_paths(self._all_frames[position])]
-        return np.stack([_nearest(read_depths(path), matrix, self.image.width, self.image.height) for path in paths])
+    def _read_depth(self, position: int, pixels: Pixels) -> NDArray[np.float32]:
+        points = [read_depths(path_of(self.data_root, path, DEPTH)) for path in self._image_paths(self._all_frames[position])]
+        size = self.image.width, self.image.height
+        return np.stack([_nearest(rows, matrix, *size) for rows, matrix in zip(points, pixels.geometry.image, strict=True)])
 
     def _read_rays(
         self, shown: list[tuple[int, Matrices]], geometry: Geometry, generator: np.random.Generator, count: int

@@ -18,9 +18,9 @@ Matrices = NDArray[np.float64]
 @dataclass(frozen=True)
 class Geometry:
     """How the images and the reference frame of a frame were changed; what all parts of its batch follow, so that a point is
-    found again in each of them. (The batch's own ``projection`` and label cameras leave out mirroring, as was published.)
+    found again in each of them. (The batch's own ``projection`` and label cameras leave out ``mirrored``, as was published.)
 
-    image      [3, 3] pixel (u, v, 1) of the camera's own image -> pixel of the network's
+    image      [V, 3, 3], or [3, 3] for all views, pixel (u, v, 1) of the camera's own image -> pixel of the network's
     reference  [3, 3] reference frame -> that of the labels
     """
 
@@ -32,20 +32,30 @@ class Geometry:
         flip = np.array([[-1.0, 0.0, width], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
         return Geometry(flip @ self.image, np.diag([1.0, -1.0, 1.0]) @ self.reference)
 
+    def before(self) -> Matrices:
+        """[4, 4] reference frame of the labels -> the one before it was changed."""
+        return np.linalg.inv(square4(self.reference))
+
+    def turned(self, voxels: NDArray[Any]) -> NDArray[Any]:
+        """Voxels [X, Y, Z] of the reference frame, of a grid with its middle at 0 along the axes that are turned round, as they
+        lie in the frame of the labels."""
+        axes = [axis for axis in range(3) if self.reference[axis, axis] < 0]
+        return np.ascontiguousarray(np.flip(voxels, axes)) if axes else voxels
+
     def projection(self, pinholes: Matrices, to_camera: Matrices) -> Matrices:
         """[V, 4, 4] labels' reference frame -> pixel (u*z, v*z, z, 1) of the network's images.
 
         pinholes   [V, 3, 3] for pixels of the cameras' own images
         to_camera  [V, 4, 4] reference frame -> camera
         """
-        return square4(self.image @ pinholes) @ to_camera @ np.linalg.inv(square4(self.reference))
+        return square4(self.image @ pinholes) @ to_camera @ self.before()
 
 
 @dataclass(frozen=True)
 class Shot:
     """What the V cameras showed at one moment.
 
-    images      [V, 3, H, W] float32, as the network takes them or without normalisation, and mirrored if the frame is
+    images      [V, 3, H, W] float32, as the network takes them or without normalisation, and augmented if the frame is
     pinholes    [V, 3, 3] for pixels of the cameras' own images
     to_camera   [V, 4, 4] reference frame of that moment -> camera when it took its image
     to_global   [4, 4] reference frame of that moment -> global frame

@@ -49,10 +49,7 @@ class ImageTransform:
         """Resize and crop of a native [h, w, 3] image to [height, width, 3]."""
         native_height, native_width = image.shape[:2]
         rows = self._scaled_rows(native_width, native_height)
-        if (native_width, native_height) != (self.width, rows):
-            shrinks = self.width < native_width
-            image = cv2.resize(image, (self.width, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # type: ignore[assignment]
-        return image[rows - self.height :]
+        return resized(image, self.width, rows)[rows - self.height :]
 
     def apply_to_depth(self, depth: Float) -> Float:
         """Resize (to the nearest pixel) and crop of a native [h, w] depth image to [height, width], as ``apply``."""
@@ -80,6 +77,15 @@ class ImageTransform:
                 f"fewer than the {self.height} that the network takes"
             )
         return rows
+
+
+def resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """A [h, w, 3] image as [height, width, 3]; pixels are averaged where it shrinks, else interpolated."""
+    native_height, native_width = image.shape[:2]
+    if (native_width, native_height) == (width, height):
+        return image
+    interpolation = cv2.INTER_AREA if width < native_width else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=interpolation)  # type: ignore[return-value]
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
