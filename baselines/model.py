@@ -130,9 +130,9 @@ class OccupancyModel(BaseModel):
         if plugin is None or plugin.config.with_occupancy:
             losses |= self.occupancy_losses(prediction, batch)
         if plugin is not None:
-            width, height = batch.camera_size
-            cameras = Cameras(batch.intrinsics, batch.reference_to_camera, width, height)
-            losses |= plugin.losses(prediction.logits[-1], prediction.features, cameras, batch.labels, self.camera_generator())
+            logits, features, labels, to_camera = _as_cameras_see(prediction, batch)
+            cameras = Cameras(batch.intrinsics, to_camera, *batch.camera_size)
+            losses |= plugin.losses(logits, features, cameras, labels, self.camera_generator())
         return losses
 
     def occupancy_losses(self, prediction: OccupancyPrediction, batch: OccupancyBatch) -> dict[str, Tensor]:
@@ -177,6 +177,28 @@ class OccupancyModel(BaseModel):
                 if isinstance(module, nn.Dropout):
                     module.eval()
         return self
+
+
+def _as_cameras_see(prediction: OccupancyPrediction, batch: OccupancyBatch) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """The finest logits, features, labels and cameras' poses, for rendering. Of a sample whose reference frame has axes turned
+    round (BEVDet's augmentation) they are turned back: seen through a mirror, no pose would be one.
+
+    Raises ValueError for a reference frame that is changed otherwise.
+    """
+    logits, features, labels, to_camera = prediction.logits[-1], prediction.features, batch.labels, batch.reference_to_camera
+    reference = None if batch.chain is None else batch.chain.reference
+    if reference is None or torch.equal(reference, torch.eye(3).to(reference).expand_as(reference)):
+        return logits, features, labels, to_camera
+    if not torch.equal(reference, torch.diag_embed(reference.diagonal(dim1=1, dim2=2).sign())):
+        raise ValueError("chain.reference may turn axes round where voxels are rendered; rotated and scaled frames cannot be")
+    axes = [[axis - 3 for axis in range(3) if one[axis, axis] < 0] for one in reference]
+
+    def back(voxels: Tensor) -> Tensor:
+        return torch.stack([one.flip(own) for one, own in zip(voxels, axes, strict=True)])
+
+    turn = torch.eye(4).to(to_camera).repeat(len(reference), 1, 1, 1)
+    turn[:, 0, :3, :3] = reference
+    return back(logits), None if features is None else back(features), back(labels), to_camera @ turn
 
 
 @HOOKS.register_module()

@@ -156,7 +156,7 @@ def _predict(
     if instructions.fixes_threads(cell.preset_name, torch.cuda.is_available()):
         instructions.fix_threads()
     data_root = plan.data_root or toy_data(spec, plan.preset, plan.overrides, plan.reads)
-    data = replace(cell.preset.data, distort=False)  # the training split too is shown as it is
+    data = replace(cell.data, distort=False, mirror=False, bevdet=False)  # the training split too is shown as it is
     frames = build_dataset(spec.dataset, data_root, split, data, cell.seed, cell.row.parts(training=False))
     for index in paths:
         if not 0 <= index < len(frames):

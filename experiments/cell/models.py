@@ -46,11 +46,6 @@ def _configuration(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, 
         sizes = ", ".join(recipe.sizes)
         raise ValueError(f"'{cell.row.model}' comes in no size {preset.model_size} of preset {cell.preset_name} (known: {sizes})")
     rendering: dict[str, Any] = {}
-    if cell.row.gaussrender and recipe.augmentation == "bevdet":
-        raise ValueError(
-            f"'{cell.row.model}' is trained on frames with axes turned round, whose cameras no renderer of Gaussians draws: "
-            f"row '{cell.row.name}' cannot have gaussrender=True"
-        )
     if recipe.renderer == "gaussians":
         rendering = {"gaussrender": cell.gaussrender, "renderer": cell.renderer}
     elif cell.row.gaussrender:

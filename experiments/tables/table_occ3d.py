@@ -34,7 +34,7 @@ SURROUNDOCC = Row(
     "surroundocc", "SurroundOcc", model="surroundocc", note=SURROUNDOCC_NOTE, schedules={"toy": SURROUNDOCC_TOY_SCHEDULE}
 )
 # configs/renderocc/renderocc-7frame.py of pmj110119/RenderOcc, on eight GPUs there: after its warm-up the rate stays. Its
-# averaged weights begin with a momentum of 0.005 that falls to 0.001 within an epoch.
+# averaged weights begin with a momentum of 0.006 that falls to 0.001 within an epoch.
 _RENDEROCC = Schedule(
     batch_size=2, lr=1e-4, weight_decay=1e-2, warmup_iterations=200, lr_min=1e-4, epochs=12, grad_clip=5.0, ema=0.001
 )

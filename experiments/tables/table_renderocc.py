@@ -38,6 +38,18 @@ _OWN = replace(
     traits={"frames": {**RENDEROCC.recipe.frames, "rays": (0,)}},
     note="a row of this project: what is published but for other frames, contracted depth and space, and the distortion loss",
 )
+# Of another system, with the same parts: what GaussRender brings to a lift-splat network. The published training is on 32 frames
+# a step (configs/bevdet_occ/bevdet-occ-r50-4d-stereo-24e.py).
+_BEVDET = Row(
+    "bevdetocc",
+    "BEVDet-Occ, 3D: the voxels in sight",
+    model="bevdetocc",
+    note="BEVDet's own occupancy model, in its ResNet-50 version",
+    schedules={
+        preset: replace(schedule, batch_size=4, epochs=24 if preset == "paper" else 1) if preset != "toy" else schedule
+        for preset, schedule in RENDEROCC.schedules.items()
+    },
+)
 
 TABLE = TableSpec(
     name="table_renderocc",
@@ -63,6 +75,15 @@ TABLE = TableSpec(
             options={**_OWN.options, "splats": True},
             traits={**_OWN.traits, "renderer": "gaussians"},
             note="a row of this project, as the one before it",
+        ),
+        _BEVDET,
+        replace(
+            _BEVDET,
+            name="bevdetocc+gaussrender",
+            title="BEVDet-Occ + GaussRender",
+            gaussrender=True,
+            base="bevdetocc",
+            note="a row of this project",
         ),
     ),
     presets=OCC3D.presets,

@@ -13,7 +13,8 @@ from surround_rig import toy_grid
 
 from baselines.bevdetocc import RECIPE, BEVDetOcc, bevdetocc_config
 from baselines.checkpoints import CheckpointError, load_bevdet_pretrain, load_released
-from baselines.interface import OccupancyBatch, OccupancyGrid
+from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
+from baselines.model import _as_cameras_see
 
 OCC3D = OccupancyGrid((-40.0, -40.0, -1.0), (40.0, 40.0, 5.4), 0.4, tuple(f"c{i}" for i in range(18)), empty=17, dataset="occ3d")
 
@@ -167,6 +168,27 @@ def test_rendering_changes_no_prediction(model: BEVDetOcc, batch: OccupancyBatch
     rendered = toy(**RENDERED).eval()
     rendered.load_state_dict(model.state_dict(), strict=False)
     torch.testing.assert_close(rendered.predict(batch).logits[0], model.predict(batch).logits[0])
+
+
+def test_frames_with_axes_turned_round_are_rendered_as_their_cameras_see_them(batch: OccupancyBatch) -> None:
+    """What is predicted and labelled of a turned frame, each sample another way, comes back as of the plain one."""
+    assert batch.chain is not None
+    plain = OccupancyPrediction((torch.randn(2, 18, *SMALL.shape),), torch.randn(2, 4, *SMALL.shape))
+    turns = torch.tensor([[-1.0, 1.0, 1.0], [-1.0, -1.0, 1.0]])
+
+    def turned(voxels: torch.Tensor) -> torch.Tensor:
+        return torch.stack([voxels[0].flip(-3), voxels[1].flip(-3, -2)])
+
+    assert plain.features is not None
+    prediction = OccupancyPrediction((turned(plain.logits[0]),), turned(plain.features))
+    pose = torch.diag_embed(torch.cat([turns, torch.ones(2, 1)], dim=1))[:, None]
+    chain = replace(batch.chain, reference=torch.diag_embed(turns))
+    other = replace(batch, chain=chain, labels=turned(batch.labels), reference_to_camera=batch.reference_to_camera @ pose)
+    for back, expected in zip(_as_cameras_see(prediction, other), _as_cameras_see(plain, batch), strict=True):
+        assert back is not None and torch.equal(back, expected)
+    quarter = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]).expand(2, 3, 3)
+    with pytest.raises(ValueError, match="rotated and scaled frames cannot be"):
+        _as_cameras_see(plain, replace(batch, chain=replace(batch.chain, reference=quarter)))
 
 
 @pytest.mark.parametrize("weighted", [False, True])

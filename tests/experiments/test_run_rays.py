@@ -120,6 +120,17 @@ def test_a_damaged_file_is_named_in_one_line(run: Command, world: Path, tmp_path
 
 
 @pytest.mark.slow
+def test_a_lift_splat_host_of_gaussrender_trains(finished: Path) -> None:
+    plain, rendered = (
+        records.load(records.path_of("table_tiny_rays", "toy", f"bevdetocc{more}--cpu--seed0", finished / "results"))
+        for more in ("", "+gaussrender")
+    )
+    assert set(plain.first_losses[0]) - {"loss"} == {"loss_ce", "loss_lss_depth"}
+    assert set(rendered.first_losses[0]) > set(plain.first_losses[0]) | {"loss_render_image", "loss_render_depth"}
+    assert rendered.parameters > plain.parameters
+
+
+@pytest.mark.slow
 def test_few_far_and_lonely_rays_are_taken_as_they_are(run: Command, world: Path, tmp_path: Path) -> None:
     """A scene of two frames has few others; of fewer rays than asked for all are drawn; rays that end far away teach nothing."""
 

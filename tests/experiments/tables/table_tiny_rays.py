@@ -21,11 +21,13 @@ SIZES = {
         "norm_eval": False,
         "style": "pytorch",
     },
-    "image_channels": (16 + 32, 16),
     "depth": (1.0, 41.0, 4.0),
     "aspp": 4,
     "channels": 8,
-    "splat_size": (48, 27),
+}
+OWN = {
+    "renderocc": {"image_channels": (16 + 32, 16), "splat_size": (48, 27)},
+    "bevdetocc": {"neck": {"type": "FinestFPN", "in_channels": (16, 32), "out_channels": 16}},
 }
 
 TABLE = TableSpec(
@@ -34,7 +36,7 @@ TABLE = TableSpec(
     dataset="occ3d",
     columns=TINY.columns,
     rows=tuple(
-        replace(row, cell_of={}, base=None, schedules={}, presets=("toy",), options={**row.options, **SIZES})
+        replace(row, cell_of={}, base=None, schedules={}, presets=("toy",), options={**row.options, **SIZES, **OWN[row.model]})
         for row in RENDEROCC.rows
         if row.trained
     ),
