@@ -37,6 +37,7 @@ class PartFiles:
     get      what brings them
     takers   which rows read them, for people
     counted  whether fingerprints of data cover them; one that has records from before they did is left as it was
+    empty    whether a file without content is one of a frame in which there is nothing; False: it is a damaged one
     made     by which of the data set's preparations they are made of generated data; "" where the generator writes them
     """
 
@@ -44,6 +45,7 @@ class PartFiles:
     get: str
     takers: str
     counted: bool = True
+    empty: bool = False
     made: str = ""
 
 

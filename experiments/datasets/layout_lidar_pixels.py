@@ -89,6 +89,6 @@ def part_files(made: str = "") -> dict[str, PartFiles]:
         def files(root: Path, _: str, frames: list[list[Path]]) -> list[list[Path]]:
             return [[path_of(root, image, folder) for image in images for folder in folders] for _, *images in frames]
 
-        return PartFiles(files, GET, TAKERS, made=made)
+        return PartFiles(files, GET, TAKERS, empty=True, made=made)
 
     return {"depth": of(DEPTH), "rays": of(DEPTH, CLASSES)}

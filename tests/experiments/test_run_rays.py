@@ -132,13 +132,18 @@ def test_a_lift_splat_host_of_gaussrender_trains(finished: Path) -> None:
 
 @pytest.mark.slow
 def test_few_far_and_lonely_rays_are_taken_as_they_are(run: Command, world: Path, tmp_path: Path) -> None:
-    """A scene of two frames has few others; of fewer rays than asked for all are drawn; rays that end far away teach nothing."""
+    """A scene of two frames has few others; of fewer rays than asked for all are drawn; rays that end far away teach nothing; an
+    image may have no point."""
 
     def far(rows: np.ndarray) -> np.ndarray:
         rows[: len(rows) // 2, 2] = 1000.0
         return rows
 
     root = _copy(world, tmp_path, "depth_gt", _rewritten(far))
+    for name in ("depth_gt", "seg_gt_lidarseg"):
+        image = min((root / "nuscenes" / name).iterdir())
+        image.unlink()
+        image.touch()
     code, _, err = run("--renderer", "cpu", "--data-root", str(root))
     assert code == 0, err
     (path,) = (tmp_path / "results/table_tiny_rays/toy").glob("renderocc-2d--cpu--seed0*.json")
