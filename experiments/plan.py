@@ -334,8 +334,9 @@ def _check_files(what: str, files: dict[Path, int], least: int, data_root: Path,
     training."""
     gone = [file for file, size in files.items() if size < least]
     if gone:
+        wrong = "missing or empty" if least else "missing"
         raise DataError(
-            f"{what}: {len(gone)} of {len(files)} files are missing{' or empty' if least else ''}, the first one is {gone[0]}; `python -m "
+            f"{what}: {len(gone)} of {len(files)} files are {wrong}, the first one is {gone[0]}; `python -m "
             f"experiments.data verify {what.split()[0]} --data-root {data_root}` says what is wrong and what brings it{way_out}; "
             "nothing was run, and what is finished or begun is kept"
         )
