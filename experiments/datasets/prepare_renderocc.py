@@ -26,6 +26,7 @@ from experiments.datasets.unpickle import DataError
 
 _GET_LIDAR = "unpack the lidar key frames of nuScenes' trainval set (nuscenes.org/nuscenes, Download) below the data root"
 _GET_LIDARSEG = "unpack nuScenes-lidarseg (nuscenes.org/nuscenes, Download) into nuscenes/ of the data root"
+_LIDARSEG = Path("nuscenes/lidarseg/v1.0-trainval")
 _TABLE = Path("nuscenes/v1.0-trainval/sample_data.json")
 _BLOCK = 1 << 24
 
@@ -35,7 +36,7 @@ class Sweep:
     """The lidar sweep of a key frame, and the images that it is brought into.
 
     info   the key frame's entry in the pickle
-    token  by which nuScenes names the sweep
+    token  by which nuScenes names the sweep, and lidarseg its labels
     """
 
     info: dict[str, Any]
@@ -43,13 +44,14 @@ class Sweep:
     pickle: Path
 
 
-def sweeps(data_root: Path, split: str) -> list[Sweep]:
-    """The sweeps of a split in the order of its info pickle; raises DataError if it, or what names their labels, is not there.
-
-    A pickle that does not name a sweep's token as ``lidar_idx`` needs nuScenes' table of files beside it.
+def sweeps(data_root: Path, split: str, labelled: bool = True) -> list[Sweep]:
+    """The sweeps of a split in the order of its info pickle; raises DataError if it is not there, or what names the labels of
+    ``labelled`` ones: a pickle that does not name a sweep's token as ``lidar_idx`` needs nuScenes' table of files beside it.
     """
     pickle = info_path(data_root, split)
     infos = read_infos(data_root, split)
+    if not labelled:
+        return [Sweep(info, "", pickle) for info in infos]
     tokens = None if all(info.get("lidar_idx") for info in infos) else _tokens(data_root / _TABLE, pickle)
     found = []
     for info in infos:
@@ -81,21 +83,24 @@ def _tokens(table: Path, pickle: Path) -> dict[str, str]:
     return found
 
 
-def is_prepared(data_root: Path, sweep: Sweep) -> bool:
-    """Whether all images of the key frame have their points, in files that are complete; what another tool wrote counts too."""
+def is_prepared(data_root: Path, sweep: Sweep, labelled: bool = True) -> bool:
+    """Whether all images of the key frame have their points, in files that are complete, with classes if ``labelled``; what
+    another tool wrote counts too."""
     for image in _images(data_root, sweep):
         sizes = [_size(path_of(data_root, image, folder)) for folder in (DEPTH, CLASSES)]
-        if sizes[0] != sizes[1] or sizes[0] % ROW:
+        if sizes[0] < 0 or sizes[0] % ROW or (labelled and sizes[0] != sizes[1]):
             return False
     return True
 
 
-def prepare(data_root: Path, sweep: Sweep) -> None:
-    """Write both files of the key frame's images; each is there complete, or not at all.
+def prepare(data_root: Path, sweep: Sweep, labelled: bool = True) -> None:
+    """Write both files of the key frame's images, or unless ``labelled`` that of depth alone; each is there complete, or not at
+    all.
 
     Raises DataError for a sweep or label that is missing or damaged, and for an unusable calibration.
     """
-    points, classes = _read(data_root, sweep)
+    points = _points(data_root, sweep)
+    classes = _classes(data_root, sweep, len(points)) if labelled else None
     for name, image in zip(CAMERAS, _images(data_root, sweep), strict=True):
         camera = sweep.info["cams"][name]
         try:
@@ -108,7 +113,8 @@ def prepare(data_root: Path, sweep: Sweep) -> None:
             raise DataError(f"{sweep.pickle}: calibration of {name} in {sweep.info.get('token')} is unusable: {error}") from error
         pixels, chosen = in_image(points, to_camera, pinhole, _image_size(image))
         _write(data_root, image, DEPTH, pixels)
-        _write(data_root, image, CLASSES, np.column_stack([pixels[:, :2], classes[chosen]]))
+        if classes is not None:
+            _write(data_root, image, CLASSES, np.column_stack([pixels[:, :2], classes[chosen]]))
 
 
 def in_image(
@@ -124,8 +130,10 @@ def in_image(
 
 
 def steps(data_root: Path, split: str) -> list[tuple[bool, Callable[[], None]]]:
-    """A split's sweeps as ``Preparation.steps`` says."""
-    return [(is_prepared(data_root, sweep), partial(prepare, data_root, sweep)) for sweep in sweeps(data_root, split)]
+    """A split's sweeps as ``Preparation.steps`` says; without the folder of lidarseg's labels there is depth alone to make."""
+    labelled = (data_root / _LIDARSEG).is_dir()
+    found = sweeps(data_root, split, labelled)
+    return [(is_prepared(data_root, sweep, labelled), partial(prepare, data_root, sweep, labelled)) for sweep in found]
 
 
 def _images(data_root: Path, sweep: Sweep) -> list[Path]:
@@ -133,24 +141,30 @@ def _images(data_root: Path, sweep: Sweep) -> list[Path]:
     return [resolve(data_root, field(field(cameras, name, sweep.pickle), "data_path", sweep.pickle)) for name in CAMERAS]
 
 
-def _read(data_root: Path, sweep: Sweep) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Points [n, 3] in the lidar's frame and their classes [n]."""
+def _points(data_root: Path, sweep: Sweep) -> NDArray[np.float64]:
+    """Points [n, 3] in the lidar's frame."""
     path = resolve(data_root, sweep.info["lidar_path"])
-    label = data_root / "nuscenes/lidarseg/v1.0-trainval" / f"{sweep.token}_lidarseg.bin"
-    for file, get in ((path, _GET_LIDAR), (label, _GET_LIDARSEG)):
-        if not file.is_file():
-            raise DataError(f"{file} is missing: {get}")
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {_GET_LIDAR}")
     if path.stat().st_size % 20:
         raise DataError(f"{path} has {path.stat().st_size} bytes, expected rows of 20: copy or download it again")
     points = np.fromfile(path, "<f4").reshape(-1, 5)[:, :3].astype(np.float64)
-    raw = np.fromfile(label, np.uint8)
-    if len(raw) != len(points):
-        raise DataError(f"{label} labels {len(raw)} points, {path} has {len(points)}: copy or download both again")
-    if len(raw) and raw.max() >= len(CLASS_OF_RAW):
-        raise DataError(f"{label} holds class {raw.max()}, known: 0..{len(CLASS_OF_RAW) - 1}: copy or download it again")
     if not np.isfinite(points).all():
         raise DataError(f"{path} has NaN or infinite values: copy or download it again")
-    return points, CLASS_OF_RAW[raw]
+    return points
+
+
+def _classes(data_root: Path, sweep: Sweep, count: int) -> NDArray[np.uint8]:
+    """Classes [count] of a sweep's points."""
+    label = data_root / _LIDARSEG / f"{sweep.token}_lidarseg.bin"
+    if not label.is_file():
+        raise DataError(f"{label} is missing: {_GET_LIDARSEG}")
+    raw = np.fromfile(label, np.uint8)
+    if len(raw) != count:
+        raise DataError(f"{label} labels {len(raw)} points, {sweep.info['lidar_path']} has {count}: copy or download both again")
+    if len(raw) and raw.max() >= len(CLASS_OF_RAW):
+        raise DataError(f"{label} holds class {raw.max()}, known: 0..{len(CLASS_OF_RAW) - 1}: copy or download it again")
+    return CLASS_OF_RAW[raw]
 
 
 def _image_size(path: Path) -> tuple[int, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -469,6 +471,36 @@ def test_real_frames_before_and_after(real_frames: Path) -> None:
         colours = _at(now, pixels[inside])
         found, unmoved = (float((_at(before, places[inside]) - colours).abs().mean()) for places in (then, pixels))
         assert found < (0.6, 0.8, 0.6)[view] * unmoved
+
+
+def test_real_points_without_lidarseg_give_depth_alone(
+    real_frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of the frames has its key frame's sweep: its depth is made, and where it says surfaces are, voxels are occupied."""
+    root = tmp_path / "data"
+    shutil.copytree(real_frames, root, copy_function=os.symlink)
+    assert data.main(["prepare", "renderocc", "--data-root", str(root)]) == 1  # the others' sweeps are not there
+    out = capsys.readouterr().out
+    assert (
+        "renderocc train: 1 frames made, 0 were there, 2 cannot be made" in out
+        and "LIDAR_TOP" in out
+        and "lidar key frames" in out
+    )
+    assert "lidarseg" in out and "rays: " in out, "what lacks classes is said"
+    assert len(list((root / "nuscenes/depth_gt").glob("*.bin"))) == 6 and not (root / "nuscenes/seg_gt_lidarseg").exists()
+
+    frames = Occ3DNuScenes(root, "val", image=ImageTransform(width=800, height=448), depth=True, chain=True)
+    batch, grid = frames[0], frames.grid
+    assert batch.depth is not None and batch.chain is not None
+    view, row, column = (batch.depth[0] > 0).nonzero(as_tuple=True)
+    metres = batch.depth[0, view, row, column].double()
+    assert len(metres) > 5000
+    pixel = torch.stack([column + 0.5, row + 0.5, torch.ones_like(metres)], dim=1) * metres[:, None]
+    place = (batch.chain.projection()[0, view].double().inverse() @ homogeneous(pixel)[..., None])[:, :3, 0]
+    voxel = ((place - torch.tensor(grid.lower)) / grid.voxel_size).floor().long()
+    near = ((voxel > 0) & (voxel < torch.tensor(grid.shape) - 1)).all(1) & (metres < 25) & (metres > 4)
+    around = torch.nn.functional.max_pool3d((batch.labels != grid.empty).float(), 3, 1, 1)[0]
+    assert near.sum() > 2000 and around[tuple(voxel[near].T)].mean() > 0.9 > 2 * around.mean()
 
 
 def homogeneous(points: Any) -> Any:
