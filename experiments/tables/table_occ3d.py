@@ -72,8 +72,8 @@ TABLE = TableSpec(
             note="",
         ),
         Row("occformer", "OccFormer", note="quoted only"),
-        RENDEROCC,
         replace(RENDEROCC, name="renderocc-2d", title="RenderOcc, 2D alone", base=None, options={}, note=""),
+        RENDEROCC,
         Row("tpvformer+gaussrender-images-only", "TPVFormer + GaussRender, images alone", note="quoted only"),
     ),
     presets={

@@ -96,7 +96,7 @@ def test_a_mistake_is_one_line_with_the_way_out(command: Command, tmp_path: Path
 
 
 def test_a_renderer_that_cannot_run_is_never_replaced(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def availability(name: str) -> Availability:
+    def availability(name: str, kind: str) -> Availability:
         return Availability(name != "gsplat", "no CUDA device was found", "use a machine with one")
 
     monkeypatch.setattr(registry, "availability", availability)
@@ -278,7 +278,7 @@ class TestDefaults:
     @pytest.fixture(autouse=True)
     def prepare(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("OCC_DATA_ROOT", raising=False)
-        monkeypatch.setattr(registry, "availability", lambda name: Availability(True))
+        monkeypatch.setattr(registry, "availability", lambda name, kind: Availability(True))
         monkeypatch.setattr(plan, "_data_fingerprints", lambda *_: ("data", "train"))
         monkeypatch.setattr(plan, "_check_first_weights", lambda *_: None)
 
@@ -295,12 +295,16 @@ class TestDefaults:
             "tpvformer+gaussrender--cpu--seed0",
             "surroundocc--cpu--seed0",
             "surroundocc+gaussrender--cpu--seed0",
+            "renderocc-2d--cpu--seed0",
+            "renderocc--cpu--seed0",
         ]
         assert "generated driving world" in made.said[0]
 
     def test_with_data_and_cuda_the_paper(self, tmp_path: Path) -> None:
         made = self.make(cuda=True, data_root=tmp_path)
-        assert (made.preset, made.data_root, made.renderers) == ("paper", tmp_path, ("gsplat",))
+        assert (made.preset, made.data_root, made.renderers) == ("paper", tmp_path, ("gsplat", "reference"))
+        assert {cell.renderer for cell in made.cells if "renderocc" in cell.name} == {"reference"}, "gsplat renders no rays"
+        assert "renderer reference: the default with a CUDA device for rows taught by rays" in made.said
         assert "prior--gsplat--seed0" not in [cell.name for cell in made.cells], "the prior is a toy row"
 
     def test_with_data_but_no_cuda_the_toy_model_as_a_variant_and_it_is_said(self, tmp_path: Path) -> None:
