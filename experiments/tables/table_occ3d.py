@@ -25,7 +25,7 @@ _TOY_SCHEDULE = Schedule(
     betas=(0.9, 0.99),
 )
 SURROUNDOCC_TOY_SCHEDULE = replace(_TOY_SCHEDULE, lr=5e-3, betas=(0.9, 0.999), warmup_iterations=50, grad_clip=35.0)
-RENDEROCC_TOY_SCHEDULE = replace(_TOY_SCHEDULE, lr=2e-3, betas=(0.9, 0.999), iterations=400)
+RENDEROCC_TOY_SCHEDULE = replace(_TOY_SCHEDULE, lr=4e-3, iterations=400)
 SURROUNDOCC_NOTE = (
     "its coarse scales learn, in mini and paper, from the one voxel of a block that the published training keeps, which loses "
     "two thirds and more of what is occupied there; in toy from each block's most frequent occupied class"

@@ -570,6 +570,26 @@ def test_splats_teach_what_rays_teach(batch: OccupancyBatch) -> None:
         toy(splats=True, renderer="reference")
 
 
+def test_a_start_from_biases_is_a_fog(batch: OccupancyBatch) -> None:
+    """No voxel is occupied yet, and rays see all of the grid: some, not all, of each is stopped."""
+    model = toy(renderer="reference").eval()
+    with torch.no_grad():
+        assert batch.rays is not None
+        directions = F.normalize(batch.rays.directions[:50], dim=1)
+
+        def opacity() -> Tensor:
+            volume = model.volume(batch)
+            return model.cast(volume.density[0, ..., 0], volume.semantic[0], batch.rays.origins[:50], directions).alpha
+
+        assert opacity().max() < 1e-3
+        model.start_from_bias([float(number) for number in range(18)])
+        assert (model.predict(batch).labels == SMALL.empty).all()
+        assert 0.02 < opacity().min() and opacity().max() < 0.7
+    assert model.semantic_mlp[-1].bias.tolist() == [float(number) for number in range(18) if number != SMALL.empty]
+    with pytest.raises(ValueError, match="each of the 18 classes"):
+        model.start_from_bias([0.0] * 17)
+
+
 def test_wrong_input_is_named(model: RenderOcc, batch: OccupancyBatch) -> None:
     with pytest.raises(ValueError, match="needs the batch's 'chain'"):
         model.predict(replace(batch, chain=None))
