@@ -185,7 +185,8 @@ class Preset:
                            that does not look at its images
     short_evaluation       evaluate the first samples only, for tables whose numbers are of training
     class_weights          of the cross entropy: the data set's published ones, or "counted" from the training labels
-                           (``experiments.metrics.shares``), for a generated world whose classes have other shares
+                           (``experiments.metrics.shares``), for a generated world whose classes have other shares; by which
+                           rays are drawn, counted from the training rays
     class_bias             the classifiers' first: drawn as the layer draws it, or "counted" from the training labels
                            (``experiments.metrics.shares``); what is published draws it
     coarse_labels          of coarser scales, for models that are supervised there (``baselines.losses.coarse_labels``)

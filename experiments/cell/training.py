@@ -264,7 +264,10 @@ def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
     sight = split == "train" and cell.preset.loss_in_sight > 0
     recipe, reads = cell.row.recipe, cell.row.parts(split == "train")
     rays = recipe.rays.get(cell.preset.model_size, 0)
-    return build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, reads, sight, rays, recipe.even_rays)
+    frames = build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, reads, sight, rays, recipe.even_rays)
+    if "rays" in reads and cell.preset.class_weights == "counted":
+        frames.count_rays()
+    return frames
 
 
 def _start_from(first: Cell, model: OccupancyModel, job: Job, cell: Cell) -> None:

@@ -218,6 +218,11 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         frame -> that of the batch, which ``geometry`` changes."""
         raise NotImplementedError
 
+    def count_rays(self) -> None:
+        """Draw rays by how many of each class there are in this split, not in the published data set. Raises DataError for a file
+        that is missing or damaged."""
+        raise NotImplementedError
+
     @abstractmethod
     def _calibration(self, frame: Frame) -> Calibration:
         """The frame's cameras."""

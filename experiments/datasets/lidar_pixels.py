@@ -7,6 +7,7 @@ takes the key frame's a second time; rays of no weight are never drawn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from baselines.interface import RaySupervision
 from experiments.datasets.augmentation import Pixels
 from experiments.datasets.frames import Frame, OccupancyFrames
-from experiments.datasets.layout_lidar_pixels import DEPTH, GET, path_of, read_depths, read_points
+from experiments.datasets.layout_lidar_pixels import DEPTH, GET, NUM_CLASSES, path_of, read_depths, read_points
 from experiments.datasets.parts import Geometry, Matrices
 
 # Points of each class in nuScenes' training set (nuscenes_dataset_occ.py:87-92), and those classes whose rays teach at their own
@@ -29,8 +30,6 @@ POINTS = (
 DYNAMIC = (0, 1, 3, 4, 5, 7, 9, 10)
 AUXILIARY = 0.3
 """Weight of rays of other moments than the key frame's."""
-
-_BALANCE = np.exp(0.005 * (max(POINTS) / np.array(POINTS) - 1))
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,17 @@ class RaySet:
     classes: NDArray[np.int64]
 
 
-def draw_weights(classes: NDArray[np.int64], own: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[n] with which rays are drawn: rare classes more, and other moments less, of things that may have moved not at all."""
+def draw_weights(
+    classes: NDArray[np.int64], own: NDArray[np.bool_], points: Sequence[int] | NDArray[np.int64] = POINTS
+) -> NDArray[np.float64]:
+    """[n] with which rays are drawn: rare classes more, and other moments less, of things that may have moved not at all.
+
+    points  [17] points of each class in the training set; what does not occur counts as once
+    """
+    counts = np.maximum(points, 1)
+    balance = np.exp(0.005 * (counts.max() / counts - 1))
     other = np.where(np.isin(classes, DYNAMIC), 0.0, AUXILIARY)
-    weights: NDArray[np.float64] = _BALANCE[classes] * np.where(own, 1.0, other)
+    weights: NDArray[np.float64] = balance[classes] * np.where(own, 1.0, other)
     return weights
 
 
@@ -75,6 +81,13 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
 
     get_depth = GET
     has_rays = True
+    _points: Sequence[int] | NDArray[np.int64] = POINTS
+
+    def count_rays(self) -> None:
+        self._points = np.zeros(NUM_CLASSES, np.int64)
+        for position in self._chosen:
+            for image in self._image_paths(self._all_frames[position]):
+                self._points += np.bincount(read_points(self.data_root, image)[1], minlength=NUM_CLASSES)
 
     def _read_depth(self, position: int, pixels: Pixels) -> NDArray[np.float32]:
         points = [read_depths(path_of(self.data_root, path, DEPTH)) for path in self._image_paths(self._all_frames[position])]
@@ -87,7 +100,7 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
         sets = [(self._rays_of(position), to_key) for position, to_key in shown]
         own = np.concatenate([np.full(len(rays.depth), number == 0) for number, (rays, _) in enumerate(sets)])
         classes = np.concatenate([rays.classes for rays, _ in sets])
-        weights = np.ones(len(classes)) if self.even_rays else draw_weights(classes, own)
+        weights = np.ones(len(classes)) if self.even_rays else draw_weights(classes, own, self._points)
         chosen = draw(weights, count, generator)
         origins = np.concatenate([rays.origins @ to_key[:3, :3].T + to_key[:3, 3] for rays, to_key in sets])[chosen]
         directions = np.concatenate([rays.directions @ to_key[:3, :3].T for rays, to_key in sets])[chosen]

@@ -338,6 +338,25 @@ def test_a_rerun_draws_the_same_rays_and_everything_else_others(crowded: Path) -
     assert len(set(drawn)) == len(drawn)
 
 
+def test_rays_are_drawn_by_what_another_world_holds(crowded: Path, tmp_path: Path) -> None:
+    """Where every other point is a bicycle, the published weights draw hardly anything else; weights counted there draw alike."""
+    root = tmp_path / "data"
+    shutil.copytree(crowded, root)
+    for path in (root / "nuscenes" / CLASSES).iterdir():
+        rows = np.fromfile(path, "<f4").reshape(-1, 3)
+        rows[::2, 2] = 2
+        rows.tofile(path)
+    frames = Occ3DNuScenes(root, "train", image=IMAGE, rays=(0,), ray_count=300)
+    shares = []
+    for count in (False, True):
+        if count:
+            frames.count_rays()
+        rays = frames[0].rays
+        assert rays is not None
+        shares.append(float((rays.semantic == 2).float().mean()))
+    assert shares[0] > 0.99 and abs(shares[1] - 0.5) < 0.1
+
+
 def test_damaged_points_are_named(tmp_path: Path) -> None:
     root = occ3d_layout.write_layout(tmp_path)
     write_points(root, [occ3d_layout.frame_info("scene-0001", frame, frame) for frame in range(3)])
