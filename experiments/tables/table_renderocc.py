@@ -60,7 +60,6 @@ TABLE = TableSpec(
         Column("depth_l1", "depth L1", digits=3, higher_is_better=False, unit="m"),
     ),
     rows=(
-        same_cell(OCC3D, "prior"),
         same_cell(OCC3D, "renderocc-2d", title="2D: rays alone"),
         same_cell(OCC3D, "renderocc", title="2D + 3D: rays and all voxels", base="renderocc-2d"),
         _row("renderocc-seen", "2D + 3D: rays and the voxels in sight", "renderocc", voxels="seen"),
