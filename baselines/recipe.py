@@ -45,6 +45,8 @@ class Recipe:
     model          its class, an ``OccupancyModel``; of a baseline that only counts labels it has ``fit`` instead of losses
     config         a function (size, grid, camera_seed, loss) -> the class's arguments as a dict; with ``renderer`` besides where
                    it takes one, and ``gaussrender`` where that renders Gaussians. A row's options replace some of them
+    options        a function of those arguments that raises ValueError or TypeError for what the class would refuse, before
+                   anything is loaded; "" for none
     sizes          that ``config`` knows
     reads          fields of OccupancyBatch beyond images and cameras that it needs; a data set must provide them
     taught_by      and those that its losses alone read, of training frames
@@ -65,6 +67,7 @@ class Recipe:
 
     model: Target
     config: Target
+    options: Target = ""
     sizes: tuple[str, ...] = ("toy", "paper")
     reads: tuple[str, ...] = ()
     taught_by: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,13 +31,21 @@ from experiments.datasets.registry import DATASETS
 from experiments.datasets.unpickle import DataError
 from experiments.plan import DATA_ROOT_VARIABLE
 from experiments.shell import runnable
+from renderers.registry import suggestion
 
 NAMED = 20  # problems of one kind that are named before only their number is given
 
 
-def _preparations() -> dict[str, str]:
-    """What can be prepared -> the data set that it belongs to."""
-    return {name: dataset for dataset in DATASETS.names() for name in layout_of(dataset).preparations}
+def _named(name: str) -> list[tuple[str, list[str]]]:
+    """Data sets with what is to be prepared of each, for a preparation, a data set or all; DataError with a suggestion."""
+    made = {dataset: list(layout_of(dataset).preparations) for dataset in DATASETS.names()}
+    if name == "all":
+        return list(made.items())
+    if name in made and name not in made[name]:
+        return [(name, made[name])]
+    if found := [(dataset, [name]) for dataset, names in made.items() if name in names]:
+        return found
+    raise DataError(suggestion("preparation", name, ["all", *dict.fromkeys(chain.from_iterable(made.values())), *made]))
 
 
 app = typer.Typer(
@@ -97,7 +106,9 @@ def status(name: _Name, data_root: _Root = None) -> int:
 
 @app.command()
 def prepare(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What is made: kitti360, renderocc, a data set of yours, or all.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="What is made: kitti360, renderocc; all that is made of a data set; or all.")
+    ],
     data_root: _Root = None,
     again: Annotated[bool, typer.Option("--again", help="Also make anew what is there.")] = False,
 ) -> int:
@@ -105,14 +116,16 @@ def prepare(
     like RenderOcc learn from. What is there already is not made again without --again."""
     root = _root(data_root)
     console = Console(highlight=False)
-    maker = _preparations().get(name)
     failed = 0
     with told_on_interruption("interrupted; files written so far are complete, the same command goes on from there"):
-        for dataset in [maker] if maker else _datasets(name):
-            own = name if maker else dataset
-            if own in layout_of(dataset).preparations:
-                failed += _prepare(dataset, own, root, console, again)
-            else:
+        for dataset, made in _named(name):
+            known = layout_of(dataset)
+            if name == "all" and not any(known.index(root, split).exists() for split in known.splits):
+                _say(console, f"{dataset}: not below {root}")
+                continue
+            for one in made:
+                failed += _prepare(dataset, one, root, console, again)
+            if not made:
                 _say(console, f"{dataset}: nothing to prepare, its labels are read as they are published")
     return 1 if failed else 0
 

@@ -245,6 +245,8 @@ def _check_settings(cells: Sequence[Cell]) -> None:
     """Raise SettingError or PlanError for what --set names and a row does not have."""
     for cell in {cell.row.name: cell for cell in cells}.values():
         _ = cell.schedule
+        if fixed := [name for name in ("data.mirror", "data.bevdet") if name in cell.overrides]:
+            raise PlanError(f"--set {fixed[0]} has no effect: which augmentation there is, the baseline's recipe says")
         if any(name.startswith(("options.", "gaussrender.")) for name in cell.overrides):
             from experiments.cell import models
 
@@ -318,26 +320,28 @@ def _data_fingerprints(
         if request.all_files and not (request.eval_only and split == "train"):
             labels_alone = split == "train" and not any(row.trained for row in rows)
             files = {file: size for frame in seen.frames for file, size in list(frame.items())[: 1 if labels_alone else None]}
-            _check_files(f"{table.dataset} {split}", files, 1, data_root, "")
+            verify = f"python -m experiments.data verify {table.dataset} --data-root {data_root}"
+            verify = f"`{verify}` says what is wrong and what brings it"
+            _check_files(f"{table.dataset} {split}", files, 1, verify)
             for part, own in [entry for looked in looks.values() for entry in looked.parts.items()]:
                 part_files = layout_of(table.dataset).part_files.get(part)
                 least = 0 if part_files is not None and part_files.empty else 1
-                _check_files(f"{table.dataset} {split}, {part}", own, least, data_root, f"; --row names rows that take no {part}")
+                get = verify if part_files is None else part_files.get
+                _check_files(f"{table.dataset} {split}, {part}", own, least, f"{get}; --row names rows that take no {part}")
     whole = _digest_of("".join(seen.fingerprint for seen in found.values()))
     words = [f"{name}={_digest_of(digests)}" for name, digests in extra.items() if any(digests)]
     trained = [f"{name}={_digest_of(digests[0])}" for name, digests in extra.items() if digests[0]]
     return " ".join([whole, *words]), " ".join([found["train"].read[:16], *trained])
 
 
-def _check_files(what: str, files: dict[Path, int], least: int, data_root: Path, way_out: str) -> None:
+def _check_files(what: str, files: dict[Path, int], least: int, way_out: str) -> None:
     """Raise DataError if files are missing or of less than ``least`` bytes: a cell would end at the first one, maybe after its
     training."""
     gone = [file for file, size in files.items() if size < least]
     if gone:
         wrong = "missing or empty" if least else "missing"
         raise DataError(
-            f"{what}: {len(gone)} of {len(files)} files are {wrong}, the first one is {gone[0]}; `python -m "
-            f"experiments.data verify {what.split()[0]} --data-root {data_root}` says what is wrong and what brings it{way_out}; "
+            f"{what}: {len(gone)} of {len(files)} files are {wrong}, the first one is {gone[0]}; {way_out}; "
             "nothing was run, and what is finished or begun is kept"
         )
 

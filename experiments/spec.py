@@ -9,7 +9,8 @@ import json
 import pkgutil
 import re
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -51,6 +52,11 @@ class Column:
                 object.__setattr__(self, name, getattr(metric, name))
 
 
+def _merged(given: Any, changes: Any) -> Any:
+    """``changes``, or where both are mappings what is given with them."""
+    return {**given, **changes} if isinstance(given, Mapping) and isinstance(changes, Mapping) else changes
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a table: a baseline with or without GaussRender.
@@ -66,7 +72,8 @@ class Row:
                every row of a preset alike
     cell_of    by preset, (table, row) whose cell this row shows, see ``same_cell``
     starts_from  name of the row whose finished cell, of the same preset, renderer and seed, has this one's first weights
-    traits     fields of the baseline's Recipe that are others for this row: what teaches it, at which moments
+    traits     fields of the baseline's Recipe that are others for this row: what teaches it, at which moments. Of what is by name
+               or size, the entries that are
     """
 
     name: str
@@ -100,7 +107,16 @@ class Row:
             recipe = BASELINES.load(self.model)
         except UnknownName as error:
             raise SpecError(f"row '{self.name}' names a model that is not there: {error}") from error
-        return replace(recipe, **self.traits)
+        unknown = [name for name in self.traits if name not in {f.name for f in fields(recipe)}]
+        if unknown:
+            raise SpecError(
+                f"row '{self.name}': a recipe has no {', '.join(unknown)} (traits are fields of baselines.recipe.Recipe)"
+            )
+        changes = {name: _merged(getattr(recipe, name), value) for name, value in self.traits.items()}
+        for name, value in changes.items():
+            if isinstance(getattr(recipe, name), Mapping) and not isinstance(value, Mapping):
+                raise SpecError(f"row '{self.name}': trait {name} is by name or size, a dictionary, got {value!r}")
+        return replace(recipe, **changes)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -188,7 +204,8 @@ class Preset:
                            (``experiments.metrics.shares``), for a generated world whose classes have other shares; by which
                            rays are drawn, counted from the training rays
     class_bias             the classifiers' first: drawn as the layer draws it, or "counted" from the training labels
-                           (``experiments.metrics.shares``); what is published draws it
+                           (``experiments.metrics.shares``), with what else a baseline starts by then
+                           (``OccupancyModel.start_from_bias``); what is published draws it
     coarse_labels          of coarser scales, for models that are supervised there (``baselines.losses.coarse_labels``)
     loss_in_sight          share of the cross entropy over the voxels in sight alone (``OccupancyLoss.in_sight``), in models
                            that train with that; published is 0
@@ -455,8 +472,9 @@ class Cell:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Of the baseline, that differ from its size's."""
-        return {**self.row.options, **settings.section(self.overrides, "options")}
+        """Of the baseline, that differ from its size's; of one that is a dictionary, the command line changes entries."""
+        changes = settings.section(self.overrides, "options")
+        return {**self.row.options, **{name: _merged(self.row.options.get(name), value) for name, value in changes.items()}}
 
     @property
     def first_cell(self) -> Cell | None:

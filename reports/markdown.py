@@ -179,7 +179,7 @@ def _published(summary: Summary) -> str:
     ]
     text.append(
         f"`{ABSENT}`: not published{', or not run' if ours else ''}. "
-        "*Quoted*: printed by the authors, who took most base rows from other papers. "
+        "*Quoted*: printed by the authors, who took most base rows from other papers, or by others where a line below says so. "
         f"*Authors' rerun*: evaluation logs that they committed beside their code. {csv_link(summary)}"
     )
     text.append("\n".join(remarks(summary, spec.columns)))

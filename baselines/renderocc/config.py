@@ -60,6 +60,15 @@ TOY: dict[str, Any] = dict(
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
 
 
+def check_options(config: dict[str, Any]) -> None:
+    """Raise ValueError or TypeError for arguments of the model whose ``teaching`` has no such fields, or some that do not fit."""
+    from baselines.renderocc.losses import Teaching, check_splats
+
+    teaching = Teaching(**(config.get("teaching") or {}))
+    if config.get("splats"):
+        check_splats(teaching)
+
+
 def renderocc_config(
     size: Size,
     grid: OccupancyGrid,

@@ -78,14 +78,18 @@ class Teaching:
             raise ValueError("nothing teaches: give a loss on rays a weight, or let voxels teach")
 
     @property
-    def needs_samples(self) -> bool:
-        """Whether the losses are of where along a ray its samples lie, beyond the mean distance."""
-        return self.depth_transform != "along" or self.contraction or self.distortion_weight > 0
-
-    @property
     def renders(self) -> bool:
         """Whether rays teach."""
         return any((self.depth_weight, self.semantic_weight, self.entropy_weight, self.distortion_weight))
+
+
+def check_splats(teaching: Teaching) -> None:
+    """Raise ValueError for losses of where along a ray its samples lie, beyond their mean distance: splats have no samples."""
+    if teaching.depth_transform != "along" or teaching.contraction or teaching.distortion_weight > 0:
+        raise ValueError(
+            "splats have no samples along a ray: teaching needs depth_transform='along', contraction=False and "
+            "distortion_weight=0"
+        )
 
 
 MENDED = dict(

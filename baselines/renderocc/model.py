@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction, RaySupervision
 from baselines.lss.network import LiftSplat, voxel_layers
-from baselines.renderocc.losses import Teaching, ray_losses, taught_rays, voxel_losses
+from baselines.renderocc.losses import Teaching, check_splats, ray_losses, taught_rays, voxel_losses
 from baselines.renderocc.rendering import Caster, Scene, caster
 from baselines.renderocc.splats import splatter
 
@@ -115,11 +115,8 @@ class RenderOcc(LiftSplat):
         self.threshold = threshold
         self.teaching = Teaching(**(teaching or {}))
         self.scene = Scene.of(grid)
-        if splats and self.teaching.needs_samples:
-            raise ValueError(
-                "splats have no samples along a ray: teaching needs depth_transform='along', contraction=False and "
-                "distortion_weight=0"
-            )
+        if splats:
+            check_splats(self.teaching)
         if not isinstance(renderer, str):
             self.cast = renderer
         else:
@@ -189,19 +186,20 @@ class RenderOcc(LiftSplat):
         """Means over the samples that have rays, each of its own means over its rays."""
         rays = self._checked_rays(batch)
         terms: list[dict[str, Tensor]] = []
-        for scene in range(batch.batch_size):
-            chosen = taught_rays(rays, scene, self.teaching.farthest)
-            if not len(chosen):
-                continue
-            directions, depth, classes = rays.directions[chosen], rays.depth[chosen], rays.semantic[chosen]
-            length = directions.norm(dim=-1)
-            rendered = self.cast(
-                volume.density[scene, ..., 0], volume.semantic[scene], rays.origins[chosen], directions / length[:, None]
-            )
-            target = depth * length if self.teaching.depth_target == "range" else depth
-            classes = classes - (classes > self.grid.empty).long()
-            weights = rays.weight[chosen], self.semantic_loss.weight
-            terms.append(ray_losses(rendered, target, classes, *weights, self.scene.radius, self.teaching))
+        with torch.autocast(batch.images.device.type, enabled=False):
+            for scene in range(batch.batch_size):
+                chosen = taught_rays(rays, scene, self.teaching.farthest)
+                if not len(chosen):
+                    continue
+                directions, depth, classes = rays.directions[chosen], rays.depth[chosen], rays.semantic[chosen]
+                length = directions.norm(dim=-1)
+                rendered = self.cast(
+                    volume.density[scene, ..., 0], volume.semantic[scene], rays.origins[chosen], directions / length[:, None]
+                )
+                target = depth * length if self.teaching.depth_target == "range" else depth
+                classes = classes - (classes > self.grid.empty).long()
+                weights = rays.weight[chosen], self.semantic_loss.weight
+                terms.append(ray_losses(rendered, target, classes, *weights, self.scene.radius, self.teaching))
         if not terms:
             return {"loss_render_depth": (volume.density.sum() + volume.semantic.sum()) * 0}
         return {name: torch.stack([term[name] for term in terms]).mean() for name in terms[0]}

@@ -11,6 +11,7 @@ _BEVDET = FirstWeights(
 RECIPE = Recipe(
     model="baselines.renderocc.model:RenderOcc",
     config="baselines.renderocc.config:renderocc_config",
+    options="baselines.renderocc.config:check_options",
     reads=("chain", "history"),
     taught_by=("rays", "depth"),
     # One adjacent frame, and one more that stereo alone looks at; rays of seven frames (configs/renderocc/renderocc-7frame.py).

@@ -1,11 +1,15 @@
 """RenderOcc's voxels as Gaussians: the same rays, read from splatted images in place of samples along them.
 
 Nothing of this is published for RenderOcc; it is there so that the renderer alone differs between two rows of a table. A voxel is
-an isotropic Gaussian at its centre, of the size that GaussRender publishes for the data set, whose opacity is what the voxel's
-density does to a ray that crosses one voxel. Rays of one origin (a camera at a moment) are pixels of one image.
+an isotropic Gaussian at its centre, of the size that GaussRender publishes for the data set. Gaussians of that size overlap: a
+layer of voxels, of edge e and deviation s, has 2 pi s^2 / e^2 of their peaks in every point (2.9 as published). So each stops as
+much of a ray as that part of a voxel would, and a layer as much as a voxel. Rays of one origin (a camera at a moment) are pixels
+of one image.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -17,6 +21,7 @@ from baselines.renderocc.rendering import ALPHA_INIT, STOP, THRESHOLD, Caster
 from renderers import Cameras, Gaussians, RasterSettings, get, rays
 
 ORIGINS = 1e3  # a metre's parts to which origins of one camera agree
+STEEP = 0.99  # upwards part of an axis that another side of the image is found for
 MARGIN = 1.01  # of the image around the outermost rays
 LEAST_COSINE = 0.05  # of a ray's angle to its image's axis
 
@@ -30,13 +35,14 @@ def splatter(renderer: str, grid: OccupancyGrid, size: tuple[int, int]) -> Caste
     ray have is NaN. Raises ValueError for rays of one origin that look to more than one side.
     """
     settings = RasterSettings(alpha_min=THRESHOLD, transmittance_min=STOP)
-    activation = rays.ShiftedSoftplus(1.0, ALPHA_INIT)
     scale = gaussian_scale(grid, PAPER)
+    overlap = 2 * math.pi * (scale / grid.voxel_size) ** 2
+    activation = rays.ShiftedSoftplus(1.0 / overlap, ALPHA_INIT)
 
     def cast(density: Tensor, features: Tensor, origins: Tensor, directions: Tensor) -> rays.RayRendering:
         view, cameras, pixels, cosines = images_of(origins, directions, size)
         opacities = -torch.expm1(-activation.interval * F.softplus(density.flatten() + activation.shift))
-        means = grid.centres().to(density).reshape(1, -1, 3)
+        means = grid.centres(density.device).to(density).reshape(1, -1, 3)
         gaussians = Gaussians(
             means=means,
             scales=means.new_full((1, means.shape[1], 1), scale),
@@ -62,7 +68,7 @@ def splatter(renderer: str, grid: OccupancyGrid, size: tuple[int, int]) -> Caste
 
 
 def images_of(origins: Tensor, directions: Tensor, size: tuple[int, int]) -> tuple[Tensor, Cameras, Tensor, Tensor]:
-    """One upright camera an origin, which sees all its rays.
+    """One upright camera an origin, which sees all its rays; at least one ray is needed.
 
     origins, directions  [R, 3], directions of length 1
     size                 (width, height) of the images
@@ -75,7 +81,8 @@ def images_of(origins: Tensor, directions: Tensor, size: tuple[int, int]) -> tup
     mean = torch.zeros(count, 7, dtype=origins.dtype, device=origins.device)
     mean.index_add_(0, view, torch.cat([origins, directions, torch.ones_like(origins[:, :1])], dim=1))
     centres, forward = mean[:, :3] / mean[:, 6:], F.normalize(mean[:, 3:6], dim=1)
-    up = forward.new_tensor([0.0, 0.0, 1.0]).expand_as(forward)
+    steep = forward[:, 2:].abs() > STEEP
+    up = torch.where(steep, forward.new_tensor([1.0, 0.0, 0.0]), forward.new_tensor([0.0, 0.0, 1.0]))
     right = F.normalize(torch.linalg.cross(forward, up), dim=1)
     axes = torch.stack([right, torch.linalg.cross(forward, right), forward], dim=1)  # rows: camera's x, y, z
     local = (axes[view] @ directions[..., None])[..., 0]

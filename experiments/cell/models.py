@@ -60,7 +60,10 @@ def _configuration(cell: Cell, grid: OccupancyGrid, class_weights: tuple[float, 
         **rendering,
     )
     config.pop("type", None)  # the name in mmdet3d's registry
-    return config | copy.deepcopy(cell.options)
+    config |= copy.deepcopy(cell.options)
+    if recipe.options:
+        BASELINES.part(recipe.options)(config)
+    return config
 
 
 def load_first_weights(weights: FirstWeights, model: OccupancyModel, path: Path) -> None:

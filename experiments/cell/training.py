@@ -265,7 +265,7 @@ def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
     recipe, reads = cell.row.recipe, cell.row.parts(split == "train")
     rays = recipe.rays.get(cell.preset.model_size, 0)
     frames = build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, reads, sight, rays, recipe.even_rays)
-    if "rays" in reads and cell.preset.class_weights == "counted":
+    if split == "train" and "rays" in reads and cell.preset.class_weights == "counted" and not recipe.even_rays:
         frames.count_rays()
     return frames
 
@@ -469,7 +469,6 @@ def _draw(
 
 
 def _params(cell: Cell, job: Job, iterations: int) -> dict[str, Any]:
-    preset = asdict(cell.preset)
     return {
         "table": cell.table.name,
         "preset": cell.preset_name,
@@ -480,9 +479,11 @@ def _params(cell: Cell, job: Job, iterations: int) -> dict[str, Any]:
         "processes": get_dist_info()[1],
         "command": job.command,
         "data_fingerprint": cell.data_read(job.data_fingerprint),
-        **{f"data.{name}": value for name, value in preset["data"].items()},
+        **{f"data.{name}": value for name, value in asdict(cell.data).items()},
         **{f"schedule.{name}": value for name, value in asdict(cell.schedule).items()},
         **{f"gaussrender.{name}": value for name, value in (cell.gaussrender or {}).items()},
+        **{f"option.{name}": value for name, value in cell.options.items()},
+        **{f"trait.{name}": value for name, value in cell.row.traits.items()},
         **{f"override.{name}": value for name, value in cell.overrides.items()},
         **{f"version.{name}": value for name, value in environment.versions().items()},
         **{f"machine.{name}": value for name, value in environment.hardware().model_dump().items()},

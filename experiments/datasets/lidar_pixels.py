@@ -88,6 +88,7 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
         for position in self._chosen:
             for image in self._image_paths(self._all_frames[position]):
                 self._points += np.bincount(read_points(self.data_root, image)[1], minlength=NUM_CLASSES)
+        self._points[self.grid.empty : self.grid.empty + 1] = 0  # never a ray
 
     def _read_depth(self, position: int, pixels: Pixels) -> NDArray[np.float32]:
         points = [read_depths(path_of(self.data_root, path, DEPTH)) for path in self._image_paths(self._all_frames[position])]

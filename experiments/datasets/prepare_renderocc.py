@@ -85,12 +85,14 @@ def _tokens(table: Path, pickle: Path) -> dict[str, str]:
 
 def is_prepared(data_root: Path, sweep: Sweep, labelled: bool = True) -> bool:
     """Whether all images of the key frame have their points, in files that are complete, with classes if ``labelled``; what
-    another tool wrote counts too."""
+    another tool wrote counts too. No key frame is without a point in all of its images."""
+    points = 0
     for image in _images(data_root, sweep):
         sizes = [_size(path_of(data_root, image, folder)) for folder in (DEPTH, CLASSES)]
         if sizes[0] < 0 or sizes[0] % ROW or (labelled and sizes[0] != sizes[1]):
             return False
-    return True
+        points += sizes[0]
+    return points > 0
 
 
 def prepare(data_root: Path, sweep: Sweep, labelled: bool = True) -> None:
@@ -143,7 +145,7 @@ def _images(data_root: Path, sweep: Sweep) -> list[Path]:
 
 def _points(data_root: Path, sweep: Sweep) -> NDArray[np.float64]:
     """Points [n, 3] in the lidar's frame."""
-    path = resolve(data_root, sweep.info["lidar_path"])
+    path = resolve(data_root, field(sweep.info, "lidar_path", sweep.pickle))
     if not path.is_file():
         raise DataError(f"{path} is missing: {_GET_LIDAR}")
     if path.stat().st_size % 20:

@@ -8,7 +8,6 @@ from experiments.tables.table_occ3d import TABLE as OCC3D
 from experiments.tables.table_renderocc import TABLE as RENDEROCC
 
 _BASE = OCC3D.row("renderocc-2d")
-_FRAMES = _BASE.recipe.frames
 _RAYS = _BASE.recipe.rays
 
 
@@ -24,8 +23,8 @@ TABLE = TableSpec(
     columns=RENDEROCC.columns,
     rows=(
         same_cell(OCC3D, _BASE.name, title="as published: rays of six other frames too, rare classes more"),
-        _variant("frames-0", "no other frames", frames={**_FRAMES, "rays": (0,)}),
-        _variant("frames-2", "two other frames", frames={**_FRAMES, "rays": (0, -1, 1)}),
+        _variant("frames-0", "no other frames", frames={"rays": (0,)}),
+        _variant("frames-2", "two other frames", frames={"rays": (0, -1, 1)}),
         _variant("even-rays", "all rays alike", even_rays=True),
         _variant("rays-quarter", "a quarter of the rays", rays={size: count // 4 for size, count in _RAYS.items()}),
         _variant("metric-depth", "depth in metres along the ray", {"depth_transform": "along", "depth_target": "range"}),

@@ -14,7 +14,7 @@ _NO_RAYS: dict[str, Any] = dict(depth_weight=0.0, semantic_weight=0.0, entropy_w
 
 def _row(name: str, title: str, base: str, **teaching: Any) -> Row:
     taught_by = ("depth",) if _NO_RAYS.items() <= teaching.items() else ("rays", "depth")
-    traits = {"taught_by": taught_by} if taught_by != ("rays", "depth") else {}
+    traits = {"taught_by": taught_by, "renderer": "none"} if taught_by != ("rays", "depth") else {}
     options = {"teaching": teaching} | ({"threshold": None} if traits else {})
     return replace(RENDEROCC, name=name, title=title, note="", base=base, options=options, traits=traits)
 
@@ -35,8 +35,8 @@ _OWN = replace(
     title="2D: rays of the key frame, in metres",
     base="renderocc-2d",
     options={"teaching": {**_MENDED, "distortion_weight": 0.0}},
-    traits={"frames": {**RENDEROCC.recipe.frames, "rays": (0,)}},
-    note="a row of this project: what is published but for other frames, contracted depth and space, and the distortion loss",
+    traits={"frames": {"rays": (0,)}},
+    note="a row of this project: no other frames, no distortion loss, and every oddity of the published rendering mended",
 )
 # Of another system, with the same parts: what GaussRender brings to a lift-splat network. The published training is on 32 frames
 # a step (configs/bevdet_occ/bevdet-occ-r50-4d-stereo-24e.py).

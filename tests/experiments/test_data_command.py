@@ -408,9 +408,13 @@ def test_one_data_sets_fault_does_not_end_the_others(command: Command, occ3d: Pa
     assert "occ3d val: 3 of 3 frames read completely and good" in out and "surroundocc val" in out and "kitti360 test" in out
 
 
-def test_other_data_sets_need_no_preparing(command: Command, occ3d: Path) -> None:
+def test_a_name_stands_for_all_that_is_made_of_a_data_set(command: Command, occ3d: Path) -> None:
+    code, out, _ = command("prepare", "surroundocc", "--data-root", occ3d)
+    assert code == 0 and "surroundocc: nothing to prepare" in out
     code, out, _ = command("prepare", "occ3d", "--data-root", occ3d)
-    assert code == 0 and "occ3d: nothing to prepare" in out
+    assert code == 1 and "renderocc train: " in out and "lidar" in out, "this one has no lidar"
+    code, everything, _ = command("prepare", "all", "--data-root", occ3d)
+    assert code == 1 and f"kitti360: not below {occ3d}" in everything and "renderocc train: " in everything
     code, out, _ = command("prepare", "kitti360", "--data-root", occ3d)
     assert code == 1 and "kitti360 test" in out and "SSCBench publishes KITTI-360's voxels" in out
 
@@ -440,7 +444,10 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
     "unknown option": (["verify", "occ3d", "--frame", "3"], ["--frame"]),
     "no frames": (["verify", "occ3d", "--frames", "0", "--data-root", "."], ["--frames"]),
     "unknown command": (["download", "occ3d"], ["download"]),
-    "nothing to prepare from": (["prepare", "occ4d", "--data-root", "."], ["unknown data set 'occ4d'"]),
+    "nothing to prepare from": (
+        ["prepare", "renderoc", "--data-root", "."],
+        ["'renderoc'; did you mean 'renderocc'?", "kitti360"],
+    ),
 }
 
 

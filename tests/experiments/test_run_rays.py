@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from test_run_training import Command, command_in, environment
 
 from experiments import data, records, toyworld
+from experiments.spec import Cell, SpecError, load_table
 from renderers import registry
 from renderers.interface import Availability
 
@@ -57,8 +59,27 @@ def test_every_row_has_its_record(finished: Path, row: str) -> None:
     assert set(losses) - {"loss"} == by_rays.get(row, rendered) | voxels | {"loss_lss_depth"}
     assert all(np.isfinite(value) for value in losses.values())
     sources = set(record.sources)
-    assert ("renderers/rays/cpu/__init__.py" in sources) == (row != "renderocc-splats")
+    assert ("renderers/rays/cpu/__init__.py" in sources) == (row not in ("renderocc-splats", "renderocc-3d", "renderocc-3d-seen"))
     assert {"baselines/renderocc/model.py", "experiments/datasets/lidar_pixels.py"} <= sources
+
+
+def test_settings_of_a_rows_losses_are_merged_and_checked_beforehand(run: Command) -> None:
+    code, _, err = run("--set", "options.teaching={'farthes': 30.0}", "--dry-run")
+    assert code == 2 and "--set does not fit row renderocc-2d" in err and "'farthes'" in err
+    code, _, err = run("--set", "data.bevdet=True", "--dry-run")
+    assert code == 2 and "data.bevdet has no effect" in err
+    row = load_table("table_renderocc").row("renderocc")
+    cell = Cell(load_table("table_renderocc"), row, "cpu", "toy", 0, {"options.teaching": {"farthest": 30.0}})
+    assert cell.options["teaching"] == {"voxels": "all", "farthest": 30.0}
+
+
+def test_a_trait_that_no_recipe_has_is_named() -> None:
+    row = load_table("table_renderocc").row("renderocc-2d")
+    with pytest.raises(SpecError, match="row 'renderocc-2d': a recipe has no ray"):
+        _ = replace(row, traits={"ray": 5}).recipe
+    with pytest.raises(SpecError, match="trait image_size is by name or size"):
+        _ = replace(row, traits={"image_size": (704, 256)}).recipe
+    assert replace(row, traits={"frames": {"rays": (0,)}}).recipe.frames == {"history": (-1, -2), "rays": (0,)}
 
 
 def test_a_backend_that_renders_no_rays_is_refused_by_the_rows_name(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:

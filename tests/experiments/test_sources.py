@@ -11,6 +11,7 @@ import pytest
 from test_records import make_record
 from test_run_training import ROW, environment
 
+from baselines.registry import BASELINES
 from experiments import sources
 from experiments.records import ROOT, Confirmation, Hardware
 from experiments.spec import load_table
@@ -77,9 +78,7 @@ def test_what_a_cell_loads_is_among_its_sources_or_acts_on_nothing(tmp_path: Pat
     assert "baselines.tpvformer.head" in loaded
     files = of("table_occ3d", "tpvformer+gaussrender")  # the tiny table's cells: the same model, renderer and data
     others = (
-        "baselines.prior",
-        "baselines.surroundocc",
-        "baselines.symphonies",
+        *(f"baselines.{name}" for name in BASELINES.names() if name != "tpvformer"),
         "experiments.datasets.surroundocc",
         "experiments.datasets.kitti360",
         "experiments.datasets.dataset_",
