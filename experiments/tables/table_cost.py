@@ -20,7 +20,7 @@ TABLE = TableSpec(
         Column("train_peak_memory_mb", "peak memory", digits=0, higher_is_better=False, unit="MiB", relative=True),
         Column("parameters", "trained parameters", digits=0, higher_is_better=False, unit="", relative=True),
     ),
-    rows=tuple(replace(row, schedules={}) for row in OCC3D.rows if row.trained and row.recipe.renderer == "gaussians"),
+    rows=tuple(replace(row, schedules={}, note="") for row in OCC3D.rows if row.trained and row.recipe.renderer == "gaussians"),
     presets={
         "toy": _short(OCC3D.presets["toy"], 40),
         "mini": _short(OCC3D.presets["mini"], 200),
