@@ -173,7 +173,7 @@ class RenderOcc(LiftSplat):
 
     def start_from_bias(self, bias: Sequence[float]) -> None:
         """Give the classes but the empty one these first biases [C], and densities one just below the threshold: a fog that dims
-        a ray by a third on its way. The published start, a density of 0.7, takes thousands of steps to be seen at all."""
+        a ray by a third on its way. At the published start, a density of 0.7, a ray passes as if nothing were there."""
         if len(bias) != self.grid.num_classes:
             raise ValueError(f"a bias for each of the {self.grid.num_classes} classes is needed, got {len(bias)}")
         last = self.semantic_mlp[-1]
