@@ -172,9 +172,10 @@ def _renderers(request: Request, rows: Sequence[Row], cuda: Callable[[], bool], 
         default, place = ("gsplat", "with") if cuda() else ("cpu", "without")
         rays = "reference" if default not in registry.names("rays") else default
         chosen = {row.name: (rays if row.name in by_rays else default,) for row in rows}
-        for name, what in ((default, ""), (rays, " for rows taught by rays")):
-            if any(own == (name,) for own in chosen.values()) and (not what or (by_rays and rays != default)):
-                said.append(f"renderer {name}: the default {place} a CUDA device{what}")
+        if rays == default or len(by_rays) < len(rows):
+            said.append(f"renderer {default}: the default {place} a CUDA device")
+        if rays != default and by_rays:
+            said.append(f"renderer {rays}: the default {place} a CUDA device for rows taught by rays")
     for row in rows:
         for name in chosen[row.name]:
             for kind in ("splats", "rays") if row.name in by_rays else ("splats",):

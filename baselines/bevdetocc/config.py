@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from baselines.interface import OccupancyGrid
-from baselines.tpvformer.config import TOY as TPVFORMER_TOY
+from baselines.lss import sizes
 
 Size = Literal["toy", "paper"]
 
@@ -25,28 +25,13 @@ PAPER: dict[str, Any] = dict(
         style="pytorch",
     ),
     neck=dict(type="FinestFPN", in_channels=(1024, 2048), out_channels=256),
-    depth=(1.0, 45.0, 0.5),
-    reduction=16,
-    stereo_reduction=4,
-    aspp=96,
-    adjacent=1,
-    channels=32,
-    volume_blocks=(1, 2, 4),
-    dropout=0.5,
+    **sizes.PAPER,
 )
 
 # The same model for images of 112 x 200 and a grid of 100 x 100 x 8; RenderOcc's toy but for the neck.
 TOY: dict[str, Any] = dict(
-    backbone=TPVFORMER_TOY["backbone"] | dict(type="StereoResNet"),
     neck=dict(type="FinestFPN", in_channels=(64, 128), out_channels=64),
-    depth=(1.0, 45.0, 2.0),
-    reduction=8,
-    stereo_reduction=4,
-    aspp=16,
-    adjacent=1,
-    channels=16,
-    volume_blocks=(1, 1, 1),
-    dropout=0.0,
+    **sizes.TOY,
 )
 
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}

@@ -27,11 +27,11 @@ Q18    an import of turtle                                                  none
 
 from typing import TYPE_CHECKING, Any
 
-from baselines.renderocc.recipe import RECIPE
+from baselines.renderocc.recipe import MENDED, RECIPE
 
 if TYPE_CHECKING:
     from baselines.renderocc.config import SIZES, renderocc_config
-    from baselines.renderocc.losses import MENDED, Teaching
+    from baselines.renderocc.losses import Teaching
     from baselines.renderocc.model import RenderOcc
 
 __all__ = ["MENDED", "RECIPE", "SIZES", "RenderOcc", "Teaching", "renderocc_config"]

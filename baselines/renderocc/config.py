@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from baselines.interface import OccupancyGrid
-from baselines.tpvformer.config import TOY as TPVFORMER_TOY
+from baselines.lss import sizes
 
 Size = Literal["toy", "paper"]
 
@@ -32,29 +32,14 @@ PAPER: dict[str, Any] = dict(
         with_cp=True,
     ),
     image_channels=(512 + 1024, 512),
-    depth=(1.0, 45.0, 0.5),
-    reduction=16,
-    stereo_reduction=4,
-    aspp=96,
-    adjacent=1,
-    channels=32,
-    volume_blocks=(1, 2, 4),
-    dropout=0.5,
+    **sizes.PAPER,
 )
 
 # The same model for images of 112 x 200 and a grid of 100 x 100 x 8.
 TOY: dict[str, Any] = dict(
-    backbone=TPVFORMER_TOY["backbone"] | dict(type="StereoResNet"),
     image_channels=(64 + 128, 64),
-    depth=(1.0, 45.0, 2.0),
-    reduction=8,
-    stereo_reduction=4,
-    aspp=16,
-    adjacent=1,
-    channels=16,
-    volume_blocks=(1, 1, 1),
-    dropout=0.0,
     splat_size=(200, 112),
+    **sizes.TOY,
 )
 
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}

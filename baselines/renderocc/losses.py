@@ -92,17 +92,6 @@ def check_splats(teaching: Teaching) -> None:
         )
 
 
-MENDED = dict(
-    depth_transform="along",
-    depth_target="range",
-    contraction=False,
-    corner_aligned=False,
-    flat_distortion=False,
-    normalise_semantics=True,
-)
-"""Fields of ``Teaching`` that mend every quirk of the rendering."""
-
-
 def ray_losses(
     rendered: RayRendering,
     depth: Tensor,

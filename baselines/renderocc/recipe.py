@@ -1,4 +1,6 @@
-"""RenderOcc's recipe."""
+"""RenderOcc's recipe, and what of it can be mended."""
+
+from typing import Any
 
 from baselines.recipe import FirstWeights, Recipe
 
@@ -22,3 +24,13 @@ RECIPE = Recipe(
     first_weights={"paper": _BEVDET},
     augmentation="bevdet",
 )
+
+MENDED: dict[str, Any] = dict(
+    depth_transform="along",
+    depth_target="range",
+    contraction=False,
+    corner_aligned=False,
+    flat_distortion=False,
+    normalise_semantics=True,
+)
+"""Fields of ``losses.Teaching`` that mend every quirk of the rendering."""

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from baselines.renderocc.recipe import MENDED
 from experiments.spec import Column, Row, TableSpec, same_cell
 from experiments.tables.table_occ3d import RENDEROCC
 from experiments.tables.table_occ3d import TABLE as OCC3D
@@ -19,14 +20,6 @@ def _row(name: str, title: str, base: str, **teaching: Any) -> Row:
     return replace(RENDEROCC, name=name, title=title, note="", base=base, options=options, traits=traits)
 
 
-_MENDED: dict[str, Any] = dict(
-    depth_transform="along",
-    depth_target="range",
-    contraction=False,
-    corner_aligned=False,
-    flat_distortion=False,
-    normalise_semantics=True,
-)
 # Two rows of our own, with the same network, labels, pixels and losses. What only samples along a ray can give is left out of
 # both: the contraction of depth and space, the distortion loss. So are rays of other frames, which take a splatter an image each.
 _OWN = replace(
@@ -34,7 +27,7 @@ _OWN = replace(
     name="renderocc-rays",
     title="2D: rays of the key frame, in metres",
     base="renderocc-2d",
-    options={"teaching": {**_MENDED, "distortion_weight": 0.0}},
+    options={"teaching": {**MENDED, "distortion_weight": 0.0}},
     traits={"frames": {"rays": (0,)}},
     note="a row of this project: no other frames, no distortion loss, and every oddity of the published rendering mended",
 )

@@ -10,7 +10,7 @@ from run_tiny import TABLES
 
 import experiments.tables
 from baselines.gaussrender import PAPER, GaussRenderConfig
-from baselines.renderocc.losses import MENDED
+from baselines.renderocc.recipe import MENDED
 from experiments.spec import (
     PRESETS,
     Cell,
