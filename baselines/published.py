@@ -16,6 +16,8 @@ class Published:
     class_weights    of the cross entropy, one a class
     gaussian_scale   (voxel edge, standard deviation of the Gaussian that stands for such a voxel) in metres
     camera_strategy  where the supervising cameras stand
+    unseen_classes   names of classes that models of images have no prompt for; systems taught by such models alone are scored
+                     without them (GaussianOcc, GaussianFlowOcc)
     camera_draw      weights with which a camera is drawn, one a camera in the order of the batches; a single one: the first
                      camera, whatever there are
     """
@@ -24,3 +26,4 @@ class Published:
     gaussian_scale: tuple[float, float] | None = None
     camera_strategy: Strategy | None = None
     camera_draw: tuple[float, ...] | None = None
+    unseen_classes: tuple[str, ...] = ()

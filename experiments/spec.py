@@ -74,6 +74,7 @@ class Row:
     starts_from  name of the row whose finished cell, of the same preset, renderer and seed, has this one's first weights
     traits     fields of the baseline's Recipe that are others for this row: what teaches it, at which moments. Of what is by name
                or size, the entries that are
+    metrics    measured of it besides the table's columns, for other tables that show its cell
     """
 
     name: str
@@ -89,6 +90,7 @@ class Row:
     schedules: dict[PresetName, Schedule] = field(default_factory=dict)
     starts_from: str | None = None
     traits: dict[str, Any] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
 
     @property
     def runs(self) -> bool:
@@ -408,7 +410,7 @@ _LATER: dict[str, Any] = {
     "betas": (0.9, 0.999),
 }
 # Fields of a row that change nothing in its cell.
-_SHOWN = ("title", "note", "base", "presets", "cell_of")
+_SHOWN = ("title", "note", "base", "presets", "cell_of", "metrics")
 
 
 def changed_preset(preset: Preset, overrides: dict[str, Any]) -> Preset:
@@ -475,6 +477,11 @@ class Cell:
         """Of the baseline, that differ from its size's; of one that is a dictionary, the command line changes entries."""
         changes = settings.section(self.overrides, "options")
         return {**self.row.options, **{name: _merged(self.row.options.get(name), value) for name, value in changes.items()}}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What its record has to hold: the table's columns, and what other tables show of it."""
+        return tuple(dict.fromkeys([*(column.metric for column in self.table.columns), *self.row.metrics]))
 
     @property
     def first_cell(self) -> Cell | None:

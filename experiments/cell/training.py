@@ -43,7 +43,7 @@ from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames, collate
 from experiments.datasets.layouts import layout_of
 from experiments.datasets.sampling import TrainSampler
-from experiments.metrics.evaluator import OccupancyMetric, counted
+from experiments.metrics.evaluator import OccupancyMetric, counted, of_sums
 from experiments.metrics.prior import fit_prior
 from experiments.metrics.shares import class_bias, class_shares, class_weights
 from experiments.plan import Launcher, PlanError, pretrained_path
@@ -133,7 +133,7 @@ def set_up(
     tracker.params(_params(cell, job, iterations))
     # The preset's options, not the row's: all rows are looked at alike, whatever they were trained with.
     views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
-    metric = OccupancyMetric(val.grid, rays=val.has_ray_origins, others=counted(c.metric for c in cell.table.columns))
+    metric = OccupancyMetric(val.grid, rays=val.has_ray_origins, others=counted(cell.metrics), of_sums=of_sums(cell.metrics))
     shown = ProgressHook(job.console, f"{cell.name}:")
     smoke = cell.overrides.get("smoke")
     short = cell.preset.short_evaluation or cell.overrides.get("short") or smoke

@@ -21,6 +21,7 @@ DATASET = DataSet(
         gaussian_scale=(0.4, 0.27),
         camera_strategy="sensor",
         camera_draw=layout.NUSCENES_DRAW,
+        unseen_classes=("others", "other_flat"),
     ),
     splits=layout.SPLITS,
     evaluated="val",

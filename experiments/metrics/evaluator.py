@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mmengine.evaluator import BaseMetric
@@ -12,13 +12,21 @@ from baselines.interface import OccupancyBatch, OccupancyGrid
 from experiments.metrics.counts import Counts, Scores, array, evaluate, sample_counts, total
 from experiments.metrics.registry import METRICS, Counted
 
+OfSums = Callable[[Counts, OccupancyGrid], float]
+
 _OTHER = "metric "  # before its name, the counts of a metric that not every evaluation computes
 
 
 def counted(names: Iterable[str]) -> dict[str, Counted]:
-    """Of these metrics those that not every evaluation computes, ready to count."""
+    """Of these metrics those that not every evaluation counts, ready to count."""
     targets = {name: METRICS.load(name).counted for name in names}
     return {name: METRICS.part(target)() for name, target in targets.items() if target}
+
+
+def of_sums(names: Iterable[str]) -> dict[str, OfSums]:
+    """Of these metrics those that follow from what every evaluation counts, and that not every one prints."""
+    targets = {name: METRICS.load(name).of_sums for name in names}
+    return {name: METRICS.part(target) for name, target in targets.items() if target}
 
 
 class OccupancyMetric(BaseMetric):
@@ -31,6 +39,7 @@ class OccupancyMetric(BaseMetric):
     grid  grid of labels and predictions
     rays  compute RayIoU; needs ``meta["ray_origins"]`` in every sample
     others  further metrics by name, see ``counted``
+    of_sums  and those that follow from what is counted anyway, see ``of_sums``
 
     ``process`` takes ``{"batch": OccupancyBatch}`` and one dict a sample of it, in order: "labels" [X, Y, Z], the
     predicted class ids, and optionally "views", see ``sample_counts``. Other keys are not read. After ``evaluate``
@@ -45,10 +54,12 @@ class OccupancyMetric(BaseMetric):
         rays: bool = True,
         collect_device: str = "cpu",
         others: Mapping[str, Counted] | None = None,
+        of_sums: Mapping[str, OfSums] | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device)
         self.grid = grid
         self.others = dict(others or {})
+        self.of_sums = dict(of_sums or {})
         self.rays = rays
         self.last: Scores | None = None
 
@@ -82,5 +93,6 @@ class OccupancyMetric(BaseMetric):
         self.last = evaluate(results, self.grid.class_names, self.grid.empty)
         summed, _ = total(results)
         scores = {name: float(other.score(summed[_OTHER + name], self.grid)) for name, other in self.others.items()}
+        scores |= {name: function(summed, self.grid) for name, function in self.of_sums.items()}
         self.last.metrics.update({name: score for name, score in scores.items() if not math.isnan(score)})
         return self.last.metrics

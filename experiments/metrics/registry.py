@@ -19,6 +19,8 @@ class Metric:
     over_classes   it is a mean over classes, by the published rule with 100 % for one that does not occur
     measured_with  the metric with numbers per class that is measured whenever this one is
     counted        "module:Class" of what computes it (``Counted``), where it is none of those that every evaluation computes
+    of_sums        "module:function" (sums of ``Counts`` over all frames, OccupancyGrid) -> number, NaN where nothing
+                   counts; of one that follows from what every evaluation counts, and that not every one prints
     """
 
     title: str
@@ -28,6 +30,7 @@ class Metric:
     over_classes: bool = False
     measured_with: str = ""
     counted: str = ""
+    of_sums: str = ""
 
 
 class Counted(Protocol):
@@ -45,6 +48,9 @@ IOU = Metric("IoU", measured_with="mIoU")
 MIOU_OCC3D = Metric("mIoU, Occ3D's rule", measured_with="mIoU")
 RAYIOU = Metric("RayIoU")
 RAYIOU_1, RAYIOU_2, RAYIOU_4 = (Metric(f"RayIoU@{metres}", measured_with="RayIoU") for metres in (1, 2, 4))
+MIOU_15 = Metric("mIoU over 15 classes", measured_with="mIoU", of_sums="experiments.metrics.imageclasses:miou")
+IOU_15 = Metric("IoU where these 15 are true", measured_with="mIoU", of_sums="experiments.metrics.imageclasses:iou")
+RAYIOU_15 = Metric("RayIoU over 15 classes", measured_with="RayIoU", of_sums="experiments.metrics.imageclasses:rayiou")
 IMAGE_MIOU = Metric("image mIoU", over_classes=True)
 IMAGE_IOU = Metric("image IoU", measured_with="image_mIoU")
 BEV_MIOU = Metric("BEV mIoU", over_classes=True)
@@ -65,7 +71,10 @@ METRICS: Registry[Metric] = Registry(
         "mIoU": f"{_HERE}:MIOU",
         "IoU": f"{_HERE}:IOU",
         "mIoU_occ3d": f"{_HERE}:MIOU_OCC3D",
+        "mIoU_15_classes": f"{_HERE}:MIOU_15",
+        "IoU_15_classes": f"{_HERE}:IOU_15",
         "RayIoU": f"{_HERE}:RAYIOU",
+        "RayIoU_15_classes": f"{_HERE}:RAYIOU_15",
         "RayIoU@1": f"{_HERE}:RAYIOU_1",
         "RayIoU@2": f"{_HERE}:RAYIOU_2",
         "RayIoU@4": f"{_HERE}:RAYIOU_4",

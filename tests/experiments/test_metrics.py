@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
+from baselines.published import Published
 from experiments.metrics.counts import evaluate, sample_counts
 from experiments.metrics.depth import depth_l1, depth_sums
-from experiments.metrics.evaluator import OccupancyMetric
+from experiments.metrics.evaluator import OccupancyMetric, of_sums
 from experiments.metrics.prior import fit_prior
 from experiments.metrics.voxel import confusion, scores
 
@@ -188,6 +190,33 @@ def test_metric_equals_plain_evaluation_whatever_the_batches() -> None:
             metric.process(*batch_of(seeds))
         assert metric.evaluate(4) == expected.metrics
         assert metric.last == expected
+
+
+def test_scores_over_the_classes_that_images_teach() -> None:
+    """Voxels whose true class models of images have no prompt for are left out; predicted elsewhere, it is wrong like another."""
+    grid = replace(GRID, published=Published(unseen_classes=("b",)))
+    of_metrics = of_sums(["mIoU", "mIoU_15_classes", "IoU_15_classes", "RayIoU_15_classes"])
+    assert list(of_metrics) == ["mIoU_15_classes", "IoU_15_classes", "RayIoU_15_classes"]
+    metric = OccupancyMetric(grid, of_sums=of_metrics)
+    metric.process(*batch_of([0, 1, 2]))
+    found = metric.evaluate(3)
+    parts = [sample(seed) for seed in range(3)]
+    predicted, target, mask = (np.concatenate([np.ravel(part[i]) for part in parts]) for i in range(3))
+    matrix = confusion(predicted, target, mask & (target != 1), num_classes=4)
+    assert matrix[:, 1].any()  # b is predicted where something else is
+    kept = scores(matrix, NAMES, 3, absent="drop")
+    assert found["mIoU_15_classes"] == pytest.approx((kept.per_class["a"] + kept.per_class["c"]) / 2)
+    assert found["IoU_15_classes"] == pytest.approx(kept.iou) != found["IoU"]
+    assert metric.last is not None
+    rays = metric.last.per_class["RayIoU"]
+    assert found["RayIoU_15_classes"] == pytest.approx(np.mean([rays[name] for name in "ac" if name in rays]))
+    # Of a data set all of whose classes have a prompt, or that has no rays, there is no such number.
+    without = OccupancyMetric(GRID, of_sums=of_metrics)
+    without.process(*batch_of([0]))
+    assert not set(of_metrics) & set(without.evaluate(1))
+    no_rays = OccupancyMetric(grid, rays=False, of_sums=of_metrics)
+    no_rays.process(*batch_of([0]))
+    assert set(of_metrics) - set(no_rays.evaluate(1)) == {"RayIoU_15_classes"}
 
 
 def test_metric_names_what_is_missing() -> None:
