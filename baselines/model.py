@@ -186,7 +186,7 @@ def _as_cameras_see(prediction: OccupancyPrediction, batch: OccupancyBatch) -> t
     Raises ValueError for a reference frame that is changed otherwise.
     """
     logits, features, labels, to_camera = prediction.logits[-1], prediction.features, batch.labels, batch.reference_to_camera
-    reference = None if batch.chain is None else batch.chain.reference
+    reference = None if batch.chain is None else batch.chain.reference.cpu()  # one look, not one an entry
     if reference is None or torch.equal(reference, torch.eye(3).to(reference).expand_as(reference)):
         return logits, features, labels, to_camera
     if not torch.equal(reference, torch.diag_embed(reference.diagonal(dim1=1, dim2=2).sign())):
@@ -196,9 +196,9 @@ def _as_cameras_see(prediction: OccupancyPrediction, batch: OccupancyBatch) -> t
     def back(voxels: Tensor) -> Tensor:
         return torch.stack([one.flip(own) for one, own in zip(voxels, axes, strict=True)])
 
-    turn = torch.eye(4).to(to_camera).repeat(len(reference), 1, 1, 1)
+    turn = torch.eye(4).repeat(len(reference), 1, 1, 1)
     turn[:, 0, :3, :3] = reference
-    return back(logits), None if features is None else back(features), back(labels), to_camera @ turn
+    return back(logits), None if features is None else back(features), back(labels), to_camera @ turn.to(to_camera)
 
 
 @HOOKS.register_module()

@@ -22,8 +22,8 @@ from experiments.datasets.unpickle import DataError
 DEPTH, CLASSES = "depth_gt", "seg_gt_lidarseg"
 PREPARATION = "renderocc"
 GET = (
-    f"python -m experiments.data prepare {PREPARATION} makes it from nuScenes' lidar and lidarseg labels (nuscenes.org, "
-    "Download), as RenderOcc's tools/gen_data does"
+    f"python -m experiments.data prepare {PREPARATION} makes it from nuScenes' lidar and the lidarseg labels in "
+    "nuscenes/lidarseg (nuscenes.org, Download; without these depth alone), as RenderOcc's tools/gen_data does"
 )
 TAKERS = (
     "Lidar points in images are only read by models that learn from rays, as RenderOcc does; the other rows run without them."

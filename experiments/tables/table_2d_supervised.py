@@ -1,0 +1,28 @@
+"""Occ3D-nuScenes: all systems that no 3D label teaches, on one scale."""
+
+from experiments.spec import Column, Row, TableSpec, same_cell
+from experiments.tables.table_occ3d import TABLE as OCC3D
+
+TABLE = TableSpec(
+    name="table_2d_supervised",
+    title="Occ3D-nuScenes without 3D labels: taught by images, pseudo labels or lidar points in images",
+    dataset=OCC3D.dataset,
+    columns=(
+        Column("mIoU_15_classes"),
+        Column("mIoU", "mIoU over 17 classes"),
+        Column("IoU_15_classes"),
+        Column("IoU"),
+        Column("RayIoU_15_classes"),
+        Column("RayIoU", "RayIoU over 17 classes"),
+    ),
+    rows=(
+        Row("selfocc", "SelfOcc", note="quoted only"),
+        Row("occnerf", "OccNeRF", note="quoted only"),
+        Row("gausstr", "GaussTR", note="quoted only"),
+        Row("queryocc", "QueryOcc, cameras alone", note="quoted only; queries of points in space and time, no rendering"),
+        Row("queryocc-lidar", "QueryOcc, lidar sweeps", note="quoted only"),
+        same_cell(OCC3D, "renderocc-2d", title="RenderOcc, 2D: lidar points with classes in images"),
+    ),
+    presets=OCC3D.presets,
+    notes=(),
+)
