@@ -92,7 +92,7 @@ def view_by_view(
     visible: Tensor | None,
     draw: Callable[[ViewGaussians, Tensor, Tensor], ViewImages],
 ) -> Rendering:
-    """Every view of every scene by itself, for kernels that know neither per-view masks nor a time axis.
+    """Every view of every scene by itself, for kernels that take one camera a call.
 
     draw  (the view's Gaussians, at least one; world_to_camera [4, 4]; intrinsics [3, 3]) -> ViewImages
 

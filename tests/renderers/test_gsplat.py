@@ -8,12 +8,13 @@ import pytest
 import torch
 from renderer_doubles import COMPILED, FakeGsplat, assert_exact
 
-from renderers.cases import CASES
+from renderers.cases import CASES, Case
 from renderers.dialects import DIALECTS
 from renderers.gsplat import ChannelPlan, GsplatRenderer, parse_version, plan_channels
 from renderers.interface import RasterSettings, SettingNotSupported
 from renderers.registry import RendererUnavailable
 from renderers.scenes import random_scene
+from renderers.workloads import WORKLOADS, Source
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 VERSIONS = ["1.5.3", "1.6.0"]
@@ -71,18 +72,54 @@ def test_arguments() -> None:
     assert call["render_mode"] == "RGB+ED" and call["rasterize_mode"] == "classic"
 
 
-def test_views_are_one_call_unless_they_see_different_gaussians() -> None:
+def test_a_call_draws_all_views_and_masks_only_leave_out_what_they_hide() -> None:
     renderer, library = adapter()
     gaussians, cameras = random_scene(count=9, batch=2, views=3, width=8, height=8)
     settings = renderer.native(RasterSettings())
     renderer.render(gaussians, cameras, settings)
-    assert len(library.calls) == 1
+    assert [call["viewmats"].shape[:2] for call in library.calls] == [(2, 3)]
     library.calls.clear()
     visible = torch.ones(2, 3, 9, dtype=torch.bool)
-    visible[0, 1, 4:] = False
+    visible[:, :, 3] = False
+    visible[0, 1, 5:] = False
     visible[1, 2] = False
     renderer.render(gaussians, cameras, settings, visible)
-    assert [len(call["means"]) for call in library.calls] == [9, 4, 9, 9, 9], "an empty view never reaches a kernel"
+    (call,) = library.calls
+    assert call["viewmats"].shape[:2] == (6, 1) and call["means"].shape == (6, 8, 3), "as many as the fullest view keeps"
+    assert call["opacities"].ne(0).sum(-1).tolist() == [8, 4, 8, 8, 8, 0]
+    assert call["means"][1, :4].equal(gaussians.means[0, [0, 1, 2, 4]]), "in the input's order"
+    assert call["colors"][4, :, : gaussians.channels].equal(gaussians.features[1, [0, 1, 2, 4, 5, 6, 7, 8]])
+    library.calls.clear()
+    out = renderer.render(gaussians, cameras, settings, torch.zeros_like(visible))
+    assert not library.calls and not out.alpha.any(), "nothing to draw never reaches a kernel"
+
+
+@pytest.mark.parametrize(
+    ("times", "calls"),
+    [
+        ([0, 0, 1, 1, 2, 2], [(6, 2)]),  # scenes x times, views of each
+        ([2, 0, 1, 0, 1, 2], [(6, 2)]),
+        ([1, 1, 1, 1, 1, 1], [(2, 6)]),
+        ([2, 0, 0, 1, 2, 2], [(2, 3), (2, 2), (2, 1)]),
+    ],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_all_times_are_one_call_for_each_number_of_views(times: list[int], calls: list[tuple[int, int]], masked: bool) -> None:
+    renderer, library = adapter()
+    gaussians, cameras = random_scene(seed=3, count=15, batch=2, views=6, width=12, height=10)
+    offsets = torch.linspace(-0.4, 0.4, 3)[None, :, None, None]
+    gaussians = replace(gaussians, means=gaussians.means[:, None] + offsets)
+    cameras = replace(cameras, time_index=torch.tensor(times))
+    visible = torch.rand(2, 6, 15, generator=torch.Generator().manual_seed(2)) < 0.6 if masked else None
+    assert_exact(renderer, Case("times", gaussians, cameras, visible=visible))
+    assert [tuple(call["viewmats"].shape[:2]) for call in library.calls] == ([(12, 1)] if masked else calls)
+
+
+def test_the_published_workload_is_one_call() -> None:
+    renderer, library = adapter()
+    (part,) = WORKLOADS["gaussianflowocc"].build(Source(shrink=32)).parts
+    renderer.render(part.gaussians, part.cameras, renderer.native(part.settings))
+    assert [tuple(call["viewmats"].shape[:2]) for call in library.calls] == [(7, 6)]
 
 
 def test_isotropic_gaussians_get_identity_rotations() -> None:
