@@ -129,20 +129,23 @@ inline void transpose(v8 r[8]) {
   }
 }
 
-// 2^x, relative error below 2e-7 for x in [-100, 100] (minimax polynomial of degree 5 on [-0.5, 0.5]: 7.5e-8, plus rounding).
-// Smaller x give 2^-100.
-inline vf exp2_clamped(vf x) {
+// 2^x, relative error below 2e-7 for x in [-126, 127] (minimax polynomial of degree 5 on [-0.5, 0.5]: 7.5e-8, plus rounding).
+template <typename V>
+inline V exp2_within(V x) {
+  using I = decltype(x < x);
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits of the mantissa
-  x = vmax(x, splat1<vf>(-100.0f));
-  const vf shifted = x + magic;
-  const vf f = x - (shifted - magic);
-  vf p = splat1<vf>(0.0013276471992851953f);
-  p = fma(p, f, splat1<vf>(0.009675541334449414f));
-  p = fma(p, f, splat1<vf>(0.05550713273496898f));
-  p = fma(p, f, splat1<vf>(0.24022119723840105f));
-  p = fma(p, f, splat1<vf>(0.6931469670647613f));
-  p = fma(p, f, splat1<vf>(1.0000000716546849f));
-  return (vf)((vi)p + ((vi)shifted << 23));
+  const V shifted = x + magic;
+  const V f = x - (shifted - magic);
+  V p = splat1<V>(0.0013276471992851953f);
+  p = fma(p, f, splat1<V>(0.009675541334449414f));
+  p = fma(p, f, splat1<V>(0.05550713273496898f));
+  p = fma(p, f, splat1<V>(0.24022119723840105f));
+  p = fma(p, f, splat1<V>(0.6931469670647613f));
+  p = fma(p, f, splat1<V>(1.0000000716546849f));
+  return (V)((I)p + ((I)shifted << 23));
 }
+
+// Likewise; x below -100 give 2^-100.
+inline vf exp2_clamped(vf x) { return exp2_within<vf>(vmax(x, splat1<vf>(-100.0f))); }
 
 }  // namespace
