@@ -141,7 +141,7 @@ def _base(grid: OccupancyGrid, neighbourhood: int, means: Tensor) -> Tensor:
 def _columns(
     grid: OccupancyGrid, neighbourhood: int, means: Tensor, axes: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """For each column of neighbours: voxels [N, M] (flat index), d [N, M, 3], y [N, M, 3] and g [N, M], zero outside of the grid."""
+    """Each column of neighbours: voxels [N, M] (flat index), d [N, M, 3], y [N, M, 3], and g [N, M], zero outside of the grid."""
     reach = torch.arange(-neighbourhood, neighbourhood + 1, device=means.device)
     base, centres = _base(grid, neighbourhood, means).long(), _centres(grid, means)
     z = base[:, 2:] + reach
