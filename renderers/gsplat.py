@@ -191,8 +191,8 @@ class GsplatRenderer(Renderer):
         fields = (means, quaternions, scales, gaussians.opacities, gaussians.features)
         most = gaussians.count if visible is None else int(visible.sum(-1).max())
         if most == 0:
-            images = background_only(ViewGaussians(*fields), cameras, settings)
-            return Rendering(*(image.expand(b, v, *image.shape) for image in images))
+            nothing = background_only(ViewGaussians(*fields), cameras, settings)
+            return Rendering(*(image.expand(b, v, *image.shape) for image in nothing))
         order: list[int] = []
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         with torch.cuda.device_of(gaussians.means):
@@ -202,10 +202,10 @@ class GsplatRenderer(Renderer):
                 poses, intrinsics = (m[:, views].flatten(0, 1) for m in (cameras.world_to_camera, cameras.intrinsics))
                 drawn = self._rasterize(chosen, poses, intrinsics, size, settings)
                 parts.append(tuple(image.reshape(b, -1, *image.shape[2:]) for image in drawn))  # type: ignore[arg-type]
-        images = tuple(torch.cat(images, 1) if len(parts) > 1 else images[0] for images in zip(*parts, strict=True))
+        images = [torch.cat(of, 1) if len(parts) > 1 else of[0] for of in zip(*parts, strict=True)]
         if order != list(range(v)):
             back = torch.tensor(order).argsort().to(means.device)
-            images = tuple(image[:, back] for image in images)
+            images = [image[:, back] for image in images]
         return Rendering(*images)
 
     def _rasterize(

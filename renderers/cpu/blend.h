@@ -20,7 +20,8 @@ constexpr int kPixels = kWide * kRows;
 constexpr int kStrip = 2 * kLanes;  // pixels of a strip
 constexpr int kStrips = kRows / 2;
 constexpr int kChunk = 64;                      // Gaussians a block takes at a time
-constexpr int kEntries = kChunk + kLanes;       // a vector of tests may overshoot the chunk
+constexpr int kBatch = 4;                       // Gaussians whose alphas are made at once
+constexpr int kEntries = kChunk + kLanes + kBatch;  // a vector of tests may overshoot the chunk, and a batch what was found
 constexpr int kGroup = kLanes == 16 ? 12 : 6;  // channels (or Gaussians) x 2 vectors of accumulators fit the registers
 
 const vf kX = [] {  // column of a lane, from the block's centre
@@ -47,6 +48,7 @@ struct Scratch {
   alignas(64) float base[kEntries * kRows], slope[kEntries * kRows], bend[kEntries];
   float left[kEntries], right[kEntries];  // "tile3sigma": columns it may touch, from the block's centre
   int32_t place[kEntries];
+  const float* payload[kEntries];
   int32_t filled = 0;
   // the block
   alignas(64) float transmittance[kPixels];
@@ -118,65 +120,75 @@ int32_t fill(const View& view, const Bin& bin, Scratch& s, int32_t at, int x, in
       store(&s.slope[n * kRows], fma(dy, splat1<v8>(b), splat1<v8>(2.0f * a * dx)));
       s.bend[n] = a;
       s.place[n] = i;
+      s.payload[n] = view.payload + static_cast<size_t>(bin.list[i]) * view.channels;
       ++n;
     }
     at += kLanes;
   }
   s.filled = n;
+  for (int i = n; n > 0 && i < n + kBatch - 1; ++i) {  // the last batch is filled up with what is too faint to count
+    std::fill_n(&s.base[i * kRows], kRows, -1e30f), std::fill_n(&s.slope[i * kRows], kRows, 0.0f);
+    s.bend[i] = 0.0f, s.place[i] = s.place[0], s.payload[i] = s.payload[0], s.left[i] = s.right[i] = 0.0f;
+  }
   return std::min(at, bin.length);
 }
 
 // Blend the chunk into one strip. Forward (Trace* null at compile time): writes the weights and payload rows of the
 // Gaussians that count and returns how many. Backward: appends to the trace.
 template <bool Tile, bool Keep>
-int weigh(const View& view, const Bin& bin, Scratch& s, int strip, Trace* trace) {
+int weigh(const View& view, Scratch& s, int strip, Trace* trace) {
   const Settings& set = view.settings;
-  const vf alpha_min = splat1<vf>(set.alpha_min), alpha_max = splat1<vf>(set.alpha_max);
+  // What `exp2_clamped` makes of the faintest, 2^-100, does not count.
+  const vf alpha_min = splat1<vf>(std::max(set.alpha_min, 1e-30f)), alpha_max = splat1<vf>(set.alpha_max);
   const vf stop = splat1<vf>(set.transmittance_min);
-  const vf faintest = splat1<vf>(std::log2(set.alpha_min) - 1e-3f);  // spares the exponential; alpha itself decides below
   float* front = s.transmittance + strip * kStrip;
   vf t0 = load<vf>(front), t1 = load<vf>(front + kLanes);
   vm live0 = s.live[2 * strip], live1 = s.live[2 * strip + 1];
   const vf x = kX;
   int n = Keep ? trace->count : 0;
   if constexpr (Keep) {
-    trace->place.reserve(n + s.filled);
-    trace->raw.reserve(static_cast<size_t>(n + s.filled) * kStrip);
-    trace->front.reserve(static_cast<size_t>(n + s.filled) * kStrip);
+    trace->place.reserve(n + s.filled + kBatch);
+    trace->raw.reserve(static_cast<size_t>(n + s.filled + kBatch) * kStrip);
+    trace->front.reserve(static_cast<size_t>(n + s.filled + kBatch) * kStrip);
   }
-  for (int e = 0; e < s.filled; ++e) {
-    const float* base = &s.base[e * kRows + 2 * strip];
-    const float* slope = &s.slope[e * kRows + 2 * strip];
-    const vf bend = splat1<vf>(s.bend[e]);
-    vf q0 = fma(x, fma(x, bend, splat1<vf>(slope[0])), splat1<vf>(base[0]));
-    vf q1 = fma(x, fma(x, bend, splat1<vf>(slope[1])), splat1<vf>(base[1]));
-    vm on0 = live0, on1 = live1;
-    if constexpr (Tile) {
-      const vm inside = both(at_least(x, splat1<vf>(s.left[e])), at_least(splat1<vf>(s.right[e]), x));
-      on0 = both(on0, inside), on1 = both(on1, inside);
+  for (int first = 0; first < s.filled; first += kBatch) {
+    // Alphas of a batch do not depend on one another, and there is nothing to guess: only the transmittances are a chain.
+    vf raw0[kBatch], raw1[kBatch];  // 0 where it does not count
+#pragma GCC unroll 8
+    for (int i = 0; i < kBatch; ++i) {
+      const int e = first + i;
+      const float* base = &s.base[e * kRows + 2 * strip];
+      const float* slope = &s.slope[e * kRows + 2 * strip];
+      const vf bend = splat1<vf>(s.bend[e]);
+      raw0[i] = exp2_clamped(fma(x, fma(x, bend, splat1<vf>(slope[0])), splat1<vf>(base[0])));
+      raw1[i] = exp2_clamped(fma(x, fma(x, bend, splat1<vf>(slope[1])), splat1<vf>(base[1])));
+      raw0[i] = keep(at_least(raw0[i], alpha_min), raw0[i]), raw1[i] = keep(at_least(raw1[i], alpha_min), raw1[i]);
+      if constexpr (Tile) {
+        const vm inside = both(at_least(x, splat1<vf>(s.left[e])), at_least(splat1<vf>(s.right[e]), x));
+        raw0[i] = keep(inside, raw0[i]), raw1[i] = keep(inside, raw1[i]);
+      }
     }
-    if (!any(both(on0, at_least(q0, faintest))) && !any(both(on1, at_least(q1, faintest)))) continue;
-    const vf raw0 = exp2_clamped(q0), raw1 = exp2_clamped(q1);
-    vf a0 = vmin(raw0, alpha_max), a1 = vmin(raw1, alpha_max);
-    on0 = both(on0, at_least(a0, alpha_min)), on1 = both(on1, at_least(a1, alpha_min));
-    a0 = keep(on0, a0), a1 = keep(on1, a1);
-    // A pixel that this Gaussian would push below the limit stops in front of it. Where alpha is 0, nothing changes.
-    const vm go0 = at_least(fnma(a0, t0, t0), stop), go1 = at_least(fnma(a1, t1, t1), stop);
-    live0 = both(live0, go0), live1 = both(live1, go1);
-    a0 = keep(go0, a0), a1 = keep(go1, a1);
-    if constexpr (Keep) {
-      float* raw = trace->raw.data() + static_cast<size_t>(n) * kStrip;
-      float* ahead = trace->front.data() + static_cast<size_t>(n) * kStrip;
-      store(raw, keep(both(on0, go0), raw0)), store(raw + kLanes, keep(both(on1, go1), raw1));
-      store(ahead, t0), store(ahead + kLanes, t1);
-      trace->place[n] = s.place[e];
-    } else {
-      store(s.weights + n * kStrip, a0 * t0), store(s.weights + n * kStrip + kLanes, a1 * t1);
-      s.rows[n] = view.payload + static_cast<size_t>(bin.list[s.place[e]]) * view.channels;
+#pragma GCC unroll 8
+    for (int i = 0; i < kBatch; ++i) {
+      vf a0 = vmin(raw0[i], alpha_max), a1 = vmin(raw1[i], alpha_max);
+      // A pixel that this Gaussian would push below the limit stops in front of it. Where alpha is 0, nothing changes.
+      const vf next0 = fnma(a0, t0, t0), next1 = fnma(a1, t1, t1);
+      live0 = both(live0, at_least(next0, stop)), live1 = both(live1, at_least(next1, stop));
+      a0 = keep(live0, a0), a1 = keep(live1, a1);
+      if constexpr (Keep) {
+        float* raw = trace->raw.data() + static_cast<size_t>(n) * kStrip;
+        float* ahead = trace->front.data() + static_cast<size_t>(n) * kStrip;
+        store(raw, keep(live0, raw0[i])), store(raw + kLanes, keep(live1, raw1[i]));
+        store(ahead, t0), store(ahead + kLanes, t1);
+        trace->place[n] = s.place[first + i];
+      } else {
+        store(s.weights + n * kStrip, a0 * t0), store(s.weights + n * kStrip + kLanes, a1 * t1);
+        s.rows[n] = s.payload[first + i];
+      }
+      n += any_set(a0, a1);  // else the next one takes its place
+      t0 = choose(live0, next0, t0), t1 = choose(live1, next1, t1);
     }
-    ++n;
-    t0 = fnma(a0, t0, t0), t1 = fnma(a1, t1, t1);
-    if (!any(live0) && !any(live1)) break;
+    if (!any(either(live0, live1))) break;
   }
   store(front, t0), store(front + kLanes, t1);
   s.live[2 * strip] = live0, s.live[2 * strip + 1] = live1;
@@ -306,11 +318,16 @@ void write_block(const View& view, const Scratch& s, int x, int y) {
     const size_t pixel = static_cast<size_t>(y + row) * view.width + x;
     float* out = view.features + pixel * features;
     const float* rest = s.transmittance + row * kWide;
-    for (int column = 0; column < columns; ++column) {
+    int column = 0;
+    for (; column + 8 <= columns; column += 8) {
+      store(view.depth + pixel + column, load<v8>(depth + row * kWide + column));
+      store(view.alpha + pixel + column, 1.0f - load<v8>(rest + column));
+    }
+    for (; column < columns; ++column) {
       view.depth[pixel + column] = depth[row * kWide + column];
       view.alpha[pixel + column] = 1.0f - rest[column];
     }
-    int column = 0;
+    column = 0;
     for (; features >= 8 && column + 8 <= columns; column += 8) {
       const v8 through = load<v8>(rest + column);
       for (int done = 0; done < features; done += 8) {
@@ -346,7 +363,7 @@ int32_t forward_block(const View& view, const Bin& bin, Scratch& s, int x, int y
     live = false;
     for (int strip = 0; strip < kStrips; ++strip) {
       if (!live_strip(s, strip)) continue;
-      const int count = weigh<Tile, false>(view, bin, s, strip, nullptr);
+      const int count = weigh<Tile, false>(view, s, strip, nullptr);
       accumulate(s, count, channels, s.sums.data() + strip * kStrip);
       *weights += count * kStrip;
       live |= live_strip(s, strip);
@@ -358,36 +375,60 @@ int32_t forward_block(const View& view, const Bin& bin, Scratch& s, int x, int y
 
 // Image gradients of the block, in both layouts, and what is behind everything; false if all are zero.
 bool load_gradients(const View& view, Scratch& s, int x, int y) {
-  const int channels = view.channels, stride = padded(channels);
+  const int features = view.channels - 1, stride = padded(view.channels), whole = stride - 8;  // the last eight hold the depth
   s.grad.reserve(static_cast<size_t>(stride) * kPixels);
   s.grad_by_pixel.reserve(static_cast<size_t>(stride) * kPixels);
-  bool some = false;
-  for (int p = 0; p < kPixels; ++p) {
-    float* row = s.grad_by_pixel.data() + static_cast<size_t>(p) * stride;
-    std::fill_n(row, stride, 0.0f);
-    s.behind[p] = 0.0f;
-    const int column = x + p % kWide, line = y + p / kWide;
-    if (column < view.width && line < view.height) {
-      const size_t pixel = static_cast<size_t>(line) * view.width + column;
-      if (view.grad_features) std::copy_n(view.grad_features + pixel * (channels - 1), channels - 1, row);
-      if (view.grad_depth) row[channels - 1] = view.grad_depth[pixel];
-      if (view.background)
-        for (int c = 0; c < channels - 1; ++c) s.behind[p] += row[c] * view.background[c];
-      if (view.grad_alpha) s.behind[p] -= view.grad_alpha[pixel];
-      for (int c = 0; c < stride; ++c) some |= row[c] != 0.0f;
-      some |= s.behind[p] != 0.0f;
+  const v8 zero = {};
+  const auto pixel_at = [&](int p) { return static_cast<size_t>(y + p / kWide) * view.width + x + p % kWide; };
+  const auto inside = [&](int p) { return x + p % kWide < view.width && y + p / kWide < view.height; };
+  for (int p = 0; p < kPixels; p += 8) {
+    float* rows = s.grad_by_pixel.data() + static_cast<size_t>(p) * stride;
+    if (kWide % 8 == 0 && inside(p + 7) && view.grad_features && view.grad_depth && features == whole) {  // nothing to ask
+      const float *given = view.grad_features + pixel_at(p) * features, *depth = view.grad_depth + pixel_at(p);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        for (int c = 0; c < whole; c += 8) store(rows + i * stride + c, load<v8>(given + i * features + c));
+        store(rows + i * stride + whole, v8{depth[i]});
+      }
+      store(s.behind + p, view.grad_alpha ? load<v8>(view.grad_alpha + pixel_at(p)) : zero);
+      continue;
+    }
+    for (int i = 0; i < 8; ++i) {
+      float* row = rows + i * stride;
+      const bool seen = inside(p + i);
+      const size_t pixel = seen ? pixel_at(p + i) : 0;
+      const float* given = seen && view.grad_features ? view.grad_features + pixel * features : nullptr;
+      for (int c = 0; c < whole; c += 8) store(row + c, given ? load<v8>(given + c) : zero);
+      store(row + whole, zero);
+      if (given)
+        for (int c = whole; c < features; ++c) row[c] = given[c];
+      if (seen && view.grad_depth) row[features] = view.grad_depth[pixel];
+      s.behind[p + i] = seen && view.grad_alpha ? view.grad_alpha[pixel] : 0.0f;
     }
   }
-  if (!some) return false;
-  for (int p = 0; p < kPixels; p += 8)
+  auto some = zero != zero;
+  for (int p = 0; p < kPixels; p += 8) {
+    some |= load<v8>(s.behind + p) != zero;
     for (int channel = 0; channel < stride; channel += 8) {
       v8 r[8];
 #pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) r[i] = load<v8>(s.grad_by_pixel.data() + static_cast<size_t>(p + i) * stride + channel);
+      for (int i = 0; i < 8; ++i) {
+        r[i] = load<v8>(s.grad_by_pixel.data() + static_cast<size_t>(p + i) * stride + channel);
+        some |= r[i] != zero;
+      }
       transpose(r);
 #pragma GCC unroll 8
       for (int c = 0; c < 8; ++c) store(s.grad.data() + static_cast<size_t>(channel + c) * kPixels + p, r[c]);
     }
+  }
+  if (!any8(some)) return false;
+  for (int p = 0; p < kPixels; p += 8) {
+    v8 behind = zero;
+    if (view.background)
+      for (int c = 0; c < features; ++c)
+        behind += load<v8>(s.grad.data() + static_cast<size_t>(c) * kPixels + p) * splat1<v8>(view.background[c]);
+    store(s.behind + p, behind - load<v8>(s.behind + p));
+  }
   return true;
 }
 
@@ -423,14 +464,15 @@ void backward_strip(const View& view, const Bin& bin, Scratch& s, int strip, int
       if (!pass_clamp) h0 = keep(at_least(alpha_max, raw0), h0), h1 = keep(at_least(alpha_max, raw1), h1);
       float* out = s.targets[k] + moments;
       const vf h = h0 + h1;
-      out[0] += sum(h);
-      if (view.want_geometry) {
+      if (!view.want_geometry) {
+        out[0] += sum(h);
+      } else {
         const int32_t place = trace.place[first + k];
         const vf dx = kX + (column - s.u[place]);
         const float dy0 = line - s.v[place], dy1 = dy0 + 1.0f;
         const vf hx = h * dx, hy = h0 * dy0 + h1 * dy1;
-        out[1] += sum(hx), out[2] += sum(hy);
-        out[3] += sum(hx * dx), out[4] += sum(hy * dx), out[5] += sum(h0 * (dy0 * dy0) + h1 * (dy1 * dy1));
+        const vf of[6] = {h, hx, hy, hx * dx, hy * dx, h0 * (dy0 * dy0) + h1 * (dy1 * dy1)};
+        store(out, load<v8>(out) + sums(of));
       }
     }
     if (view.want_payload) scatter(s, count, moments, s.grad_by_pixel.data() + static_cast<size_t>(strip) * kStrip * moments);
@@ -448,7 +490,7 @@ void backward_block(const View& view, const Bin& bin, Scratch& s, int x, int y, 
     live = false;
     for (int strip = 0; strip < kStrips; ++strip) {
       if (!live_strip(s, strip)) continue;
-      weigh<Tile, true>(view, bin, s, strip, &s.traces[strip]);
+      weigh<Tile, true>(view, s, strip, &s.traces[strip]);
       live |= live_strip(s, strip);
     }
   }

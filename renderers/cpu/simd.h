@@ -52,8 +52,11 @@ typedef __mmask16 vm;
 inline vm all_lanes() { return 0xffff; }
 inline vm at_least(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ); }
 inline vm both(vm a, vm b) { return a & b; }
+inline vm either(vm a, vm b) { return a | b; }
 inline vf keep(vm m, vf a) { return (vf)_mm512_maskz_mov_ps(m, (__m512)a); }
+inline vf choose(vm m, vf a, vf b) { return (vf)_mm512_mask_blend_ps(m, (__m512)b, (__m512)a); }
 inline bool any(vm m) { return m != 0; }
+inline bool any_set(vf a, vf b) { return _mm512_test_epi32_mask((__m512i)a | (__m512i)b, (__m512i)a | (__m512i)b) != 0; }
 inline uint32_t bits(vm m) { return m; }
 inline vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
 inline vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -63,7 +66,9 @@ typedef vi vm;
 inline vm all_lanes() { return ~vi{}; }
 inline vm at_least(vf a, vf b) { return a >= b; }
 inline vm both(vm a, vm b) { return a & b; }
+inline vm either(vm a, vm b) { return a | b; }
 inline vf keep(vm m, vf a) { return (vf)((vi)a & m); }
+inline vf choose(vm m, vf a, vf b) { return m ? a : b; }
 #if defined(__AVX2__) && !defined(OCC_LANES)
 inline bool any(vm m) { return !_mm256_testz_si256((__m256i)m, (__m256i)m); }
 inline uint32_t bits(vm m) { return static_cast<uint32_t>(_mm256_movemask_ps((__m256)m)); }
@@ -103,6 +108,50 @@ inline float sum(vf a) {  // pairwise, in a fixed order
 #endif
 #endif
 
+// Whether any of eight lanes of a comparison is set.
+template <typename I>
+inline bool any8(I m) {
+#if defined(__AVX2__)
+  return !_mm256_testz_si256((__m256i)m, (__m256i)m);
+#else
+  int64_t words[4];
+  __builtin_memcpy(words, &m, sizeof words);
+  return (words[0] | words[1] | words[2] | words[3]) != 0;
+#endif
+}
+
+// The sums of six vectors, then two zeros, each with the additions of `sum`.
+inline v8 sums(const vf v[6]) {
+#if defined(__AVX2__) && (defined(__AVX512F__) || !defined(OCC_LANES))
+  __m256 half[6];
+  for (int i = 0; i < 6; ++i) {
+#if defined(__AVX512F__)
+    half[i] = _mm256_add_ps(_mm512_castps512_ps256((__m512)v[i]), _mm512_extractf32x8_ps((__m512)v[i], 1));
+#else
+    half[i] = (__m256)v[i];
+#endif
+  }
+  const auto fold = [](__m256 a, __m256 b) {  // a in the low half, b in the high one, four lanes each
+    return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+  };
+  const auto pairs = [](__m256 a, __m256 b) {
+    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+  };
+  const __m256 zero = _mm256_setzero_ps();
+  const __m256 first = pairs(fold(half[0], half[4]), fold(half[1], half[5]));
+  const __m256 second = pairs(fold(half[2], zero), fold(half[3], zero));
+  return (v8)_mm256_add_ps(_mm256_shuffle_ps(first, second, 0x88), _mm256_shuffle_ps(first, second, 0xdd));
+#else
+  v8 out = {};
+  for (int i = 0; i < 6; ++i) out[i] = sum(v[i]);
+  return out;
+#endif
+}
+
+#if !defined(__AVX512F__)
+inline bool any_set(vf a, vf b) { return any((vi)a | (vi)b); }  // whether any bit of a number is
+#endif
+
 // Rows become columns.
 inline void transpose(v8 r[8]) {
   typedef int32_t i8 __attribute__((vector_size(32)));
@@ -129,20 +178,23 @@ inline void transpose(v8 r[8]) {
   }
 }
 
-// 2^x, relative error below 2e-7 for x in [-100, 100] (minimax polynomial of degree 5 on [-0.5, 0.5]: 7.5e-8, plus rounding).
-// Smaller x give 2^-100.
-inline vf exp2_clamped(vf x) {
+// 2^x, relative error below 2e-7 for x in [-126, 127] (minimax polynomial of degree 5 on [-0.5, 0.5]: 7.5e-8, plus rounding).
+template <typename V>
+inline V exp2_within(V x) {
+  using I = decltype(x < x);
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low bits of the mantissa
-  x = vmax(x, splat1<vf>(-100.0f));
-  const vf shifted = x + magic;
-  const vf f = x - (shifted - magic);
-  vf p = splat1<vf>(0.0013276471992851953f);
-  p = fma(p, f, splat1<vf>(0.009675541334449414f));
-  p = fma(p, f, splat1<vf>(0.05550713273496898f));
-  p = fma(p, f, splat1<vf>(0.24022119723840105f));
-  p = fma(p, f, splat1<vf>(0.6931469670647613f));
-  p = fma(p, f, splat1<vf>(1.0000000716546849f));
-  return (vf)((vi)p + ((vi)shifted << 23));
+  const V shifted = x + magic;
+  const V f = x - (shifted - magic);
+  V p = splat1<V>(0.0013276471992851953f);
+  p = fma(p, f, splat1<V>(0.009675541334449414f));
+  p = fma(p, f, splat1<V>(0.05550713273496898f));
+  p = fma(p, f, splat1<V>(0.24022119723840105f));
+  p = fma(p, f, splat1<V>(0.6931469670647613f));
+  p = fma(p, f, splat1<V>(1.0000000716546849f));
+  return (V)((I)p + ((I)shifted << 23));
 }
+
+// Likewise; x below -100 give 2^-100.
+inline vf exp2_clamped(vf x) { return exp2_within<vf>(vmax(x, splat1<vf>(-100.0f))); }
 
 }  // namespace

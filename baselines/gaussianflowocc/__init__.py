@@ -1,0 +1,1 @@
+"""GaussianFlowOcc: Gaussians from learned queries, rendered for training and voxelised for evaluation."""

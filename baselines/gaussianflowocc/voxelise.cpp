@@ -1,0 +1,214 @@
+// Gaussians into voxels and back: the compiled part of voxelise.py, which says what is computed.
+//
+// Forward: a thread takes a slice of the grid (one x) and adds, into a copy of its own, the Gaussians whose candidates reach it,
+// in the order they come in (by their base voxel's x, then by index). Backward: a thread takes a Gaussian and reads its candidates.
+// Nothing depends on the number of threads, and eight lanes are used on every processor.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include <omp.h>
+
+#include "../../renderers/cpu/simd.h"
+#include "../../renderers/cpu/splat.h"
+
+using splat::Buffer;
+
+extern "C" {
+
+// Mirrored by voxelise.py. Tensors are contiguous float32 unless said otherwise; absent ones are null.
+struct OccVoxels {
+  int64_t count, channels, padded;       // padded: of `features` and `grad_semantics`, a multiple of 8
+  int32_t nx, ny, nz, neighbourhood, threads;
+  const float *means, *axes;             // [count, 3], [count, 3, 3]: rows are a Gaussian's own axes over its deviations
+  const float *opacities, *features;     // [count], [count, padded]
+  const int32_t *base, *order;           // [count, 3] voxel of each mean, [count] Gaussians by base x
+  const int64_t *first, *last;           // [nx]: whose candidates reach slice x stand in order[first .. last)
+  const float *xs, *ys, *zs;             // voxel centres by axis; zs is followed by seven more
+  float *occupancy, *semantics;          // [nx, ny, nz], [nx, ny, nz, channels]
+  const float *grad_occupancy, *grad_semantics;
+  float *grad_means, *grad_axes, *grad_opacities, *grad_features;  // grad_features [count, padded]
+};
+
+int32_t occ_voxels_forward(const OccVoxels* call);
+int32_t occ_voxels_backward(const OccVoxels* call);
+}
+
+namespace {
+
+constexpr float kFaintest = -126.0f;  // log2 of a weight: below it is a denormal number, and taken for zero
+constexpr float kHalfLog2E = 0.72134752f;
+
+struct Range {
+  int32_t begin, end;
+};
+
+inline Range candidates(int32_t base, int32_t reach, int32_t size) { return {std::max(base - reach, 0), std::min(base + reach + 1, size)}; }
+
+// Weights of a Gaussian in a column of voxels, eight at a time: d is the last lanes' offset from the centre, y what it is in the
+// Gaussian's own axes, in deviations.
+struct Lanes {
+  v8 dz, y[3], g;
+  int32_t low, high;  // lanes that are not zero
+};
+
+// False if all are zero. `at`: the offsets in own axes at the centre's height; real: how many lanes are candidates.
+inline bool weigh(const float* axes, const float at[3], const float* zs, float mean_z, int32_t real, Lanes& o) {
+  o.dz = load<v8>(zs) - mean_z;
+  for (int k = 0; k < 3; ++k) o.y[k] = fma(splat1<v8>(axes[3 * k + 2]), o.dz, splat1<v8>(at[k]));
+  const v8 square = fma(o.y[0], o.y[0], fma(o.y[1], o.y[1], o.y[2] * o.y[2]));
+  const v8 exponent = -kHalfLog2E * square;
+  const auto near = exponent >= kFaintest;
+  uint32_t hits = 0;
+#if defined(__AVX2__)
+  hits = static_cast<uint32_t>(_mm256_movemask_ps((__m256)near));
+#else
+  for (int i = 0; i < 8; ++i) hits |= static_cast<uint32_t>(near[i] & 1) << i;
+#endif
+  hits &= (1u << std::min(real, 8)) - 1;
+  if (!hits) return false;
+  o.low = __builtin_ctz(hits), o.high = 32 - __builtin_clz(hits);
+  typedef int32_t i8 __attribute__((vector_size(32)));
+  const i8 lane = {0, 1, 2, 3, 4, 5, 6, 7};
+  const v8 e = near ? exponent : splat1<v8>(kFaintest);
+  o.g = (v8)((i8)exp2_within<v8>(e) & near & (i8)(lane < real));
+  return true;
+}
+
+inline float across(v8 a) {  // in a fixed order
+  float lane[8];
+  store(lane, a);
+  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+}
+
+void forward_slice(const OccVoxels& c, int32_t x, float* occupancy, float* semantics) {
+  const int64_t voxels = int64_t{c.ny} * c.nz, wide = c.padded;
+  std::fill_n(occupancy, voxels + 8, 0.0f);
+  std::fill_n(semantics, voxels * wide, 0.0f);
+  for (int64_t j = c.first[x]; j < c.last[x]; ++j) {
+    const int64_t i = c.order[j];
+    const float *mean = c.means + 3 * i, *axes = c.axes + 9 * i, *row = c.features + i * wide;
+    const Range ys = candidates(c.base[3 * i + 1], c.neighbourhood, c.ny), zs = candidates(c.base[3 * i + 2], c.neighbourhood, c.nz);
+    const float dx = c.xs[x] - mean[0], opacity = c.opacities[i];
+    for (int32_t y = ys.begin; y < ys.end; ++y) {
+      const float dy = c.ys[y] - mean[1];
+      const float at[3] = {axes[0] * dx + axes[1] * dy, axes[3] * dx + axes[4] * dy, axes[6] * dx + axes[7] * dy};
+      for (int32_t z = zs.begin; z < zs.end; z += 8) {
+        Lanes lanes;
+        if (!weigh(axes, at, c.zs + z, mean[2], zs.end - z, lanes)) continue;
+        float* occupied = occupancy + int64_t{y} * c.nz + z;  // the lanes that are no candidates add zeros behind
+        store(occupied, load<v8>(occupied) + opacity * lanes.g);
+        float g[8];
+        store(g, lanes.g);
+        float* cells = semantics + (int64_t{y} * c.nz + z) * wide;
+        for (int64_t k = 0; k < wide; k += 8) {
+          const v8 f = load<v8>(row + k);
+          for (int32_t lane = lanes.low; lane < lanes.high; ++lane) {
+            float* cell = cells + lane * wide + k;
+            store(cell, fma(splat1<v8>(g[lane]), f, load<v8>(cell)));
+          }
+        }
+      }
+    }
+  }
+  std::copy_n(occupancy, voxels, c.occupancy + x * voxels);
+  float* out = c.semantics + x * voxels * c.channels;
+  if (c.channels == wide)
+    std::copy_n(semantics, voxels * wide, out);
+  else
+    for (int64_t v = 0; v < voxels; ++v) std::copy_n(semantics + v * wide, c.channels, out + v * c.channels);
+}
+
+void backward_one(const OccVoxels& c, int64_t i, float* sums) {
+  const int64_t wide = c.padded;
+  const float *mean = c.means + 3 * i, *axes = c.axes + 9 * i, *row = c.features + i * wide;
+  const Range xs = candidates(c.base[3 * i], c.neighbourhood, c.nx), ys = candidates(c.base[3 * i + 1], c.neighbourhood, c.ny);
+  const Range zs = candidates(c.base[3 * i + 2], c.neighbourhood, c.nz);
+  const float opacity = c.opacities[i];
+  std::fill_n(sums, wide, 0.0f);
+  v8 for_opacity = {}, own[3] = {}, tilted[9] = {};  // sums of h y, and of h y times d
+  for (int32_t x = xs.begin; x < xs.end; ++x)
+    for (int32_t y = ys.begin; y < ys.end; ++y) {
+      const float dx = c.xs[x] - mean[0], dy = c.ys[y] - mean[1];
+      const float at[3] = {axes[0] * dx + axes[1] * dy, axes[3] * dx + axes[4] * dy, axes[6] * dx + axes[7] * dy};
+      for (int32_t z = zs.begin; z < zs.end; z += 8) {
+        Lanes lanes;
+        if (!weigh(axes, at, c.zs + z, mean[2], zs.end - z, lanes)) continue;
+        const int64_t voxel = (int64_t{x} * c.ny + y) * c.nz + z;
+        float g[8], occupied[8] = {};
+        store(g, lanes.g);
+        std::copy_n(c.grad_occupancy + voxel, std::min(zs.end - z, 8), occupied);
+        const v8 grad = load<v8>(occupied);
+        for_opacity = fma(lanes.g, grad, for_opacity);
+        v8 dots[8] = {};
+        const float* cells = c.grad_semantics + voxel * wide;
+        for (int64_t k = 0; k < wide; k += 8) {
+          const v8 f = load<v8>(row + k);
+          v8 sum = load<v8>(sums + k);
+#pragma GCC unroll 8
+          for (int32_t lane = 0; lane < 8; ++lane) {
+            if (lane < lanes.low || lane >= lanes.high) continue;
+            const v8 cell = load<v8>(cells + lane * wide + k);
+            dots[lane] = fma(f, cell, dots[lane]);
+            sum = fma(splat1<v8>(g[lane]), cell, sum);
+          }
+          store(sums + k, sum);
+        }
+        transpose(dots);
+        const v8 dot = ((dots[0] + dots[4]) + (dots[2] + dots[6])) + ((dots[1] + dots[5]) + (dots[3] + dots[7]));
+        const v8 h = lanes.g * fma(splat1<v8>(opacity), grad, dot);
+        for (int k = 0; k < 3; ++k) {
+          const v8 hy = h * lanes.y[k];
+          own[k] += hy;
+          tilted[3 * k] = fma(hy, splat1<v8>(dx), tilted[3 * k]);
+          tilted[3 * k + 1] = fma(hy, splat1<v8>(dy), tilted[3 * k + 1]);
+          tilted[3 * k + 2] = fma(hy, lanes.dz, tilted[3 * k + 2]);
+        }
+      }
+    }
+  std::copy_n(sums, wide, c.grad_features + i * wide);
+  c.grad_opacities[i] = across(for_opacity);
+  float moments[3];
+  for (int k = 0; k < 3; ++k) moments[k] = across(own[k]);
+  for (int j = 0; j < 3; ++j) c.grad_means[3 * i + j] = axes[j] * moments[0] + axes[3 + j] * moments[1] + axes[6 + j] * moments[2];
+  for (int k = 0; k < 9; ++k) c.grad_axes[9 * i + k] = -across(tilted[k]);
+}
+
+// Calls work(index, own) for 0 .. count, `grain` at a time; `own` is the thread's, of `size` floats.
+template <typename F>
+int32_t shared_out(int32_t threads, int64_t count, int64_t grain, int64_t size, F&& work) {
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer<float> own;
+    try {
+      own.reserve(size);
+      for (int64_t at; (at = next.fetch_add(grain)) < count;)
+        for (int64_t i = at; i < std::min(at + grain, count); ++i) work(i, own.data());
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    }
+  }
+  return failed ? 1 : 0;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Fills occupancy and semantics. 0 on success, 1 if out of memory.
+__attribute__((visibility("default"))) int32_t occ_voxels_forward(const OccVoxels* call) {
+  const OccVoxels& c = *call;
+  const int64_t voxels = int64_t{c.ny} * c.nz, occupied = (voxels + 15) / 8 * 8;
+  return shared_out(c.threads, c.nx, 1, occupied + voxels * c.padded, [&](int64_t x, float* own) {
+    forward_slice(c, static_cast<int32_t>(x), own, own + occupied);
+  });
+}
+
+// Fills the four gradients. 0 on success, 1 if out of memory.
+__attribute__((visibility("default"))) int32_t occ_voxels_backward(const OccVoxels* call) {
+  const OccVoxels& c = *call;
+  return shared_out(c.threads, c.count, 32, c.padded, [&](int64_t j, float* own) { backward_one(c, c.order[j], own); });
+}
+}
