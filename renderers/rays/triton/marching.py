@@ -43,9 +43,24 @@ PROBABILITY = tl.constexpr(2)
 CONTRACTED = tl.constexpr(1)
 Z = tl.constexpr(2)
 
+SIZES = ["first", "count", "rays", "samples", "X", "Y", "Z_", "step_x", "step_y", "step_z"]
+"""Arguments of whose values kernels are not compiled anew."""
+
 SUMS = tl.constexpr(6)  # a ray's sums in double precision: depth, alpha, transmittance, squares, spaced squares, spread
 STRIDE = tl.constexpr(8)  # samples between two looks at whether all rays have stopped
 LARGEST = tl.constexpr(700.0)  # exponent
+
+
+@triton.jit
+def _numbers(numbers):
+    """All of them but the distances, read once."""
+    return (
+        tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2), tl.load(numbers + 3), tl.load(numbers + 4),
+        tl.load(numbers + 5), tl.load(numbers + 6), tl.load(numbers + 7), tl.load(numbers + 8), tl.load(numbers + 9),
+        tl.load(numbers + 10), tl.load(numbers + 11), tl.load(numbers + 12), tl.load(numbers + 13), tl.load(numbers + 14),
+        tl.load(numbers + 15), tl.load(numbers + 16), tl.load(numbers + 17), tl.load(numbers + 18), tl.load(numbers + 19),
+        tl.load(numbers + 20), tl.load(numbers + 21), tl.load(numbers + 22), tl.load(numbers + 23), tl.load(numbers + 24),
+    )  # fmt: skip
 
 
 @triton.jit
@@ -59,33 +74,34 @@ def _on_axis(x, centre, half, tau):
 
 
 @triton.jit
-def _contract(numbers, x, y, z, CONTRACTION: tl.constexpr):
+def _contract(c, x, y, z, CONTRACTION: tl.constexpr):
     """Positions, contracted, and whether they lie in the inner region."""
     inside = x == x
     if CONTRACTION == SPHERE:
-        cx, cy, cz = tl.load(numbers + CENTRE), tl.load(numbers + CENTRE + 1), tl.load(numbers + CENTRE + 2)
-        radius, shell = tl.load(numbers + RADIUS), tl.load(numbers + SHELL)
-        a, b, c = x - cx, y - cy, z - cz
-        q = tl.sqrt(a * a + b * b + c * c)
+        cx, cy, cz = c[CENTRE], c[CENTRE + 1], c[CENTRE + 2]
+        radius, shell = c[RADIUS], c[SHELL]
+        ax, ay, az = x - cx, y - cy, z - cz
+        q = tl.sqrt(ax * ax + ay * ay + az * az)
         inside = q <= radius
         far = tl.maximum(q, radius)
         scale = (radius + shell - shell * radius / far) / far
-        x, y, z = tl.where(inside, x, cx + a * scale), tl.where(inside, y, cy + b * scale), tl.where(inside, z, cz + c * scale)
+        x, y = tl.where(inside, x, cx + ax * scale), tl.where(inside, y, cy + ay * scale)
+        z = tl.where(inside, z, cz + az * scale)
     if CONTRACTION == AXES:
-        tau = tl.load(numbers + TAU)
-        x, inside_x = _on_axis(x, tl.load(numbers + CENTRE), tl.load(numbers + HALF), tau)
-        y, inside_y = _on_axis(y, tl.load(numbers + CENTRE + 1), tl.load(numbers + HALF + 1), tau)
-        z, inside_z = _on_axis(z, tl.load(numbers + CENTRE + 2), tl.load(numbers + HALF + 2), tau)
+        tau = c[TAU]
+        x, inside_x = _on_axis(x, c[CENTRE], c[HALF], tau)
+        y, inside_y = _on_axis(y, c[CENTRE + 1], c[HALF + 1], tau)
+        z, inside_z = _on_axis(z, c[CENTRE + 2], c[HALF + 2], tau)
         inside = inside_x & inside_y & inside_z
     return x, y, z, inside
 
 
 @triton.jit
 def _distance(numbers, s, samples, offset, JITTER: tl.constexpr):
-    """[BLOCK] distance of sample ``s``, the nearest one there is."""
-    t = tl.load(numbers + DISTANCES + tl.minimum(tl.maximum(s, 0), samples - 1)) + tl.zeros_like(offset)
+    """[BLOCK] distance of sample ``s`` or the last one."""
+    t = tl.load(numbers + DISTANCES + tl.minimum(s, samples - 1)) + offset
     if JITTER:
-        t = tl.maximum(t + offset, 0.0)
+        t = tl.maximum(t, 0.0)
     return t
 
 
@@ -107,7 +123,7 @@ def _side(index, size):
 
 @triton.jit
 def _ray(
-    numbers, order, origins, directions, scene, offsets, cosines, first, count,
+    c, order, origins, directions, scene, offsets, cosines, first, count,
     JITTER: tl.constexpr, UNIT: tl.constexpr, DEPTH: tl.constexpr, CONTRACTION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Of the rays of this program: which ones they are, and all that does not change along them."""
@@ -128,49 +144,51 @@ def _ray(
     if DEPTH == Z:
         cosine = tl.load(cosines + ray, valid, 0.0).to(tl.float64)
     grid = tl.load(scene + ray, valid, 0)
-    px, py, pz, _ = _contract(numbers, ox, oy, oz, CONTRACTION)
+    px, py, pz, _ = _contract(c, ox, oy, oz, CONTRACTION)
     return at, valid, ray, grid, (ox, oy, oz, dx, dy, dz, length, offset, cosine), px, py, pz
 
 
 @triton.jit
 def _place(
-    numbers, density, s, samples, line, way, px, py, pz, cells_of, X, Y, Z_, step_x, step_y, step_z, alive,
-    CONTRACTION: tl.constexpr, RULE: tl.constexpr, ACTIVATION: tl.constexpr, DEPTH: tl.constexpr, JITTER: tl.constexpr,
+    c, density, s, samples, line, t, behind, ahead, way, px, py, pz, alive,
+    cells_of, X, Y, Z_, step_x, step_y, step_z,
+    CONTRACTION: tl.constexpr, RULE: tl.constexpr, ACTIVATION: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Sample ``s`` of all rays; way: added up since the skip rule kept one; p: where the sample before lies, contracted.
+    """Sample ``s`` of all rays, at distance t; behind, ahead: distances of its neighbours.
 
-    kept; whether it lies in the grid; its cell's lower voxel, and the weights of both sides on each axis; density; depth;
-    spacing; the next sample's way and p.
+    way  added up since the skip rule kept a sample
+    p    where the sample before lies, contracted
+
+    Returns kept; whether it lies in the grid; its cell's lower voxel, and the weights of both sides on each axis; density;
+    depth; spacing; the next sample's way and p.
     """
     ox, oy, oz, dx, dy, dz, length, offset, cosine = line
-    t = _distance(numbers, s, samples, offset, JITTER)
-    x, y, z, inside = _contract(numbers, ox + t * dx, oy + t * dy, oz + t * dz, CONTRACTION)
-    a, b, c = x - px, y - py, z - pz
+    x, y, z, inside = _contract(c, ox + t * dx, oy + t * dy, oz + t * dz, CONTRACTION)
+    gap_x, gap_y, gap_z = x - px, y - py, z - pz
     kept = x == x
     if RULE == ACCUMULATED:
-        way = tl.where(s > 0, way + tl.sqrt(a * a + b * b + c * c), way)
-        over = way > tl.load(numbers + SKIP)
+        way = tl.where(s > 0, way + tl.sqrt(gap_x * gap_x + gap_y * gap_y + gap_z * gap_z), way)
+        over = way > c[SKIP]
         way = tl.where(over, 0.0, way)
         kept = inside | over
     if RULE == PER_AXIS:
-        kept = (tl.abs(a) > tl.load(numbers + SKIP)) | (tl.abs(b) > tl.load(numbers + SKIP + 1))
-        kept = kept | (tl.abs(c) > tl.load(numbers + SKIP + 2))
+        kept = (tl.abs(gap_x) > c[SKIP]) | (tl.abs(gap_y) > c[SKIP + 1])
+        kept = kept | (tl.abs(gap_z) > c[SKIP + 2])
 
-    ahead, behind = _distance(numbers, s + 1, samples, offset, JITTER), _distance(numbers, s - 1, samples, offset, JITTER)
     end = (t - behind) * length
     if ACTIVATION == EXPONENTIAL:
-        end = tl.load(numbers + LAST) + tl.zeros_like(end)
+        end = c[LAST]
     spacing = tl.where(s < samples - 1, (ahead - t) * length, end)
     m = t
     if DEPTH == CONTRACTED:
-        radius = tl.load(numbers + RADIUS)
+        radius = c[RADIUS]
         m = radius * t / (radius + t)
     if DEPTH == Z:
         m = t * cosine
 
-    bx, x0, x1, in_x = _side(x * tl.load(numbers + FACTOR) + tl.load(numbers + TERM), X)
-    by, y0, y1, in_y = _side(y * tl.load(numbers + FACTOR + 1) + tl.load(numbers + TERM + 1), Y)
-    bz, z0, z1, in_z = _side(z * tl.load(numbers + FACTOR + 2) + tl.load(numbers + TERM + 2), Z_)
+    bx, x0, x1, in_x = _side(x * c[FACTOR] + c[TERM], X)
+    by, y0, y1, in_y = _side(y * c[FACTOR + 1] + c[TERM + 1], Y)
+    bz, z0, z1, in_z = _side(z * c[FACTOR + 2] + c[TERM + 2], Z_)
     within = in_x & in_y & in_z & kept & alive
     cell = (bx * Y + by) * Z_ + bz
     v = density + cells_of + cell
@@ -183,11 +201,11 @@ def _place(
 
 
 @triton.jit
-def _activate(numbers, value, spacing, ACTIVATION: tl.constexpr):
+def _activate(c, value, spacing, ACTIVATION: tl.constexpr):
     """alpha, what the sample lets through, d alpha / d density, and the latter over what it lets through."""
     if ACTIVATION == SHIFTED_SOFTPLUS:
-        interval = tl.load(numbers + INTERVAL)
-        e = tl.exp(tl.minimum(value + tl.load(numbers + SHIFT), LARGEST))
+        interval = c[INTERVAL]
+        e = tl.exp(tl.minimum(value + c[SHIFT], LARGEST))
         passed = tl.exp(-interval * tl.log(1 + e))
         ratio = interval * (e / (1 + e))
         return 1 - passed, passed, ratio * passed, ratio
@@ -197,21 +215,20 @@ def _activate(numbers, value, spacing, ACTIVATION: tl.constexpr):
         return 1 - passed, passed, ratio * passed, ratio
     e = tl.exp(tl.minimum(-value, LARGEST))
     alpha = 1 / (1 + e)
-    ratio = alpha + tl.zeros_like(e)
-    return alpha, 1 - alpha, alpha * (e / (1 + e)), ratio
+    return alpha, 1 - alpha, alpha * (e / (1 + e)), alpha
 
 
 @triton.jit
 def _weigh(
-    numbers, s, samples, kept, value, spacing, through, reached, alive, ACTIVATION: tl.constexpr, CLOSED: tl.constexpr
+    c, s, samples, kept, value, spacing, through, reached, alive, ACTIVATION: tl.constexpr, CLOSED: tl.constexpr
 ):  # fmt: skip
     """The weight of a sample, 0 if it is not in the sums, and what is behind it.
 
     counts (it takes light); counted (it is in the sums); weight; free (what it lets through follows its density); slope, ratio
     as of ``_activate``; the transmittance behind it; the sum of alphas.
     """
-    alpha, passed, slope, ratio = _activate(numbers, value, spacing, ACTIVATION)
-    counts = kept & alive & (alpha > tl.load(numbers + ALPHA_MIN))
+    alpha, passed, slope, ratio = _activate(c, value, spacing, ACTIVATION)
+    counts = kept & alive & (alpha > c[ALPHA_MIN])
     if CLOSED:
         closes = (s == samples - 1) & alive & (kept == 0)
         alpha, slope = tl.where(closes, 1.0, alpha), tl.where(closes, 0.0, slope)
@@ -225,12 +242,12 @@ def _weigh(
     else:
         free = counts
         if ACTIVATION == EXPONENTIAL:
-            least = tl.load(numbers + LEAST_PASSED)
+            least = c[LEAST_PASSED]
             free = counts & (passed >= least)
             passed = tl.maximum(passed, least)
         weight = alpha * through
         behind = tl.where(counts, through * passed, through)
-    counted = counts & (weight > tl.load(numbers + WEIGHT_MIN))
+    counted = counts & (weight > c[WEIGHT_MIN])
     return counts, counted, tl.where(counted, weight, 0.0), free, slope, ratio, behind, reached
 
 
@@ -259,7 +276,7 @@ def _corners(sides, by):
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def march(
     numbers,  # [25 + S] float64
     order,  # [R] int64: which ray is at which place
@@ -294,8 +311,9 @@ def march(
     BLOCK: tl.constexpr,
 ):
     """Sums and records of BLOCK rays."""
+    c = _numbers(numbers)
     at, valid, ray, grid, line, px, py, pz = _ray(
-        numbers, order, origins, directions, scene, offsets, cosines, first, count, JITTER, UNIT, DEPTH, CONTRACTION, BLOCK
+        c, order, origins, directions, scene, offsets, cosines, first, count, JITTER, UNIT, DEPTH, CONTRACTION, BLOCK
     )
     cells_of = grid * X * Y * Z_
     list_of = at.to(tl.int64) * samples
@@ -306,18 +324,21 @@ def march(
     current = tl.full([BLOCK], -1, tl.int32)
     none = tl.zeros([BLOCK], tl.float32)
     k0, k1, k2, k3, k4, k5, k6, k7 = none, none, none, none, none, none, none, none
-    stop = tl.load(numbers + TRANSMITTANCE_MIN)
+    stop = c[TRANSMITTANCE_MIN]
+    t = _distance(numbers, 0, samples, line[7], JITTER)
+    behind = t
     s = 0
     going = 1
     while (s < samples) & (going > 0):
         for _ in range(STRIDE):
             alive = valid & (through >= stop) & (s < samples)
+            ahead = _distance(numbers, s + 1, samples, line[7], JITTER)
             kept, within, cell, sides, value, m, spacing, way, px, py, pz = _place(
-                numbers, density, s, samples, line, way, px, py, pz, cells_of, X, Y, Z_, step_x, step_y, step_z, alive,
-                CONTRACTION, RULE, ACTIVATION, DEPTH, JITTER,
+                c, density, s, samples, line, t, behind, ahead, way, px, py, pz, alive,
+                cells_of, X, Y, Z_, step_x, step_y, step_z, CONTRACTION, RULE, ACTIVATION, DEPTH,
             )  # fmt: skip
             counts, counted, weight, _f, _s, _r, through, reached = _weigh(
-                numbers, s, samples, kept, value, spacing, through, reached, alive, ACTIVATION, CLOSED
+                c, s, samples, kept, value, spacing, through, reached, alive, ACTIVATION, CLOSED
             )
             spread += weight * (m * alpha - depth)
             depth += weight * m
@@ -334,8 +355,19 @@ def march(
             number += new.to(tl.int32)
             current = tl.where(new, cell, current)
             c0, c1, c2, c3, c4, c5, c6, c7 = _corners(sides, tl.where(entry, weight, 0.0))
-            k0, k1, k2, k3 = tl.where(new, 0.0, k0) + c0, tl.where(new, 0.0, k1) + c1, tl.where(new, 0.0, k2) + c2, tl.where(new, 0.0, k3) + c3
-            k4, k5, k6, k7 = tl.where(new, 0.0, k4) + c4, tl.where(new, 0.0, k5) + c5, tl.where(new, 0.0, k6) + c6, tl.where(new, 0.0, k7) + c7
+            k0, k1, k2, k3 = (
+                tl.where(new, 0.0, k0) + c0,
+                tl.where(new, 0.0, k1) + c1,
+                tl.where(new, 0.0, k2) + c2,
+                tl.where(new, 0.0, k3) + c3,
+            )
+            k4, k5, k6, k7 = (
+                tl.where(new, 0.0, k4) + c4,
+                tl.where(new, 0.0, k5) + c5,
+                tl.where(new, 0.0, k6) + c6,
+                tl.where(new, 0.0, k7) + c7,
+            )
+            behind, t = t, ahead
             s += 1
         going = tl.max((valid & (through >= stop)).to(tl.int32), 0)
     row = list_of + number
@@ -372,7 +404,7 @@ def _given(gradients, k, rays, ray, valid):
     return tl.load(gradients + k * rays + ray, valid, 0.0).to(tl.float64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def differentiate(
     numbers,  # as of ``march``, up to density
     order,
@@ -415,8 +447,9 @@ def differentiate(
     rounding of float32, and a first round adds it up. Probabilities add up to 1: alpha gets g - g', g' of the first sample that
     goes beyond, which a first round finds.
     """
+    c = _numbers(numbers)
     at, valid, ray, grid, line, ax, ay, az = _ray(
-        numbers, order, origins, directions, scene, offsets, cosines, first, count, JITTER, UNIT, DEPTH, CONTRACTION, BLOCK
+        c, order, origins, directions, scene, offsets, cosines, first, count, JITTER, UNIT, DEPTH, CONTRACTION, BLOCK
     )
     CLOSED_FORM: tl.constexpr = ACTIVATION == SHIFTED_SOFTPLUS
     cells_of = grid * X * Y * Z_
@@ -434,7 +467,7 @@ def differentiate(
         if FEATURES:
             left += tl.load(worth + ray, valid, 0.0)
     beyond = g_last  # of the sample that goes beyond 1 (PROBABILITY)
-    stop = tl.load(numbers + TRANSMITTANCE_MIN)
+    stop = c[TRANSMITTANCE_MIN]
     none = tl.zeros([BLOCK], tl.float32)
     for turn in tl.static_range(2):
         if turn == 1 or not CLOSED_FORM:
@@ -445,18 +478,21 @@ def differentiate(
             number, current = tl.full([BLOCK], -1, tl.int32), tl.full([BLOCK], -1, tl.int32)
             p0, p1, p2, p3, p4, p5, p6, p7 = none, none, none, none, none, none, none, none
             k0, k1, k2, k3, k4, k5, k6, k7 = none, none, none, none, none, none, none, none
+            t = _distance(numbers, 0, samples, line[7], JITTER)
+            behind = t
             s = 0
             going = 1
             while (s < samples) & (going > 0):
                 for _ in range(STRIDE):
                     alive = valid & (through >= stop) & (s < samples)
+                    ahead = _distance(numbers, s + 1, samples, line[7], JITTER)
                     kept, within, cell, sides, value, m, spacing, way, px, py, pz = _place(
-                        numbers, density, s, samples, line, way, px, py, pz, cells_of, X, Y, Z_, step_x, step_y, step_z, alive,
-                        CONTRACTION, RULE, ACTIVATION, DEPTH, JITTER,
+                        c, density, s, samples, line, t, behind, ahead, way, px, py, pz, alive,
+                        cells_of, X, Y, Z_, step_x, step_y, step_z, CONTRACTION, RULE, ACTIVATION, DEPTH,
                     )  # fmt: skip
                     before = through
                     counts, counted, weight, free, slope, ratio, through, reached = _weigh(
-                        numbers, s, samples, kept, value, spacing, through, reached, alive, ACTIVATION, CLOSED
+                        c, s, samples, kept, value, spacing, through, reached, alive, ACTIVATION, CLOSED
                     )
                     entry = within & counts
                     new = entry & (cell != current)
@@ -494,8 +530,19 @@ def differentiate(
                         own = gradient * before * slope - tl.where(free, left * ratio, 0.0)
                     if turn == 1:
                         c0, c1, c2, c3, c4, c5, c6, c7 = _corners(sides, tl.where(entry, own, 0.0))
-                        k0, k1, k2, k3 = tl.where(new, 0.0, k0) + c0, tl.where(new, 0.0, k1) + c1, tl.where(new, 0.0, k2) + c2, tl.where(new, 0.0, k3) + c3
-                        k4, k5, k6, k7 = tl.where(new, 0.0, k4) + c4, tl.where(new, 0.0, k5) + c5, tl.where(new, 0.0, k6) + c6, tl.where(new, 0.0, k7) + c7
+                        k0, k1, k2, k3 = (
+                            tl.where(new, 0.0, k0) + c0,
+                            tl.where(new, 0.0, k1) + c1,
+                            tl.where(new, 0.0, k2) + c2,
+                            tl.where(new, 0.0, k3) + c3,
+                        )
+                        k4, k5, k6, k7 = (
+                            tl.where(new, 0.0, k4) + c4,
+                            tl.where(new, 0.0, k5) + c5,
+                            tl.where(new, 0.0, k6) + c6,
+                            tl.where(new, 0.0, k7) + c7,
+                        )
+                    behind, t = t, ahead
                     s += 1
                 going = tl.max((valid & (through >= stop)).to(tl.int32), 0)
             if turn == 1:

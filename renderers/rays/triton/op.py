@@ -28,8 +28,6 @@ NUMBERS = (
 ROOM = 640 << 20  # bytes of records held at once, at most
 RECORD = 36  # bytes: a cell and eight shares
 BLOCK = 64 if INTERPRETED else 32  # rays of a program that marches: a warp
-RAYS = 64 if INTERPRETED else 16  # rays of a program that shows features, by SHOWING warps
-SHOWING = 8
 WIDEST = 64  # block of channels
 BINS = 256  # directions around, to order rays by
 
@@ -196,13 +194,19 @@ def _differentiate(
     )  # fmt: skip
 
 
+def _tile(channels: int) -> dict[str, int]:
+    """Rays and channels of a program over channels: as many as a warp has lanes, or one ray."""
+    width = min(WIDEST, triton.next_power_of_2(channels))
+    return {"RAYS": 64 if INTERPRETED else max(1, 32 // width), "WIDTH": width, "num_warps": 1}
+
+
 def _show(inputs: _Inputs, lists: _Lists, image: Tensor, first: int, count: int) -> None:
     channels = image.shape[1]
-    width = min(WIDEST, triton.next_power_of_2(channels))
-    showing.show[(triton.cdiv(count, RAYS), triton.cdiv(channels, width))](
+    tile = _tile(channels)
+    showing.show[(triton.cdiv(count, tile["RAYS"]), triton.cdiv(channels, tile["WIDTH"]))](
         inputs.order, inputs.rays.scene, lists.cells, lists.shares, lists.records, inputs.features, image,
         first, count, inputs.samples, inputs.density[0].numel(), channels, *inputs.steps,
-        RAYS=RAYS, WIDTH=width, num_warps=SHOWING,
+        **tile,
     )  # fmt: skip
 
 
@@ -216,10 +220,10 @@ def _give_back(
     count: int,
 ) -> None:
     channels = grad_image.shape[1]
-    showing.give_back[(triton.cdiv(count, RAYS),)](
+    tile = _tile(channels)
+    showing.give_back[(triton.cdiv(count, tile["RAYS"]),)](
         inputs.order, inputs.rays.scene, lists.cells, lists.shares, lists.records, inputs.features, grad_image, lists.worth,
         grad_image if grad_features is None else grad_features,
         first, count, inputs.samples, inputs.density[0].numel(), channels, *inputs.steps,
-        PRODUCTS=grad_density is not None, FEATURES=grad_features is not None,
-        RAYS=RAYS, WIDTH=min(WIDEST, triton.next_power_of_2(channels)), num_warps=SHOWING,
+        PRODUCTS=grad_density is not None, FEATURES=grad_features is not None, **tile,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Device code over channels: features along rays from the records of ``marching.march``, and the gradients that go back.
 
-A warp takes two rays, a lane a channel: the channels of a voxel are one stretch of memory. Rays that are neighbours in order
-read the same voxels, so a program has several.
+A program is a warp and takes a ray, a lane a channel: the channels of a voxel are one stretch of memory, a record eight of them
+that are on their way at once, and no warp waits for another. With few channels a warp takes several rays.
 """
 
 # mypy: ignore-errors
@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+SIZES = ["first", "count", "samples", "voxels", "step_x", "step_y", "step_z"]
+"""Arguments of whose values kernels are not compiled anew."""
 
 
 @triton.jit
@@ -33,7 +36,7 @@ def _voxels(cells, shares, at, start, number, n, samples, step_x, step_y, step_z
     return address, voxel, tl.load(address, there[None, :], 0.0), there
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def show(
     order,  # [R] int64: which ray is at which place
     scene,  # [R] int64
@@ -66,7 +69,7 @@ def show(
     tl.store(out + ray[:, None] * channels + column[None, :], total, valid[:, None] & known[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def give_back(
     order,  # as of ``show``
     scene,
@@ -99,16 +102,16 @@ def give_back(
         for begin in range(0, channels, WIDTH):
             column = begin + tl.arange(0, WIDTH)
             known = column < channels
-            of_ray = there[:, None] & known[None, :]
-            gradient = tl.load(grad_out + ray[:, None] * channels + column[None, :], of_ray, 0.0)
             mask = there[None, :, None] & known[None, None, :]
+            gradient = tl.load(grad_out + ray[None, :, None] * channels + column[None, None, :], mask, 0.0)
             place = voxel[:, :, None] * channels + column[None, None, :]
             if PRODUCTS:
-                product += tl.sum(tl.load(features + place, mask, 0.0) * gradient[None, :, :], 2)
+                product += tl.sum(tl.load(features + place, mask, 0.0) * gradient, 2)
             if FEATURES:
-                tl.atomic_add(grad_features + place, share[:, :, None] * gradient[None, :, :], mask, sem="relaxed")
+                tl.atomic_add(grad_features + place, share[:, :, None] * gradient, mask, sem="relaxed")
         if PRODUCTS:
             total += tl.sum((share * product).to(tl.float64), 0)
-            tl.store(address, product, there[None, :] & (product == product))
+            tl.debug_barrier()  # all lanes have read their shares
+            tl.store(address, product, there[None, :])
     if PRODUCTS:
         tl.store(worth + ray, total, valid)
