@@ -314,7 +314,7 @@ class TestDefaults:
         monkeypatch.setattr(registry, "availability", lambda name, kind: missing if name == "triton" else Availability(True))
         made = self.make(cuda=True, data_root=tmp_path)
         assert {cell.renderer for cell in made.cells if "renderocc" in cell.name} == {"reference"}
-        line = "renderer reference: the default with a CUDA device for rows taught by rays, as triton is not available: the package"
+        line = "renderer reference: the default with a CUDA device for rows taught by rays, as triton is not available"
         assert any(said.startswith(line) for said in made.said)
 
     def test_with_data_but_no_cuda_the_toy_model_as_a_variant_and_it_is_said(self, tmp_path: Path) -> None:

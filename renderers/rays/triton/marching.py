@@ -150,8 +150,8 @@ def _ray(
 
 @triton.jit
 def _place(
-    c, density, s, samples, line, t, behind, ahead, way, px, py, pz, alive,
-    cells_of, X, Y, Z_, step_x, step_y, step_z,
+    c, s, samples, line, t, behind, ahead, way, px, py, pz, alive,
+    X, Y, Z_,
     CONTRACTION: tl.constexpr, RULE: tl.constexpr, ACTIVATION: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """Sample ``s`` of all rays, at distance t; behind, ahead: distances of its neighbours.
@@ -159,8 +159,8 @@ def _place(
     way  added up since the skip rule kept a sample
     p    where the sample before lies, contracted
 
-    Returns kept; whether it lies in the grid; its cell's lower voxel, and the weights of both sides on each axis; density;
-    depth; spacing; the next sample's way and p.
+    Returns kept; within (the grid, kept and alive); its cell's lower voxel, and the weights of both sides on each axis; depth;
+    spacing; the next sample's way and p.
     """
     ox, oy, oz, dx, dy, dz, length, offset, cosine = line
     x, y, z, inside = _contract(c, ox + t * dx, oy + t * dy, oz + t * dz, CONTRACTION)
@@ -191,13 +191,20 @@ def _place(
     bz, z0, z1, in_z = _side(z * c[FACTOR + 2] + c[TERM + 2], Z_)
     within = in_x & in_y & in_z & kept & alive
     cell = (bx * Y + by) * Z_ + bz
-    v = density + cells_of + cell
+    return kept, within, cell, (x0, x1, y0, y1, z0, z1), m, spacing, way, x, y, z
+
+
+@triton.jit
+def _interpolate(density, cell, within, sides, step_x, step_y, step_z):
+    """Density from the eight voxels of cells [BLOCK], which are counted through the batch."""
+    x0, x1, y0, y1, z0, z1 = sides
+    v = density + cell
     value = (x0 * y0) * (z0 * tl.load(v, within, 0.0) + z1 * tl.load(v + step_z, within, 0.0))
     value += (x0 * y1) * (z0 * tl.load(v + step_y, within, 0.0) + z1 * tl.load(v + (step_y + step_z), within, 0.0))
     v += step_x
     value += (x1 * y0) * (z0 * tl.load(v, within, 0.0) + z1 * tl.load(v + step_z, within, 0.0))
     value += (x1 * y1) * (z0 * tl.load(v + step_y, within, 0.0) + z1 * tl.load(v + (step_y + step_z), within, 0.0))
-    return kept, within, cell, (x0, x1, y0, y1, z0, z1), value, m, spacing, way, x, y, z
+    return value
 
 
 @triton.jit
@@ -220,14 +227,13 @@ def _activate(c, value, spacing, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def _weigh(
-    c, s, samples, kept, value, spacing, through, reached, alive, ACTIVATION: tl.constexpr, CLOSED: tl.constexpr
+    c, s, samples, kept, alpha, passed, slope, through, reached, alive, ACTIVATION: tl.constexpr, CLOSED: tl.constexpr
 ):  # fmt: skip
     """The weight of a sample, 0 if it is not in the sums, and what is behind it.
 
-    counts (it takes light); counted (it is in the sums); weight; free (what it lets through follows its density); slope, ratio
-    as of ``_activate``; the transmittance behind it; the sum of alphas.
+    counts (it takes light); counted (it is in the sums); weight; free (what it lets through follows its density); slope; the
+    transmittance behind it; the sum of alphas.
     """
-    alpha, passed, slope, ratio = _activate(c, value, spacing, ACTIVATION)
     counts = kept & alive & (alpha > c[ALPHA_MIN])
     if CLOSED:
         closes = (s == samples - 1) & alive & (kept == 0)
@@ -248,7 +254,7 @@ def _weigh(
         weight = alpha * through
         behind = tl.where(counts, through * passed, through)
     counted = counts & (weight > c[WEIGHT_MIN])
-    return counts, counted, tl.where(counted, weight, 0.0), free, slope, ratio, behind, reached
+    return counts, counted, tl.where(counted, weight, 0.0), free, slope, behind, reached
 
 
 @triton.jit
@@ -268,11 +274,18 @@ def _write(rows, mask, k0, k1, k2, k3, k4, k5, k6, k7):
 def _corners(sides, by):
     """``by`` times the weights of a cell's voxels, x slowest, z fastest; float32."""
     x0, x1, y0, y1, z0, z1 = sides
-    x0, x1 = x0 * by, x1 * by
-    a, b, c, d = x0 * y0, x0 * y1, x1 * y0, x1 * y1
+    x0, x1, y0, y1 = (x0 * by).to(tl.float32), (x1 * by).to(tl.float32), y0.to(tl.float32), y1.to(tl.float32)
+    z0, z1 = z0.to(tl.float32), z1.to(tl.float32)
+    p, q, r, s = x0 * y0, x0 * y1, x1 * y0, x1 * y1
+    return p * z0, p * z1, q * z0, q * z1, r * z0, r * z1, s * z0, s * z1
+
+
+@triton.jit
+def _unless(mask, k0, k1, k2, k3, k4, k5, k6, k7):
+    """Eight numbers, 0 where the mask is."""
     return (
-        (a * z0).to(tl.float32), (a * z1).to(tl.float32), (b * z0).to(tl.float32), (b * z1).to(tl.float32),
-        (c * z0).to(tl.float32), (c * z1).to(tl.float32), (d * z0).to(tl.float32), (d * z1).to(tl.float32),
+        tl.where(mask, 0.0, k0), tl.where(mask, 0.0, k1), tl.where(mask, 0.0, k2), tl.where(mask, 0.0, k3),
+        tl.where(mask, 0.0, k4), tl.where(mask, 0.0, k5), tl.where(mask, 0.0, k6), tl.where(mask, 0.0, k7),
     )  # fmt: skip
 
 
@@ -324,6 +337,7 @@ def march(
     current = tl.full([BLOCK], -1, tl.int32)
     none = tl.zeros([BLOCK], tl.float32)
     k0, k1, k2, k3, k4, k5, k6, k7 = none, none, none, none, none, none, none, none
+    empty, clear, _s, _r = _activate(c, zero, zero, ACTIVATION)  # outside of the grid, whatever the spacing
     stop = c[TRANSMITTANCE_MIN]
     t = _distance(numbers, 0, samples, line[7], JITTER)
     behind = t
@@ -333,12 +347,18 @@ def march(
         for _ in range(STRIDE):
             alive = valid & (through >= stop) & (s < samples)
             ahead = _distance(numbers, s + 1, samples, line[7], JITTER)
-            kept, within, cell, sides, value, m, spacing, way, px, py, pz = _place(
-                c, density, s, samples, line, t, behind, ahead, way, px, py, pz, alive,
-                cells_of, X, Y, Z_, step_x, step_y, step_z, CONTRACTION, RULE, ACTIVATION, DEPTH,
+            kept, within, cell, sides, m, spacing, way, px, py, pz = _place(
+                c, s, samples, line, t, behind, ahead, way, px, py, pz, alive, X, Y, Z_,
+                CONTRACTION, RULE, ACTIVATION, DEPTH,
             )  # fmt: skip
-            counts, counted, weight, _f, _s, _r, through, reached = _weigh(
-                c, s, samples, kept, value, spacing, through, reached, alive, ACTIVATION, CLOSED
+            some = tl.max(within.to(tl.int32), 0) > 0
+            if some:
+                value = _interpolate(density, cells_of + cell, within, sides, step_x, step_y, step_z)
+                opaque, passed, slope, _r = _activate(c, value, spacing, ACTIVATION)
+            else:
+                opaque, passed, slope, _r = empty, clear, zero, zero
+            counts, counted, weight, _f, _s, through, reached = _weigh(
+                c, s, samples, kept, opaque, passed, slope, through, reached, alive, ACTIVATION, CLOSED
             )
             spread += weight * (m * alpha - depth)
             depth += weight * m
@@ -347,26 +367,18 @@ def march(
             spaced += weight * weight * spacing
             seeing += counted.to(tl.int64)
             entry = within & counts
-            new = entry & (cell != current)
-            full = new & (current >= 0)
-            row = list_of + number
-            tl.store(cells + row, current, full)
-            _write(shares + row * 8, full, k0, k1, k2, k3, k4, k5, k6, k7)
-            number += new.to(tl.int32)
-            current = tl.where(new, cell, current)
-            c0, c1, c2, c3, c4, c5, c6, c7 = _corners(sides, tl.where(entry, weight, 0.0))
-            k0, k1, k2, k3 = (
-                tl.where(new, 0.0, k0) + c0,
-                tl.where(new, 0.0, k1) + c1,
-                tl.where(new, 0.0, k2) + c2,
-                tl.where(new, 0.0, k3) + c3,
-            )
-            k4, k5, k6, k7 = (
-                tl.where(new, 0.0, k4) + c4,
-                tl.where(new, 0.0, k5) + c5,
-                tl.where(new, 0.0, k6) + c6,
-                tl.where(new, 0.0, k7) + c7,
-            )
+            if some:
+                new = entry & (cell != current)
+                full = new & (current >= 0)
+                row = list_of + number
+                tl.store(cells + row, current, full)
+                _write(shares + row * 8, full, k0, k1, k2, k3, k4, k5, k6, k7)
+                number += new.to(tl.int32)
+                current = tl.where(new, cell, current)
+                k0, k1, k2, k3, k4, k5, k6, k7 = _unless(new, k0, k1, k2, k3, k4, k5, k6, k7)
+                c0, c1, c2, c3, c4, c5, c6, c7 = _corners(sides, tl.where(entry, weight, 0.0))
+                k0, k1, k2, k3 = k0 + c0, k1 + c1, k2 + c2, k3 + c3
+                k4, k5, k6, k7 = k4 + c4, k5 + c5, k6 + c6, k7 + c7
             behind, t = t, ahead
             s += 1
         going = tl.max((valid & (through >= stop)).to(tl.int32), 0)
@@ -466,14 +478,15 @@ def differentiate(
         left += 2 * g_spread * tl.load(out + 5 * rays, valid, 0.0)
         if FEATURES:
             left += tl.load(worth + ray, valid, 0.0)
+    zero = tl.zeros([BLOCK], tl.float64)
     beyond = g_last  # of the sample that goes beyond 1 (PROBABILITY)
+    empty, clear, _s, _r = _activate(c, zero, zero, ACTIVATION)  # outside of the grid, whatever the spacing
     stop = c[TRANSMITTANCE_MIN]
     none = tl.zeros([BLOCK], tl.float32)
     for turn in tl.static_range(2):
         if turn == 1 or not CLOSED_FORM:
-            way, px, py, pz = tl.zeros([BLOCK], tl.float64), ax, ay, az
-            through, reached = tl.full([BLOCK], 1.0, tl.float64), tl.zeros([BLOCK], tl.float64)
-            depth, alpha = tl.zeros([BLOCK], tl.float64), tl.zeros([BLOCK], tl.float64)
+            way, px, py, pz = zero, ax, ay, az
+            through, reached, depth, alpha = zero + 1, zero, zero, zero
             was_free = valid
             number, current = tl.full([BLOCK], -1, tl.int32), tl.full([BLOCK], -1, tl.int32)
             p0, p1, p2, p3, p4, p5, p6, p7 = none, none, none, none, none, none, none, none
@@ -486,36 +499,45 @@ def differentiate(
                 for _ in range(STRIDE):
                     alive = valid & (through >= stop) & (s < samples)
                     ahead = _distance(numbers, s + 1, samples, line[7], JITTER)
-                    kept, within, cell, sides, value, m, spacing, way, px, py, pz = _place(
-                        c, density, s, samples, line, t, behind, ahead, way, px, py, pz, alive,
-                        cells_of, X, Y, Z_, step_x, step_y, step_z, CONTRACTION, RULE, ACTIVATION, DEPTH,
+                    kept, within, cell, sides, m, spacing, way, px, py, pz = _place(
+                        c, s, samples, line, t, behind, ahead, way, px, py, pz, alive, X, Y, Z_,
+                        CONTRACTION, RULE, ACTIVATION, DEPTH,
                     )  # fmt: skip
+                    some = tl.max(within.to(tl.int32), 0) > 0
+                    if some:
+                        value = _interpolate(density, cells_of + cell, within, sides, step_x, step_y, step_z)
+                        opaque, passed, slope, ratio = _activate(c, value, spacing, ACTIVATION)
+                    else:
+                        opaque, passed, slope, ratio = empty, clear, zero, zero
                     before = through
-                    counts, counted, weight, free, slope, ratio, through, reached = _weigh(
-                        c, s, samples, kept, value, spacing, through, reached, alive, ACTIVATION, CLOSED
+                    counts, counted, weight, free, slope, through, reached = _weigh(
+                        c, s, samples, kept, opaque, passed, slope, through, reached, alive, ACTIVATION, CLOSED
                     )
                     entry = within & counts
                     new = entry & (cell != current)
-                    if turn == 1:
-                        full = new & (current >= 0)
-                        rows = grad_density + cells_of + current
-                        _add(rows, full, step_x, step_y, step_z, k0, k1, k2, k3, k4, k5, k6, k7)
-                    number += new.to(tl.int32)
-                    current = tl.where(new, cell, current)
-                    gradient = g_depth * m + g_alpha + 2 * weight * (g_squares + g_spaced * spacing)
+                    product = zero
+                    if some:
+                        if turn == 1:
+                            full = new & (current >= 0)
+                            rows = grad_density + cells_of + current
+                            _add(rows, full, step_x, step_y, step_z, k0, k1, k2, k3, k4, k5, k6, k7)
+                            k0, k1, k2, k3, k4, k5, k6, k7 = _unless(new, k0, k1, k2, k3, k4, k5, k6, k7)
+                        number += new.to(tl.int32)
+                        current = tl.where(new, cell, current)
+                        if FEATURES:
+                            row = products + (list_of + number) * 8
+                            p0, p1, p2, p3, p4, p5, p6, p7 = _unless(new, p0, p1, p2, p3, p4, p5, p6, p7)
+                            p0, p1 = p0 + tl.load(row, new, 0.0), p1 + tl.load(row + 1, new, 0.0)
+                            p2, p3 = p2 + tl.load(row + 2, new, 0.0), p3 + tl.load(row + 3, new, 0.0)
+                            p4, p5 = p4 + tl.load(row + 4, new, 0.0), p5 + tl.load(row + 5, new, 0.0)
+                            p6, p7 = p6 + tl.load(row + 6, new, 0.0), p7 + tl.load(row + 7, new, 0.0)
+                            x0, x1, y0, y1, z0, z1 = sides
+                            product = (x0 * y0) * (z0 * p0 + z1 * p1) + (x0 * y1) * (z0 * p2 + z1 * p3)
+                            product += (x1 * y0) * (z0 * p4 + z1 * p5) + (x1 * y1) * (z0 * p6 + z1 * p7)
+                            product = tl.where(entry, product, 0.0)
                     pairs = (m * alpha - depth) + ((all_depth - depth - weight * m) - m * (all_alpha - alpha - weight))
-                    gradient += 2 * g_spread * pairs
-                    if FEATURES:
-                        row = products + (list_of + number) * 8
-                        p0, p1 = tl.where(new, tl.load(row, new, 0.0), p0), tl.where(new, tl.load(row + 1, new, 0.0), p1)
-                        p2, p3 = tl.where(new, tl.load(row + 2, new, 0.0), p2), tl.where(new, tl.load(row + 3, new, 0.0), p3)
-                        p4, p5 = tl.where(new, tl.load(row + 4, new, 0.0), p4), tl.where(new, tl.load(row + 5, new, 0.0), p5)
-                        p6, p7 = tl.where(new, tl.load(row + 6, new, 0.0), p6), tl.where(new, tl.load(row + 7, new, 0.0), p7)
-                        x0, x1, y0, y1, z0, z1 = sides
-                        product = (x0 * y0) * (z0 * p0 + z1 * p1) + (x0 * y1) * (z0 * p2 + z1 * p3)
-                        product += (x1 * y0) * (z0 * p4 + z1 * p5) + (x1 * y1) * (z0 * p6 + z1 * p7)
-                        gradient += tl.where(entry, product, 0.0)
-                    gradient = tl.where(counted, gradient, 0.0)
+                    gradient = product + g_depth * m + g_alpha + 2 * weight * (g_squares + g_spaced * spacing)
+                    gradient = tl.where(counted, gradient + 2 * g_spread * pairs, 0.0)
                     depth += weight * m
                     alpha += weight
                     if ACTIVATION == PROBABILITY:
@@ -523,25 +545,17 @@ def differentiate(
                             beyond = tl.where(counts & was_free & (free == 0), gradient, beyond)
                             was_free = was_free & free
                         own = tl.where(free, gradient - beyond, 0.0) * slope
-                    elif turn == 0:
-                        left += gradient * weight
                     else:
-                        left -= gradient * weight
+                        if turn == 0:
+                            left += gradient * weight
+                        else:
+                            left -= gradient * weight
                         own = gradient * before * slope - tl.where(free, left * ratio, 0.0)
                     if turn == 1:
-                        c0, c1, c2, c3, c4, c5, c6, c7 = _corners(sides, tl.where(entry, own, 0.0))
-                        k0, k1, k2, k3 = (
-                            tl.where(new, 0.0, k0) + c0,
-                            tl.where(new, 0.0, k1) + c1,
-                            tl.where(new, 0.0, k2) + c2,
-                            tl.where(new, 0.0, k3) + c3,
-                        )
-                        k4, k5, k6, k7 = (
-                            tl.where(new, 0.0, k4) + c4,
-                            tl.where(new, 0.0, k5) + c5,
-                            tl.where(new, 0.0, k6) + c6,
-                            tl.where(new, 0.0, k7) + c7,
-                        )
+                        if some:
+                            c0, c1, c2, c3, c4, c5, c6, c7 = _corners(sides, tl.where(entry, own, 0.0))
+                            k0, k1, k2, k3 = k0 + c0, k1 + c1, k2 + c2, k3 + c3
+                            k4, k5, k6, k7 = k4 + c4, k5 + c5, k6 + c6, k7 + c7
                     behind, t = t, ahead
                     s += 1
                 going = tl.max((valid & (through >= stop)).to(tl.int32), 0)
