@@ -74,7 +74,7 @@ class March(torch.autograd.Function):
             for first, count in inputs.chunks():
                 _march(inputs, lists, first, count)
                 if image is not None:
-                    _give_back(inputs, lists, image, *results, first, count)
+                    _give_back(inputs, lists, image, results[0], results[1], first, count)
                 if results[0] is not None:
                     _differentiate(inputs, lists, gradients, image is not None, results[0], first, count)
         return None, *results
