@@ -169,13 +169,15 @@ def _renderers(request: Request, rows: Sequence[Row], cuda: Callable[[], bool], 
     if request.renderers:
         chosen = dict.fromkeys((row.name for row in rows), tuple(dict.fromkeys(request.renderers)))
     else:
-        default, place = ("gsplat", "with") if cuda() else ("cpu", "without")
-        rays = "reference" if default not in registry.names("rays") else default
+        default, rays, place = ("gsplat", "triton", "with") if cuda() else ("cpu", "cpu", "without")
+        hindrance = ""
+        if rays != default and by_rays and not (state := registry.availability(rays, "rays")):
+            rays, hindrance = "reference", f", as {rays} is not available: {state.reason}"
         chosen = {row.name: (rays if row.name in by_rays else default,) for row in rows}
         if rays == default or len(by_rays) < len(rows):
             said.append(f"renderer {default}: the default {place} a CUDA device")
         if rays != default and by_rays:
-            said.append(f"renderer {rays}: the default {place} a CUDA device for rows taught by rays")
+            said.append(f"renderer {rays}: the default {place} a CUDA device for rows taught by rays{hindrance}")
     for row in rows:
         for name in chosen[row.name]:
             for kind in ("splats", "rays") if row.name in by_rays else ("splats",):

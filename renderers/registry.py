@@ -114,6 +114,7 @@ BACKENDS: dict[str, str] = {
 RAY_BACKENDS: dict[str, str] = {
     "reference": "renderers.rays.reference:ReferenceRayRenderer",
     "cpu": "renderers.rays.cpu:CpuRayRenderer",
+    "triton": "renderers.rays.triton:TritonRayRenderer",
 }
 
 RENDERERS: Registry[type[Renderer]] = Registry("renderer", BACKENDS, "renderers", UnknownRenderer)

@@ -21,6 +21,21 @@ Precision = Literal["ieee", "tf32x3", "tf32"]
 INTERPRETER = "TRITON_INTERPRET"  # Triton's own variable, read when it is imported
 
 
+def interpreting() -> bool:
+    """Whether Triton, once it is imported, interprets kernels."""
+    return os.environ.get(INTERPRETER) == "1"
+
+
+def require_float32_here(renderer: str, tensor: Tensor, interpreted: bool) -> None:
+    """SettingNotSupported unless an input of the kernels is float32 where they run."""
+    device = "cpu" if interpreted else "cuda"
+    if tensor.dtype != torch.float32:
+        raise SettingNotSupported(renderer, "dtype", tensor.dtype, "it computes in float32; pass .float() or take 'reference'")
+    if tensor.device.type != device:
+        hint = f"it runs on {device} here; move the tensors, or take 'cpu' or 'reference'"
+        raise SettingNotSupported(renderer, "device", str(tensor.device), hint)
+
+
 class TritonRenderer(Renderer):
     """N-channel renderer in Triton; float32 on a CUDA device, all views and scenes in one call.
 
@@ -50,10 +65,12 @@ class TritonRenderer(Renderer):
         if package is None:
             remedy = "pip install 'triton>=3.4,<4' (Linux); CUDA builds of torch bring their own"
             return Availability(False, "the package triton is not installed", remedy)
-        if package.origin and Path(package.origin).resolve().parent == Path(__file__).resolve().parent:
-            reason = "the folder renderers/ is on Python's path, where this module hides the package triton"
+        own = Path(__file__).resolve().parents[1]
+        if package.origin and own in Path(package.origin).resolve().parents:
+            folder = Path(package.origin).resolve().parents[1].relative_to(own.parent)
+            reason = f"the folder {folder}/ is on Python's path, where a module of it hides the package triton"
             return Availability(False, reason, "run from the checkout's root with `python -m renderers.<module>`")
-        if os.environ.get(INTERPRETER) == "1":
+        if interpreting():
             return Availability(True, f"in Triton's interpreter on the CPU, as {INTERPRETER}=1 says: for tests, very slow")
         state = cuda_state()
         if not state:
@@ -65,14 +82,8 @@ class TritonRenderer(Renderer):
     def _render(self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None) -> Rendering:
         from renderers.triton.op import INTERPRETED, Job, Splat  # imports Triton
 
-        g, device = gaussians, "cpu" if INTERPRETED else "cuda"
-        if g.means.dtype != torch.float32:
-            raise SettingNotSupported(
-                self.name, "dtype", g.means.dtype, "it computes in float32; pass .float() or take 'reference'"
-            )
-        if g.means.device.type != device:
-            hint = f"it runs on {device} here; move the tensors, or take 'cpu' or 'reference'"
-            raise SettingNotSupported(self.name, "device", str(g.means.device), hint)
+        g = gaussians
+        require_float32_here(self.name, g.means, INTERPRETED)
         deterministic = self.deterministic
         if deterministic is None:
             deterministic = torch.are_deterministic_algorithms_enabled()

@@ -302,10 +302,20 @@ class TestDefaults:
 
     def test_with_data_and_cuda_the_paper(self, tmp_path: Path) -> None:
         made = self.make(cuda=True, data_root=tmp_path)
-        assert (made.preset, made.data_root, made.renderers) == ("paper", tmp_path, ("gsplat", "reference"))
-        assert {cell.renderer for cell in made.cells if "renderocc" in cell.name} == {"reference"}, "gsplat renders no rays"
-        assert "renderer reference: the default with a CUDA device for rows taught by rays" in made.said
+        assert (made.preset, made.data_root, made.renderers) == ("paper", tmp_path, ("gsplat", "triton"))
+        assert {cell.renderer for cell in made.cells if "renderocc" in cell.name} == {"triton"}, "gsplat renders no rays"
+        assert "renderer triton: the default with a CUDA device for rows taught by rays" in made.said
         assert "prior--gsplat--seed0" not in [cell.name for cell in made.cells], "the prior is a toy row"
+
+    def test_cuda_without_triton_renders_rays_with_the_reference_and_it_is_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        missing = Availability(False, "the package triton is not installed", "pip install triton")
+        monkeypatch.setattr(registry, "availability", lambda name, kind: missing if name == "triton" else Availability(True))
+        made = self.make(cuda=True, data_root=tmp_path)
+        assert {cell.renderer for cell in made.cells if "renderocc" in cell.name} == {"reference"}
+        line = "renderer reference: the default with a CUDA device for rows taught by rays, as triton is not available"
+        assert any(said.startswith(line) for said in made.said)
 
     def test_with_data_but_no_cuda_the_toy_model_as_a_variant_and_it_is_said(self, tmp_path: Path) -> None:
         data = tmp_path / "real frames"

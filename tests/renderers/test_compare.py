@@ -271,13 +271,13 @@ def test_a_backend_without_the_kind_is_left_out_of_it(tmp_path: Path, small, mon
     monkeypatch.setattr(compare, "_measured", lambda *a: Result("measured", forward_ms=1.0, forward_range_ms=(1.0, 1.0)))
     monkeypatch.setattr(compare, "_hindrance", lambda name, device: "")
     out = tmp_path / "out.json"
-    arguments = ["--renderer", "cpu", "triton", "--workload", "renderocc", "toy", "--json", str(out), "--device", "cpu"]
+    arguments = ["--renderer", "cpu", "gsplat", "--workload", "renderocc", "toy", "--json", str(out), "--device", "cpu"]
     assert compare.main(arguments) == 0
     found = json.loads(out.read_text())["workloads"]
-    assert found["renderocc"]["cpu"]["status"] == found["toy"]["triton"]["status"] == "measured"
+    assert found["renderocc"]["cpu"]["status"] == found["toy"]["gsplat"]["status"] == "measured"
     assert (
-        found["renderocc"]["triton"]["status"] == "unavailable"
-        and "does not render rays" in found["renderocc"]["triton"]["reason"]
+        found["renderocc"]["gsplat"]["status"] == "unavailable"
+        and "does not render rays" in found["renderocc"]["gsplat"]["reason"]
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from ray_contract_checks import CHECKS
 from torch import Tensor
 
 from renderers.cpu.native import best_target
@@ -16,7 +18,7 @@ from renderers.interface import Availability, SettingNotSupported
 from renderers.rays import Exponential, GridField, Rays, RaySettings, SkipAccumulated, SphereSampler, UniformSampler
 from renderers.rays.cameras import joined, pixel_rays
 from renderers.rays.cases import EVERY_METRE, RENDEROCC_FEWER, RayCase, random_grid, random_rays, rays_along, small
-from renderers.rays.conformance import RAY_CASES, check, differentiated, loss_weights, ray_rejections, undecided
+from renderers.rays.conformance import RAY_CASES, check, differentiated, loss_weights, undecided
 from renderers.rays.cpu import CpuRayRenderer
 from renderers.rays.interface import DIFFERENTIABLE, RayRenderer, RayRendering, validate
 from renderers.rays.published import GAUSSIANOCC_PROB, GAUSSIANOCC_RANGE, RENDEROCC, RENDEROCC_RANGE
@@ -27,7 +29,8 @@ from renderers.scenes import one_view, pinhole, random_scene
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-AVAILABLE = [name for name in names("rays") if availability(name, "rays")]
+CUDA = ("triton",)  # where its kernels are not interpreted
+AVAILABLE = [name for name in names("rays") if name not in CUDA and availability(name, "rays")]
 FEW = ("one_cell", "border", "renderocc", "gaussianocc_prob", "channels_33", "one_voxel")
 
 
@@ -46,98 +49,31 @@ def test_conforms(backend: str, case: str) -> None:
     assert result.ok, str(result)
 
 
+@pytest.mark.parametrize("keeps_to", CHECKS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("backend", AVAILABLE)
+def test_contract_beyond_what_is_rendered(backend: str, keeps_to: Callable[[RayRenderer, str], None]) -> None:
+    keeps_to(get(backend, "rays"), "cpu")
+
+
+def on_cuda(backend: str) -> RayRenderer:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return get(backend, "rays")
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("case", RAY_CASES)
-def test_the_reference_runs_on_cuda(case: str) -> None:
-    result = check(ReferenceRayRenderer(), RAY_CASES[case](), "cuda")
+@pytest.mark.parametrize("backend", ["reference", *CUDA])
+def test_conforms_on_cuda(backend: str, case: str) -> None:
+    result = check(on_cuda(backend), RAY_CASES[case](), "cuda")
     assert result.ok, str(result)
 
 
-@pytest.mark.parametrize("backend", AVAILABLE)
-def test_bad_input_is_refused_by_name(backend: str) -> None:
-    for rejection in ray_rejections():
-        case = rejection.case
-        with pytest.raises(ValueError, match=rejection.argument):
-            get(backend, "rays").render(case.rays, case.grid, case.settings)
-
-
-@pytest.mark.parametrize("backend", AVAILABLE)
-def test_buffers_filled_again(backend: str) -> None:
-    """Rays change between the passes: the gradient is that of the rendering. A grid that changes is noticed by PyTorch."""
-    case = replace(RAY_CASES["renderocc"](), rays=random_rays(20, 4, batch=2))
-    density, features = (getattr(case.grid, n).clone().requires_grad_() for n in ("density", "features"))
-    # A loader may hand out views: contiguous once an adapter turns them.
-    turned = replace(case.rays, directions=case.rays.directions.T.contiguous().T)
-    out = get(backend, "rays").render(turned, replace(case.grid, density=density, features=features), case.settings)
-    loss = out.features.square().sum() + out.depth.sum()
-    right = torch.autograd.grad(loss, [density, features], retain_graph=True)
-    assert min(float(g.abs().max()) for g in right) > 0
-    for name in ("origins", "directions", "offsets", "cosines"):
-        getattr(turned, name).fill_(7.0)
-    turned.scene.fill_(10**9)
-    for a, b in zip(torch.autograd.grad(loss, [density, features], retain_graph=True), right, strict=True):
-        torch.testing.assert_close(a, b)
-    with torch.no_grad():
-        density.mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-
-
-@pytest.mark.parametrize("backend", AVAILABLE)
-@pytest.mark.parametrize("output", DIFFERENTIABLE)
-def test_second_derivatives(backend: str, output: str) -> None:
-    """They are right or refused with the renderer's name; a first derivative is to be had either way."""
-    renderer = get(backend, "rays")
-    case = replace(RAY_CASES["renderocc"](), rays=random_rays(6, 4, batch=2))
-    density, features = (getattr(case.grid, n).clone().requires_grad_() for n in ("density", "features"))
-    out = renderer.render(case.rays, replace(case.grid, density=density, features=features), case.settings)
-    value = getattr(out, output).sum()
-    (first,) = torch.autograd.grad(value, density, retain_graph=True)
-    assert first.abs().max() > 0
-    try:
-        (slope,) = torch.autograd.grad(value, density, create_graph=True)
-        (second,) = torch.autograd.grad(slope.pow(2).sum() + 0 * density.sum(), density)
-        assert renderer.second_derivatives and second.abs().max() > 0
-    except NotImplementedError as error:
-        assert not renderer.second_derivatives
-        assert f"renderer '{backend}' has no second derivatives" in str(error) and "'reference'" in str(error)
-
-
-@pytest.mark.parametrize("backend", AVAILABLE)
-def test_nothing_to_render(backend: str) -> None:
-    for batch in (0, 2):
-        grid = random_grid(*RENDEROCC_RANGE, seed=1, batch=batch, channels=3)
-        density, features = grid.density.requires_grad_(), grid.features.requires_grad_()
-        rays = Rays(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
-        out = get(backend, "rays").render(rays, grid, RENDEROCC)
-        assert out.features.shape == (0, 3) and out.depth.shape == out.samples.shape == (0,)
-        loss = torch.stack([getattr(out, name).sum() for name in DIFFERENTIABLE]).sum()
-        for gradient in torch.autograd.grad(loss, [density, features]):
-            assert gradient.shape[0] == batch and gradient.eq(0).all()
-
-
-@pytest.mark.parametrize("backend", AVAILABLE)
-def test_only_what_is_asked_for_is_differentiated(backend: str) -> None:
-    case = RAY_CASES["renderocc"]()
-    every = {"density": None, "features": None}
-    full = _gradients(get(backend, "rays"), case, every, DIFFERENTIABLE)
-    for field in every:
-        (alone,) = _gradients(get(backend, "rays"), case, {field: None}, DIFFERENTIABLE).values()
-        torch.testing.assert_close(alone, full[field])
-    by_output = [_gradients(get(backend, "rays"), case, every, (name,)) for name in DIFFERENTIABLE]
-    for field in every:
-        torch.testing.assert_close(torch.stack([g[field] for g in by_output]).sum(0), full[field], rtol=1e-4, atol=1e-4)
-    assert not by_output[1]["features"].any(), "the depth does not depend on features"
-
-
-def _gradients(renderer: RayRenderer, case: RayCase, fields: dict[str, None], outputs: tuple[str, ...]) -> dict[str, Tensor]:
-    leaves = {name: getattr(case.grid, name).clone().requires_grad_() for name in fields}
-    out = renderer.render(case.rays, replace(case.grid, **leaves), case.settings)
-    weights_ = loss_weights(case, torch.ones(case.rays.count))
-    loss = torch.stack([(getattr(out, name) * weights_[name].float()).sum() for name in outputs]).sum()
-    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    return {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in zip(leaves, found, strict=True)}
+@pytest.mark.gpu
+@pytest.mark.parametrize("keeps_to", CHECKS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("backend", ["reference", *CUDA])
+def test_contract_on_cuda(backend: str, keeps_to: Callable[[RayRenderer, str], None]) -> None:
+    keeps_to(on_cuda(backend), "cuda")
 
 
 @pytest.mark.parametrize("backend", AVAILABLE)
@@ -313,9 +249,9 @@ class TestCpu:
 
 
 def test_a_backend_has_one_kind_or_both() -> None:
-    assert kinds("cpu") == kinds("reference") == ("splats", "rays") and kinds("gsplat") == ("splats",)
+    assert kinds("cpu") == kinds("reference") == kinds("triton") == ("splats", "rays") and kinds("gsplat") == ("splats",)
     assert get("reference", "rays").name == "reference" and get("reference").kind == "splats"
-    with pytest.raises(UnknownRenderer, match="renderer 'gsplat' does not render rays; those that do: reference, cpu"):
+    with pytest.raises(UnknownRenderer, match="renderer 'gsplat' does not render rays; those that do: reference, cpu, triton"):
         get("gsplat", "rays")
     with pytest.raises(UnknownRenderer, match="unknown renderer 'referense'; did you mean 'reference'"):
         load("referense", "rays")

@@ -7,19 +7,15 @@ the compiler.
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 import os
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from contract_checks import CHECKS
+from hopper import Absent, Compiled, Found, compiled_apart, fits, interpreter
 
 from renderers.conformance import CASES, Case, Comparison, check
 from renderers.interface import RasterSettings, Renderer, SettingNotSupported
@@ -35,11 +31,8 @@ SLOW = ("vectors_gaussrender", "vectors_gsplat-1.5", "moving", "bev_surroundocc"
 @pytest.fixture(scope="module")
 def interpreted() -> Iterator[Callable[..., Any]]:
     """Calls a function of this module in a process whose Triton interprets kernels."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(INTERPRETER, "1")
-            pool.submit(os.getpid).result()  # starts the process
-        yield lambda function, *arguments: pool.submit(function, *arguments).result()
+    with interpreter() as call:
+        yield call
 
 
 def conforms(case: str | Case, options: dict[str, Any]) -> Comparison:
@@ -301,54 +294,27 @@ def test_column_blocks() -> None:
     assert column_blocks(65) == (64, 16, 1)
 
 
-def compile_without_a_gpu(name: str) -> dict[str, list[tuple[int, int, int, int]]]:
-    """Compile to machine code of a Hopper GPU each kernel that rendering and differentiating a scene launches, with the very
-    arguments; nothing runs. By kernel: (threads, registers a thread, stack bytes a thread, shared bytes) of each variant.
-    """
+def compile_without_a_gpu(name: str) -> Found:
+    """Each kernel that rendering and differentiating a scene launches."""
     import triton
-    from triton.backends.compiler import GPUTarget
 
     from renderers.triton import binning, blending, op, projection
 
-    class Absent:
-        """A driver for a GPU that is not there."""
-
-        get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
-        get_current_device = staticmethod(lambda: 0)
-        get_current_stream = staticmethod(lambda device: 0)
-
-    found: dict[str, list[tuple[int, int, int, int]]] = {}
-
-    class Compiled:
-        """A kernel whose launch compiles it, in every configuration that would be tried."""
-
-        def __init__(self, kernel: Any, configs: list[dict[str, Any]]) -> None:
-            self.kernel, self.configs = kernel, configs
-
-        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-            return lambda *arguments, **options: [self.build(grid, arguments, options | c) for c in self.configs]
-
-        def build(self, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-            built = self.kernel.run(*arguments, grid=grid, warmup=True, **options)
-            with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-                file.write(built.asm["cubin"])
-                file.flush()
-                command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
-                printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            registers, stack = (int(re.findall(rf"{what}:(\d+)", printed)[-1]) for what in ("REG", "STACK"))
-            resources = (32 * built.metadata.num_warps, registers, stack, built.metadata.shared)
-            found.setdefault(self.kernel.__name__, []).append(resources)
-            if self.kernel is divide and not options["FILL"]:
-                arguments[divide.arg_names.index("counts")].fill_(1)  # lists to fill
+    found: Found = {}
 
     divide = binning.divide
+
+    def fill(arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if "FIRST" in options and not options["FILL"]:
+            arguments[divide.arg_names.index("counts")].fill_(1)  # lists to fill
+
     triton.runtime.driver.set_active(Absent())
     for module in (projection, binning, blending):
         for kernel in ("project", "divide", "blend", "blend_backward", "add_slots", "collect_features", "project_backward"):
             if hasattr(module, kernel):
-                setattr(module, kernel, Compiled(getattr(module, kernel), [{}]))
-    op._blend = Compiled(blending.blend.kernel, [c.all_kwargs() for c in op._FORWARD])
-    op._blend_backward = Compiled(blending.blend_backward.kernel, [c.all_kwargs() for c in op._BACKWARD])
+                setattr(module, kernel, Compiled(getattr(module, kernel), found, launched=fill))
+    op._blend = Compiled(blending.blend.kernel, found, [c.all_kwargs() for c in op._FORWARD])
+    op._blend_backward = Compiled(blending.blend_backward.kernel, found, [c.all_kwargs() for c in op._BACKWARD])
 
     settings = RasterSettings(background=torch.ones(19))
     visible: torch.Tensor | None = None
@@ -379,14 +345,8 @@ def compile_without_a_gpu(name: str) -> dict[str, list[tuple[int, int, int, int]
 @pytest.mark.parametrize("name", ["gaussrender", "everything", "one"])
 def test_compiles_for_a_gpu(name: str) -> None:
     """Types, shapes, launches and resources are right for an H100 or H200; that the kernels run there, this cannot tell."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool, pytest.MonkeyPatch.context() as patch:
-        patch.delenv(INTERPRETER, raising=False)
-        found = pool.submit(compile_without_a_gpu, name).result()
+    found = compiled_apart(compile_without_a_gpu, name)
     expected = {"project": 2, "divide": 4, "collect_features": 1, "project_backward": 1}
     expected |= {"blend": 1, "blend_backward": 1, "add_slots": 1} if name == "everything" else {"blend": 4, "blend_backward": 3}
     assert {kernel: len(variants) for kernel, variants in found.items()} == expected
-    for kernel, variants in found.items():
-        for threads, registers, _, shared in variants:
-            assert threads * registers <= 65536, f"{kernel} does not fit a multiprocessor's registers"
-            assert shared <= 227 * 1024, f"{kernel} wants {shared} bytes of shared memory"
-        assert min(stack for _, _, stack, _ in variants) <= 256, f"{kernel} spills in every configuration: {variants}"
+    fits(found)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from renderers.cpu.toolchain import RAYS, ensure
-from renderers.rays.interface import Exponential, GridField, Probability, RaySettings, ShiftedSoftplus
-from renderers.rays.samplers import AxisSampler, SkipAccumulated, SkipPerAxis, SphereSampler
+from renderers.rays.interface import GridField, RaySettings
+from renderers.rays.plain import plain
 
 STAGES = ("march", "scatter")
 COUNTS = ("samples", "cells", "records")
@@ -49,30 +49,8 @@ class Call(ctypes.Structure):
 
 def describe(call: Call, settings: RaySettings, grid: GridField) -> None:
     """Fill in ``call.settings``."""
-    s, sampler, activation = call.settings, settings.sampler, settings.activation
-    if isinstance(sampler, SphereSampler):
-        s.contraction = 1
-        s.centre, s.radius, s.shell = _Three(*sampler.centre), sampler.radius, sampler.shell
-    elif isinstance(sampler, AxisSampler):
-        s.contraction, s.tau = 2, sampler.tau
-        axes = list(zip(sampler.lower, sampler.upper, strict=True))
-        s.centre, s.half = _Three(*(0.5 * (a + b) for a, b in axes)), _Three(*(0.5 * (b - a) for a, b in axes))
-    if isinstance(settings.skip, SkipAccumulated):
-        s.skip_rule, s.skip = 1, _Three(settings.skip.distance, 0, 0)
-    elif isinstance(settings.skip, SkipPerAxis):
-        s.skip_rule, s.skip = 2, _Three(*settings.skip.distances)
-    if isinstance(activation, ShiftedSoftplus):
-        s.activation, s.shift, s.interval = 0, activation.shift, activation.interval
-    elif isinstance(activation, Exponential):
-        s.activation, s.last, s.least_passed = 1, activation.last, activation.least_passed
-    elif isinstance(activation, Probability):
-        s.activation, s.closed = 2, activation.closed
-    factor, term = grid.to_index
-    s.factor, s.term = _Three(*factor), _Three(*term)
-    s.depth = ("along", "contracted", "z").index(settings.depth)
-    s.unit_directions = settings.unit_directions
-    for name in ("alpha_min", "weight_min", "transmittance_min"):
-        setattr(s, name, float(getattr(settings, name)))
+    for name, value in vars(plain(settings, grid)).items():
+        setattr(call.settings, name, _Three(*value) if isinstance(value, tuple) else value)
 
 
 @cache

@@ -1,0 +1,97 @@
+"""Triton kernels compiled to machine code of a Hopper GPU that need not be there: what a launch would compile, nothing runs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from renderers.triton import INTERPRETER
+
+Resources = tuple[int, int, int, int]
+"""Threads of a program, registers a thread, stack bytes a thread, shared bytes."""
+
+Found = dict[str, list[Resources]]
+"""By kernel, of each variant that was compiled."""
+
+
+@contextmanager
+def interpreter() -> Iterator[Callable[..., Any]]:
+    """Calls a function of a test module in a process whose Triton interprets kernels."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(INTERPRETER, "1")
+            pool.submit(os.getpid).result()  # starts the process
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
+
+
+def compiled_apart(function: Callable[..., Found], *arguments: Any) -> Found:
+    """What ``function`` finds in a process of its own, whose Triton compiles."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.delenv(INTERPRETER, raising=False)
+        return pool.submit(function, *arguments).result()
+
+
+class Absent:
+    """A driver for a GPU that is not there."""
+
+    @staticmethod
+    def get_current_target() -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    get_current_device = staticmethod(lambda: 0)
+    get_current_stream = staticmethod(lambda device: 0)
+
+
+class Compiled:
+    """A kernel whose launch compiles it with the very arguments, in every configuration that would be tried.
+
+    launched  called with the arguments and options of each launch once it is compiled
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        found: Found,
+        configs: Sequence[dict[str, Any]] = ({},),
+        launched: Callable[[tuple[Any, ...], dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.kernel, self.found, self.configs, self.launched = kernel, found, configs, launched
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *arguments, **options: [self.build(grid, arguments, options | c) for c in self.configs]
+
+    def build(self, grid: tuple[int, ...], arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        import triton
+
+        built = self.kernel.run(*arguments, grid=grid, warmup=True, **options)
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(built.asm["cubin"])
+            file.flush()
+            command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        registers, stack = (int(re.findall(rf"{what}:(\d+)", printed)[-1]) for what in ("REG", "STACK"))
+        resources = (32 * built.metadata.num_warps, registers, stack, built.metadata.shared)
+        self.found.setdefault(self.kernel.__name__, []).append(resources)
+        if self.launched is not None:
+            self.launched(arguments, options)
+
+
+def fits(found: Found) -> None:
+    """Every variant can be launched, and each kernel has one that hardly spills."""
+    for kernel, variants in found.items():
+        for threads, registers, _, shared in variants:
+            assert threads * registers <= 65536, f"{kernel} does not fit a multiprocessor's registers"
+            assert shared <= 227 * 1024, f"{kernel} wants {shared} bytes of shared memory"
+        assert min(stack for _, _, stack, _ in variants) <= 256, f"{kernel} spills in every configuration: {variants}"
