@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
+from camera_occupancy_bench.files import WriteError, replacing
 from renderers.arrays import ArrayFileError, read_npz
 
 FORMAT = 1
@@ -79,16 +80,11 @@ def save(prediction: SavedPrediction, path: Path) -> None:
         "index": np.array(prediction.index),
         "source": np.array(prediction.source),
     }
-    temporary = path.with_suffix(".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **content)
-        temporary.replace(path)
-    except OSError as error:
-        raise PredictionFileError(
-            f"{path} cannot be written ({error.strerror or error}); name a writable folder with --out"
-        ) from error
+    except WriteError as error:
+        raise PredictionFileError(f"{error} with --out") from error
 
 
 def load(path: Path) -> SavedPrediction:

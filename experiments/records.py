@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from camera_occupancy_bench import CHECKOUT, HOME
 from camera_occupancy_bench import ROOT as ROOT
+from camera_occupancy_bench.files import WriteError, write
 
 LOCAL = HOME / "results" / "local"
 COMMITTED = HOME / "results" / "records"
@@ -161,20 +160,9 @@ def path_of(table: str, preset: str, cell_name: str, root: Path = LOCAL) -> Path
 def save(record: Strict, path: Path) -> None:
     """Write a record atomically; a reader sees the old file or the whole new one, never a part."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(record.model_dump_json(indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise RecordError(f"cannot write the record {path}: {error.strerror or error}; make the folder writable") from error
+        write(path, record.model_dump_json(indent=1) + "\n")
+    except WriteError as error:
+        raise RecordError(f"{error}: the record is not kept") from error
 
 
 def load(path: Path) -> Record:

@@ -19,6 +19,7 @@ from typing import Annotated, Protocol
 import pandas as pd
 import typer
 
+from camera_occupancy_bench import files
 from experiments import renderer_records
 from experiments.cell.folder import results_root
 from experiments.command import complain, guarded
@@ -60,11 +61,10 @@ class Outputs:
         """Bring the files up to date; returns those that changed. What is up to date is not touched."""
         changed = self.stale()
         for path in changed:
-            path.parent.mkdir(parents=True, exist_ok=True)
             if path in self.texts:
-                path.write_bytes(self.texts[path].encode())
+                files.write(path, self.texts[path])
             elif path in self.figures:
-                path.write_bytes(self.figures[path].draw())
+                files.write(path, self.figures[path].draw())
             else:
                 path.unlink()
         return changed

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from camera_occupancy_bench.files import write
 from experiments import records, sources
 from experiments.records import Record
 from experiments.spec import Cell
@@ -195,9 +196,7 @@ class CellFolder:
 
     def remember(self, progress: Progress) -> None:
         """Write the state file atomically."""
-        temporary = self._state_path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(progress), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self._state_path)
+        write(self._state_path, json.dumps(asdict(progress), indent=1) + "\n")
 
     def update(self, **changes: Any) -> None:
         """Set fields of the state file."""

@@ -8,7 +8,6 @@ occlusion nor for lying on the recording car.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from camera_occupancy_bench.files import replacing
 from experiments.datasets.geometry import lidar_to_global, rigid
 from experiments.datasets.layout import CAMERAS, field, info_path, read_infos, resolve
 from experiments.datasets.layout_lidar_pixels import CLASS_OF_RAW, CLASSES, DEPTH, ROW, path_of
@@ -178,14 +178,8 @@ def _image_size(path: Path) -> tuple[int, int]:
 
 
 def _write(data_root: Path, image: Path, folder: str, rows: NDArray[np.float64]) -> None:
-    target = path_of(data_root, image, folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path_of(data_root, image, folder)) as temporary:
         rows.astype("<f4").tofile(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int:
