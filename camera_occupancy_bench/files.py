@@ -31,6 +31,13 @@ class WriteError(OSError):
         return f"cannot write {self.filename} ({self.strerror}); {remedy}"
 
 
+def told(error: BaseException) -> str:
+    """What an error says; one of the system's names its file first."""
+    if isinstance(error, OSError) and not isinstance(error, WriteError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 def _unwritten(path: Path, error: OSError) -> WriteError:
     return WriteError(error.errno or errno.EIO, error.strerror or str(error), str(path))
 
@@ -45,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         if path.exists() and not path.is_file():
             yield path
             return
@@ -64,6 +71,15 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """A folder, with those above it, unless it is there; raises OSError, which of links in a circle says that they are one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        folder.stat()
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
 
 
 def write(path: Path, content: str | bytes) -> None:

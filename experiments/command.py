@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from camera_occupancy_bench.commandline import explain, missing
+from camera_occupancy_bench.files import told
 from experiments.interruption import was_interrupted
 from experiments.shell import runnable
 
@@ -48,14 +49,11 @@ def guarded(
         elif isinstance(error, ModuleNotFoundError) and missing([package := (error.name or "").partition(".")[0]]):
             complain(explain([package]))
             return 2
-        elif isinstance(error, mistakes) or isinstance(error, _user_errors()):
-            complain(str(error))
+        elif isinstance(error, (OSError, *mistakes, *_user_errors())):
+            complain(told(error))
             return 2
         else:
-            handle, file = tempfile.mkstemp(prefix="occupancy-run-", suffix=".log")
-            with os.fdopen(handle, "w", encoding="utf-8") as log:
-                log.write(traceback.format_exc())
-            print(f"error: {type(error).__name__}: {error} (a fault of this program; traceback: {file})", file=sys.stderr)
+            print(f"error: {type(error).__name__}: {error} (a fault of this program; {_kept_traceback()})", file=sys.stderr)
             return 1
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
         complain(interrupted)
@@ -71,6 +69,16 @@ def told_on_interruption(message: str) -> Iterator[None]:
         if was_interrupted(error):
             raise Interrupted(message) from None
         raise
+
+
+def _kept_traceback() -> str:
+    try:
+        handle, file = tempfile.mkstemp(prefix="occupancy-run-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+    except OSError:  # where no file can be written, the terminal has to do
+        return f"traceback:\n{traceback.format_exc()})"
+    return f"traceback: {file}"
 
 
 def complain(message: str) -> None:

@@ -7,7 +7,7 @@ impossible; 130 interrupted. Nothing is downloaded, and only ``prepare`` writes 
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, require
+from camera_occupancy_bench.commandline import READING, finish, require
 
 require(__name__, READING)
 
@@ -301,8 +301,8 @@ def _say(console: Console, line: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    return guarded(app, words, "python -m experiments.data", "interrupted; nothing was changed", (OSError,))
+    return guarded(app, words, "python -m experiments.data", "interrupted; nothing was changed")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

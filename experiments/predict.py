@@ -6,7 +6,7 @@ Exit codes as of ``experiments.run``: 0 done; 2 the command asks for something i
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, TRAINING, explain, missing, require
+from camera_occupancy_bench.commandline import READING, TRAINING, explain, finish, missing, require
 
 require(__name__, READING)
 
@@ -218,4 +218,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

@@ -6,7 +6,7 @@ Exit codes: 0 all cells finished; 1 a cell failed while running; 2 the command a
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, TRAINING, explain, missing, require
+from camera_occupancy_bench.commandline import READING, TRAINING, explain, finish, missing, require
 
 require(__name__, READING)
 
@@ -350,4 +350,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

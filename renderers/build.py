@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from camera_occupancy_bench import files
-from camera_occupancy_bench.commandline import Parser
+from camera_occupancy_bench.commandline import Parser, finish
 from renderers.cuda import cuda_state, nvcc
 
 SOURCE = "https://github.com/valeoai/GaussRender"
@@ -194,4 +194,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

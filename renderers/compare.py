@@ -32,7 +32,7 @@ from typing import Any
 import torch
 
 from camera_occupancy_bench import HOME, files
-from camera_occupancy_bench.commandline import Parser
+from camera_occupancy_bench.commandline import Parser, finish
 from renderers import machine, registry
 from renderers.conformance import CASES, Comparison, check
 from renderers.interface import Cameras, Gaussians, RasterSettings
@@ -397,4 +397,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

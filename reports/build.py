@@ -6,7 +6,7 @@ figures, from what is committed and nothing else. With ``--out``: the pages, CSV
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, require
+from camera_occupancy_bench.commandline import READING, finish, require
 
 require(__name__, (*READING, "pandas", "tabulate", "matplotlib", "PIL"))
 
@@ -231,9 +231,9 @@ def command(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    mistakes = (RecordError, SpecError, ReportError, OSError)
+    mistakes = (RecordError, SpecError, ReportError)
     return guarded(app, words, "python -m reports.build", "interrupted; the same command goes on from here", mistakes)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

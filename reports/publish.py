@@ -11,7 +11,7 @@ of the table would mix. Where a record does not tell one of these, that is said,
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, require
+from camera_occupancy_bench.commandline import READING, finish, require
 
 require(__name__, READING)
 
@@ -339,8 +339,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     interrupted = "interrupted; every record that was written is whole"
-    return guarded(app, words, "python -m reports.publish", interrupted, (RecordError, SpecError, ReportError, OSError))
+    return guarded(app, words, "python -m reports.publish", interrupted, (RecordError, SpecError, ReportError))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

@@ -7,7 +7,7 @@ GIF, ``--rerun`` writes a recording for the rerun viewer. CPU only, no display.
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, require
+from camera_occupancy_bench.commandline import READING, finish, require
 
 require(__name__, (*READING, "numba", "PIL", "matplotlib"))
 
@@ -368,4 +368,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

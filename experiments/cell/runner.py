@@ -16,6 +16,7 @@ from mmengine.logging import MMLogger
 from rich.markup import escape
 
 from baselines.checkpoints import CheckpointError, CheckpointMismatch
+from camera_occupancy_bench.files import told, write
 from experiments import records, sources
 from experiments.cell import environment
 from experiments.cell.engine import keep_quiet, readable
@@ -223,13 +224,21 @@ def explained(error: BaseException, cell: Cell, folder: CellFolder) -> BaseExcep
     if isinstance(error, CheckpointMismatch):
         file = folder.work_dir / "checkpoint_mismatch.txt"
         lines = [f"{what}: {name}\n" for what, names in error.names.items() for name in names]
-        file.write_text("".join(lines), encoding="utf-8")
-        return CheckpointError(f"{error} All {len(lines)}, one a line: {file}")
+        kept = _kept(file, "".join(lines))
+        return CheckpointError(f"{error} All {len(lines)}, one a line: {kept}")
     if not isinstance(error, Exception) or isinstance(error, (DataError, CheckpointError, PlanError, records.RecordError)):
         return error
     file = folder.work_dir / "error.txt"
-    file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    return CellFailed(f"{cell.name} failed: {error} (traceback: {file})")
+    return CellFailed(f"{cell.name} failed: {told(error)} (traceback: {_kept(file, ''.join(traceback.format_exception(error)))})")
+
+
+def _kept(file: Path, text: str) -> str:
+    """The name of the file with the text, or why there is none: what went wrong before must be told all the same."""
+    try:
+        write(file, text)
+    except OSError as error:
+        return str(error)
+    return str(file)
 
 
 def _tidy(folder: CellFolder) -> None:
