@@ -341,7 +341,7 @@ def _training(
         TrainClockHook(keep_time, interval, course.train_seconds),
     ]
     if schedule.ema is not None:
-        hooks.append(AveragedWeightsHook(momentum=schedule.ema))
+        hooks.append(AveragedWeightsHook(momentum=schedule.ema, strict_load=True))
     rank, world = get_dist_info()
     return {
         "train_dataloader": DataLoader(
