@@ -109,7 +109,7 @@ def load_label(folder: Path) -> Tensor:
     path = folder / OFFICIAL_LABEL
     try:
         label = torch.from_numpy(read_npz(path)["semantics"].astype("int64"))
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a file may hold
         why = error.strerror if isinstance(error, OSError) else error
         raise LabelError(
             f"{path} is not an Occ3D label ({why}); name a folder in the layout of Occ3D-nuScenes that has scene-1077, "

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.markup import escape
 
@@ -267,7 +267,7 @@ def _input(frame: SavedPrediction, view: int, width: int) -> Image.Image:
     try:
         with Image.open(frame.image_paths[view]) as image:
             return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    except (OSError, UnidentifiedImageError):
+    except Exception:  # noqa: BLE001 - damaged in one of many ways, or of a size that nobody wants
         return Image.new("RGB", size, "#e8e8e8")
 
 

@@ -64,6 +64,8 @@ def _training_state(path: str | Path) -> dict[str, Any]:
     Its "config" is left out: mmengine takes it for a program, and the project's cells have none. Raises CheckpointError.
     """
     content = read_checkpoint(path, sealed=False)
+    if isinstance(content, dict) and not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"checkpoint '{path}' is none that training can go on from: its entries have no names")
     meta = content.get("meta") if isinstance(content, dict) else None
     parts = {"state_dict": dict, "message_hub": dict, "optimizer": dict, "param_schedulers": (dict, list)}
     if not isinstance(meta, dict) or not all(type(meta.get(count)) is int for count in ("epoch", "iter")):

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from camera_occupancy_bench.files import write
-from experiments import records, sources
+from experiments import plausible, records, sources
 from experiments.records import Record
 from experiments.spec import Cell
 
@@ -117,8 +117,13 @@ class CellFolder:
         return self.work_dir / "state.json"
 
     def record(self) -> Record | None:
-        """The finished record, whatever its fingerprint; raises RecordError if the file is damaged."""
-        return records.load(self.record_path) if self.record_path.is_file() else None
+        """The finished record, whatever its fingerprint; raises RecordError if the file is damaged, or not of this cell."""
+        if not self.record_path.is_file():
+            return None
+        record = records.load(self.record_path)
+        records.check_place(record, self.record_path)
+        plausible.check(record, self.cell.table, self.record_path)
+        return record
 
     def finished(self, fingerprint: str) -> bool:
         """Whether a record with this fingerprint exists and is not superseded; a damaged record raises RecordError."""

@@ -12,6 +12,7 @@ Matrix = NDArray[np.float64]
 
 ORIGIN_LIMIT = 39.0  # metres from the ego origin along x and y
 MAX_ORIGINS = 8
+_FARTHEST = 1e8  # metres
 
 
 def rotation_from_quaternion(quaternion: Sequence[float]) -> Matrix:
@@ -33,7 +34,7 @@ def rotation_from_quaternion(quaternion: Sequence[float]) -> Matrix:
 def rigid(rotation: ArrayLike, translation: ArrayLike) -> Matrix:
     """[4, 4] transform x -> R x + t from a 3x3 rotation or a quaternion (w, x, y, z) and t in metres.
 
-    Raises ValueError for other shapes and for NaN or infinity.
+    Raises ValueError for other shapes, NaN or infinity, a matrix that does not only rotate, and places that are not on Earth.
     """
     matrix = np.eye(4)
     r = np.asarray(rotation, dtype=np.float64)
@@ -42,6 +43,10 @@ def rigid(rotation: ArrayLike, translation: ArrayLike) -> Matrix:
         raise ValueError(f"rotation of shape {r.shape} and translation of shape {t.shape} are not a rigid transform")
     if not (np.isfinite(r).all() and np.isfinite(t).all()):
         raise ValueError("rotation or translation has NaN or infinite values")
+    if np.abs(t).max() > _FARTHEST:
+        raise ValueError(f"a translation of {np.abs(t).max():.3g} m")
+    if r.shape == (3, 3) and (np.abs(r @ r.T - np.eye(3)).max() > 1e-3 or np.linalg.det(r) < 0):
+        raise ValueError("its 3x3 matrix is no rotation")
     matrix[:3, :3] = rotation_from_quaternion(r.tolist()) if r.shape == (4,) else r
     matrix[:3, 3] = t
     return matrix

@@ -10,11 +10,14 @@ import cv2
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from PIL import Image
 
 from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npy
 
 Float = NDArray[np.float32]
+_MAX_PIXELS = 1 << 26  # of a camera's image
+_MAX_DEPTH = 1e6  # metres; estimated depth is far beyond what a camera sees where the disparity is nearly none
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,12 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if not path.is_file():
         raise DataError(f"image {path} is missing: check the data root, or download this part of the data set again")
     try:
+        with Image.open(path) as header:  # the decoder would take the memory for what it names before it finds nothing
+            width, height = header.size
+        if width * height > _MAX_PIXELS:
+            raise ValueError(f"it says that it has {width}x{height} pixels")
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error as error:  # a header that names an enormous size
+    except Exception as error:
         why = " ".join(str(error).split())[:200]
         raise DataError(f"image {path} cannot be decoded ({why}): copy or download it again") from None
     if image is None:
@@ -122,6 +129,8 @@ def read_depth(path: Path, width: int, height: int, source: str) -> Float:
     depth = np.ascontiguousarray(stored[:height, :width], dtype=np.float32)
     if not np.isfinite(depth).all() or depth.min() < 0:
         raise DataError(f"depth {path} has NaN, infinite or negative values: metres are expected, and 0 where depth is unknown")
+    if depth.max(initial=0.0) > _MAX_DEPTH:
+        raise DataError(f"depth {path} has {depth.max():g} m: metres are expected, and 0 where depth is unknown")
     return depth
 
 
