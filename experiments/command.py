@@ -89,8 +89,23 @@ def complain(message: str) -> None:
 
 
 def rank() -> int:
-    """Number of this process among those that a launcher started, 0 without one."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    """Number of this process among those that a launcher started, 0 without one, and where it is none (``check_ranks``)."""
+    value = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    return int(value) if _is_number(value) else 0
+
+
+def check_ranks() -> None:
+    """Raise PlanError for a launcher's variable that is no number."""
+    from experiments.plan import PlanError
+
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+    for name in names:
+        if (value := os.environ.get(name)) and not _is_number(value):
+            raise PlanError(f"{name} must be a process's number as torchrun and srun set it, got '{value[:80]}': unset it")
+
+
+def _is_number(value: str) -> bool:
+    return value.isascii() and value.isdecimal() and len(value) < 10
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

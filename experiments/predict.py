@@ -14,6 +14,7 @@ from experiments import instructions
 
 instructions.hold()  # before anything below loads numpy or torch
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -186,7 +187,7 @@ def _answer(  # type: ignore[no-untyped-def]
 
     predicted = model.predict(sample.to(device)).labels[0].cpu().numpy()
     meta = sample.meta[0]
-    paths = tuple(str(Path(path).resolve()) for path in meta["image_paths"])
+    paths = tuple(os.path.realpath(path) for path in meta["image_paths"])
     return SavedPrediction(
         grid=model.grid,
         predicted=predicted.astype(np.uint8),

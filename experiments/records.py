@@ -218,11 +218,7 @@ def _check_text(content: bytes) -> None:
 def load_all(root: Path, table: str | None = None) -> Iterator[tuple[Path, Record]]:
     """All records below ``root`` (of one table, if named), in path order."""
     for path in sorted(root.glob(f"{table or '*'}/*/*.json")):
-        if path.parent.parent.name == "table_renderers" and table is None:
-            continue
-        record = load(path)
-        check_place(record, path)
-        yield path, record
+        yield path, load(path)
 
 
 def check_place(record: Record, path: Path) -> None:
@@ -230,7 +226,8 @@ def check_place(record: Record, path: Path) -> None:
     stem = f"{record.row}--{re.sub(r'[^A-Za-z0-9_.-]', '_', record.renderer)}--seed{record.seed}"
     own = path.stem == stem or path.stem.startswith(f"{stem}--")
     if not own or (record.table, record.preset) != (path.parent.parent.name, path.parent.name):
-        raise RecordError(f"{path} holds the record of {record.table}/{record.preset}/{stem}; delete it and run the cell again")
+        of = f"{stem}.json of {record.table}, {record.preset}"
+        raise RecordError(f"{path} holds the record of {of}; delete it and run the cell again")
 
 
 def load_quoted(table: str, root: Path = QUOTED) -> list[QuotedNumber]:

@@ -29,7 +29,7 @@ from rich.markup import escape
 from experiments import plan as planning
 from experiments.cell.folder import Busy, CellFolder, Stale, iteration_of, results_root, unwritable
 from experiments.cell.tracking import public
-from experiments.command import Interrupted, complain, guarded, rank
+from experiments.command import Interrupted, check_ranks, complain, guarded, rank
 from experiments.plan import Launcher, Plan, PlanError, toy_data
 from experiments.records import Record
 from experiments.spec import Cell, TableSpec, ViewSpec, load_spec, tables
@@ -82,6 +82,7 @@ def command(
     """Train and evaluate the cells of a paper table, skip those that are finished, and print the table."""
     if launcher not in ("none", "pytorch", "slurm"):
         raise PlanError(f"unknown launcher '{launcher}' (known: none, pytorch, slurm)")
+    check_ranks()
     if stale not in ("keep", "rerun"):
         raise PlanError(f"--stale must be keep or rerun, got '{stale}'")
     _check_exclusive({"--confirm": confirm, "--re-evaluate": re_evaluate, "--force": force, "--stale rerun": stale == "rerun"})

@@ -108,7 +108,10 @@ def load_label(folder: Path) -> Tensor:
     """The official Occ3D label [200, 200, 16] int64 below ``folder``; raises LabelError."""
     path = folder / OFFICIAL_LABEL
     try:
-        label = torch.from_numpy(read_npz(path)["semantics"].astype("int64"))
+        stored = read_npz(path)["semantics"]
+        if stored.dtype.kind not in "iu" or stored.min() < 0 or stored.max() > 17:
+            raise ValueError(f"it holds {stored.dtype} beyond 0..17")
+        label = torch.from_numpy(stored.astype("int64"))
     except Exception as error:  # noqa: BLE001 - whatever a file may hold
         why = error.strerror if isinstance(error, OSError) else error
         raise LabelError(

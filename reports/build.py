@@ -10,6 +10,7 @@ from camera_occupancy_bench.commandline import READING, finish, require
 
 require(__name__, (*READING, "pandas", "tabulate", "matplotlib", "PIL"))
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -141,7 +142,7 @@ def build_elsewhere(results: Path, out: Path, leave_out: Callable[[str], object]
     """The same pages, CSV files and figures in the folder ``out``, from whatever records lie below ``results``."""
     if not any(results.glob("*/*/*.json")):
         raise ReportError(f"{results} holds no records (<table>/<preset>/<cell>.json); run a table, or name another --results")
-    if out.resolve() == (ROOT / "reports").resolve():
+    if os.path.realpath(out) == os.path.realpath(ROOT / "reports"):
         raise ReportError(f"--out: {out} is made from results/records alone; name another folder")
     return pages(read(results, QUOTED, leave_out), out)
 

@@ -282,6 +282,7 @@ def behind(spec: TableSpec, root: Path, leave_out: Callable[[str], object] | Non
                 raise
             leave_out(f"{path}: {error}")
             continue
+        records.check_place(record, path)
         plausible.check(record, spec, path)
         yield Found(row, path, record)
     for row in spec.rows:
@@ -289,6 +290,7 @@ def behind(spec: TableSpec, root: Path, leave_out: Callable[[str], object] | Non
             if table != spec.name:
                 for path, record in records.load_all(root, table):
                     if (record.preset, record.row) == (preset, name):
+                        records.check_place(record, path)
                         yield Found(row, path, record)
 
 

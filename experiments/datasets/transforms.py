@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,13 +104,42 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             width, height = header.size
         if width * height > _MAX_PIXELS:
             raise ValueError(f"it says that it has {width}x{height} pixels")
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image, said = _decoded(path)
+        if wrong := _CORRUPT.search(said):
+            raise ValueError(wrong.group().strip())
     except Exception as error:
         why = " ".join(str(error).split())[:200]
         raise DataError(f"image {path} cannot be decoded ({why}): copy or download it again") from None
     if image is None:
         raise DataError(f"image {path} cannot be decoded: copy or download it again")
     return image  # type: ignore[return-value]
+
+
+_CORRUPT = re.compile(r"(Corrupt JPEG data: (?!\d+ extraneous)|Premature end of JPEG).*")
+_STREAM = threading.Lock()
+
+
+def _decoded(path: Path) -> tuple[Any, str]:
+    """The image, None where there is none, and what its decoder says: it fills with grey what a file lacks, and tells the
+    standard error stream alone."""
+    with _STREAM:
+        sys.stderr.flush()
+        try:
+            own = os.dup(2)
+        except OSError:  # there is no such stream
+            return cv2.imread(str(path), cv2.IMREAD_COLOR), ""
+        heard = os.memfd_create("decoder")
+        try:
+            os.dup2(heard, 2)
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            said = os.pread(heard, 1 << 16, 0).decode(errors="replace")
+            os.close(heard)
+    if said and not _CORRUPT.search(said):
+        sys.stderr.write(said)  # of OpenCV on something else, or of another thread
+    return image, said
 
 
 def read_depth(path: Path, width: int, height: int, source: str) -> Float:

@@ -28,7 +28,7 @@ def refusing(what: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:
         problem = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise DataError(f"{what} cannot be used ({' '.join(problem.split())[:300]}): {remedy}") from error
+        raise DataError(f"{what} cannot be read ({' '.join(problem.split())[:300]}): {remedy}") from error
 
 
 @dataclass(frozen=True, eq=False)

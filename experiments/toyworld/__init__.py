@@ -58,7 +58,7 @@ def _ensure(root: Path, name: str, build: Callable[[Path], None]) -> Path:
     """``root``, with what ``build`` writes into a new folder unless it holds the data set with the fingerprint ``name``."""
     from filelock import FileLock
 
-    root = root.expanduser().resolve()
+    root = Path(os.path.realpath(root.expanduser()))
     if _holds(root, name):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
