@@ -94,7 +94,7 @@ class Progress:
         return self.fingerprint == fingerprint or bool(training) and self.training == training
 
 
-_STATE = TypeAdapter(Progress)
+_STATE: TypeAdapter[Progress] = TypeAdapter(Progress)
 
 
 @dataclass(frozen=True)

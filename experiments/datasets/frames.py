@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from baselines.interface import BatchPart, History, Neighbours, OccupancyBatch, OccupancyGrid, RaySupervision
 from experiments.datasets.augmentation import Augmentation, Pixels, check_turns, read_pixels, warped_depth
+from experiments.datasets.geometry import pinhole as pinhole
 from experiments.datasets.layout import CAMERAS, mini_indices
 from experiments.datasets.moments import Moment, Timeline
 from experiments.datasets.parts import Geometry, Shot, camera_chain, history, neighbours, square4
@@ -60,20 +61,6 @@ class Calibration:
         return scaled
 
 
-def pinhole(matrix: Any) -> NDArray[np.float64]:
-    """[3, 3] intrinsics of square axes, without skew; raises ValueError for everything else, NaN and infinity included."""
-    intrinsics = np.asarray(matrix, dtype=np.float64)
-    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all():
-        raise ValueError("the intrinsics are no 3x3 matrix, or have NaN or infinite values")
-    focal, rest = intrinsics[[0, 1], [0, 1]], intrinsics[[0, 1, 2, 2, 2], [1, 0, 0, 1, 2]]
-    if not ((focal > 0) & (focal < _FAR)).all() or np.abs(intrinsics[:2, 2]).max() > _FAR:
-        raise ValueError(f"the intrinsics have focal lengths {focal.tolist()} and the centre {intrinsics[:2, 2].tolist()}")
-    if np.abs(rest - (0, 0, 0, 0, 1)).max() > 1e-6:
-        raise ValueError("the intrinsics are no pinhole camera's: (fx, 0, cx), (0, fy, cy), (0, 0, 1) are expected")
-    return intrinsics
-
-
-_FAR = 1e6  # pixels that no focal length or centre has
 _APART = 1e3  # metres that no sensor of a car is from its reference frame
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.pickles import PickleError, PlainUnpickler, RefusedGlobal, Unfinished
+from camera_occupancy_bench.files import WriteError
 
 
 class DataError(ValueError):
@@ -24,7 +25,7 @@ def refusing(what: str, remedy: str) -> Iterator[None]:
     and the ways in which that can be something else are not to be counted."""
     try:
         yield
-    except DataError:
+    except (DataError, WriteError):
         raise
     except Exception as error:
         problem = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
