@@ -28,7 +28,7 @@ class WriteError(OSError):
     def __str__(self) -> str:
         space = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EFBIG: "raise the limit (ulimit -f)"}
         remedy = space.get(self.errno or 0, "make its folder writable, or name another one")
-        return f"cannot write {self.filename} ({self.strerror}); {remedy}"
+        return f"{self.filename} cannot be written ({self.strerror}); {remedy}"
 
 
 def told(error: BaseException) -> str:

@@ -10,12 +10,17 @@ from experiments.records import Record, RecordError
 from experiments.spec import TableSpec
 
 
-def check(record: Record, spec: TableSpec, path: Path) -> None:
-    """Raise RecordError, naming the file and the field, for a value that no cell of the table has."""
+def check(record: Record, spec: TableSpec, path: Path, empty: bool = False) -> None:
+    """Raise RecordError, naming the file and the field, for a value that no cell of the table has.
+
+    empty  a record without a number, which a run leaves where nothing counts, is let through
+    """
 
     def refuse(field: str, why: str) -> None:
         raise RecordError(f"{path} is not a valid record ({field}: {why}); delete it and run the cell again")
 
+    if not record.metrics and not empty:
+        refuse("metrics", "there are none")
     known = set(METRICS.names())
     percent = {name for name in (*record.metrics, *record.per_class) if name in known and METRICS.load(name).unit == "%"}
     dataset = layout_of(spec.dataset)

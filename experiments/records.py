@@ -36,7 +36,7 @@ class Strict(BaseModel):
 
 AnyRecord = TypeVar("AnyRecord", bound=Strict)
 
-Name = Annotated[str, Field(pattern=r"^[\w+=@,:-][\w.+=@,:-]*$", max_length=200)]
+Name = Annotated[str, Field(pattern=r"^[\w+=@,:-][\w.+=@,: -]*$", max_length=200)]
 """Of what files and folders are called after."""
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Amount = Annotated[float, Field(ge=0, le=1e12)]
@@ -104,7 +104,7 @@ class Record(Strict):
     row: Name
     renderer: Name
     seed: Count
-    metrics: Annotated[dict[str, Value], Field(min_length=1)]
+    metrics: dict[str, Value]
     per_class: dict[str, dict[str, Value]] = Field(default_factory=dict)
     checks: dict[str, Value] = Field(default_factory=dict)
     overrides: dict[str, Any] = Field(default_factory=dict)

@@ -55,7 +55,7 @@ class Outputs:
     def stale(self) -> list[Path]:
         """Files that differ from this, are missing, or are no longer produced."""
         changed = [p for p, text in self.texts.items() if not p.is_file() or p.read_bytes() != text.encode()]
-        changed += [p for p, figure in self.figures.items() if stored_digest(p) != figure.digest]
+        changed += [p for p, figure in self.figures.items() if _stored(p) != figure.digest]
         return changed + self.obsolete
 
     def write(self) -> list[Path]:
@@ -69,6 +69,14 @@ class Outputs:
             else:
                 path.unlink()
         return changed
+
+
+def _stored(path: Path) -> str | None:
+    """The digest in a figure's file; None too for a file that is damaged, in whatever way, and so is drawn anew."""
+    try:
+        return stored_digest(path)
+    except Exception:  # noqa: BLE001
+        return None
 
 
 @dataclass(frozen=True)

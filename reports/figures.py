@@ -81,12 +81,12 @@ def figures(summary: Summary) -> list[ClassFigure]:
 
 def stored_digest(path: Path) -> str | None:
     """Digest written into a figure's file, None if there is no such file or it carries none."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
             return image.info.get(_DIGEST_KEY)
-    except Exception:  # noqa: BLE001 - whatever stands there is drawn anew
+    except (FileNotFoundError, UnidentifiedImageError):
         return None
 
 

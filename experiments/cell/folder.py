@@ -122,7 +122,7 @@ class CellFolder:
             return None
         record = records.load(self.record_path)
         records.check_place(record, self.record_path)
-        plausible.check(record, self.cell.table, self.record_path)
+        plausible.check(record, self.cell.table, self.record_path, empty=True)
         return record
 
     def finished(self, fingerprint: str) -> bool:

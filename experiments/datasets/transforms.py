@@ -106,7 +106,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
             raise ValueError(f"it says that it has {width}x{height} pixels")
         image, said = _decoded(path)
         if wrong := _CORRUPT.search(said):
+            if "remature end" in said:
+                raise DataError(f"image {path} is cut off: copy or download it again")
             raise ValueError(wrong.group().strip())
+    except DataError:
+        raise
     except Exception as error:
         why = " ".join(str(error).split())[:200]
         raise DataError(f"image {path} cannot be decoded ({why}): copy or download it again") from None

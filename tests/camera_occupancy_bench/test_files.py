@@ -53,7 +53,7 @@ def test_a_link_stays_one_and_long_names_are_written(tmp_path: Path) -> None:
 
 def test_a_device_is_written_to_not_replaced() -> None:
     files.write(Path("/dev/null"), "nothing")
-    with pytest.raises(files.WriteError, match=r"cannot write /dev/full \(No space left on device\); free some space"):
+    with pytest.raises(files.WriteError, match=r"/dev/full cannot be written \(No space left on device\); free some space"):
         files.write(Path("/dev/full"), "nothing")
     assert Path("/dev/null").is_char_device() and Path("/dev/full").is_char_device()
 
@@ -63,7 +63,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, size: int) -> None:
     path = tmp_path / "page.md"
     path.write_text("old")
     done = run(WRITING + "files.write(Path(sys.argv[1]), 'x' * 100000)", str(path), limit=size)
-    assert done.returncode == 1 and f"cannot write {path} (File too large); raise the limit" in done.stderr
+    assert done.returncode == 1 and f"{path} cannot be written (File too large); raise the limit" in done.stderr
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["page.md"]
 
 

@@ -97,7 +97,8 @@ def test_what_went_wrong_is_told_where_it_cannot_be_written(tmp_path: Path) -> N
     wrong = OSError(errno.ENOSPC, "No space left on device", "iter_2.pth")
     with full_behind(10):
         told = str(runner.explained(wrong, folder.cell, folder))
-    assert told.startswith(f"{folder.cell.name} failed: iter_2.pth: No space left on device (traceback: cannot write")
+    file = folder.work_dir / "error.txt"
+    assert told.startswith(f"{folder.cell.name} failed: iter_2.pth: No space left on device (traceback: {file} cannot be written")
     assert os.listdir(folder.work_dir) == []
 
 

@@ -72,6 +72,8 @@ def test_a_record_that_no_cell_leaves_is_refused_by_all(name: str, tmp_path: Pat
         "build": lambda: list(summary.behind(spec, tmp_path)),
         "--list": cell.record,
     }
+    if name == "no metrics":
+        del reading["--list"]  # a run in which nothing counts leaves such a record, which no table takes
     if name == "an open quote":
         del reading["build"], reading["--list"]  # which show no command
     for read in reading.values():
@@ -213,7 +215,7 @@ def test_a_cut_off_jpeg_with_its_end_put_back_is_refused(tmp_path: Path) -> None
     assert read_image(path).shape == (180, 320, 3)
     for share in (0.3, 0.7, 0.95):
         path.write_bytes(whole[: int(share * len(whole))] + b"\xff\xd9")
-        with pytest.raises(DataError, match=r"a\.jpg cannot be decoded"):
+        with pytest.raises(DataError, match=r"a\.jpg is cut off"):
             read_image(path)
 
 
