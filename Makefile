@@ -37,7 +37,7 @@ fuzz: setup ## damaged and wrong files for every reader (MINUTES=20)
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
 KILLS ?= 100
-kills: setup ## cells killed and continued: no record lost, no weight unequal, no file left (KILLS=100)
+kills: setup ## cells killed and continued, with nothing lost, unequal or left over (KILLS=100)
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py --kills $(KILLS)
 
 lint: setup ## format, lint and types
