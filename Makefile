@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup table_occ3d table_renderers table_renderers_gpu test test-fast lint reports doctor
+.PHONY: help setup table_occ3d table_renderers table_renderers_gpu test test-fast fuzz kills lint reports doctor
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9_-]*\):.* ## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "make %-20s %s\n", $$1, $$2 }'
@@ -31,6 +31,14 @@ test: setup ## all tests
 
 test-fast: setup ## the tests that take seconds
 	@$(PYTEST) -m "not slow"
+
+MINUTES ?= 20
+fuzz: setup ## damaged and wrong files for every reader (MINUTES=20)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --minutes $(MINUTES)
+
+KILLS ?= 100
+kills: setup ## cells killed and continued, with nothing lost, unequal or left over (KILLS=100)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/kills.py --kills $(KILLS)
 
 lint: setup ## format, lint and types
 	@$(BIN)/ruff check .

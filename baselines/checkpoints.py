@@ -11,7 +11,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from baselines.checkpoint_files import CheckpointError, Sealed, read_checkpoint
+from baselines.checkpoint_files import CheckpointError, Sealed, damaged, read_checkpoint
 from baselines.gaussrender import VoxelToGaussians
 from baselines.recipe import CheckpointNames
 
@@ -55,6 +55,15 @@ def read_state_dict(path: str | Path, names: CheckpointNames | None = None) -> d
     data, or holds NaN or infinite weights.
     """
     path = Path(path)
+    try:
+        return _state_dict(path, names or CheckpointNames())
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001 - names that are numbers, tensors of kinds that are not asked for
+        raise damaged(path, error) from error
+
+
+def _state_dict(path: Path, names: CheckpointNames) -> dict[str, Tensor]:
     content = read_checkpoint(path)
     found = content
     for _ in range(3):  # {"model": {"state_dict": ...}}
@@ -68,7 +77,6 @@ def read_state_dict(path: str | Path, names: CheckpointNames | None = None) -> d
     if not isinstance(found, Mapping) or not any(isinstance(v, (Tensor, np.ndarray)) for v in found.values()):
         has = f" (its entries: {', '.join(str(key)[:40] for key in list(content)[:12])})" if isinstance(content, Mapping) else ""
         raise CheckpointError(f"checkpoint '{path}' holds no state dict (a mapping of names to tensors){has}")
-    names = names or CheckpointNames()
     state = {}
     for name, value in _unwrapped(found).items():
         tensor = _as_tensor(value)

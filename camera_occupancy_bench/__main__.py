@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from camera_occupancy_bench import HELP, HOME, PACKAGES, ROOT, place
-from camera_occupancy_bench.commandline import Parser
+from camera_occupancy_bench.commandline import Parser, finish
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,4 +26,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

@@ -7,10 +7,13 @@ the set-up have a ``Parser``, whose help and errors look the same. Standard libr
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
+import io
+import os
 import sys
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, TextIO
 
 MM = ("mmengine", "mmcv", "mmdet", "mmdet3d")
 READING = ("typer", "rich", "pydantic", "filelock", "numpy")
@@ -75,3 +78,57 @@ def require(module: str, packages: Iterable[str]) -> None:
         print(f"error: {explain(lacking)}", file=sys.stderr)
         raise SystemExit(2)
     raise ImportError(explain(lacking), name=lacking[0])
+
+
+class _Unheard(io.FileIO):
+    """A file whose content is dropped from the first part on that cannot be written.
+
+    lost  why not
+    """
+
+    lost: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self.lost is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.lost = error
+        return memoryview(data).nbytes
+
+
+def finish(main: Callable[[], int]) -> int:
+    """Run a command to its exit code, although nobody may read what it says (``| head -1``) or the disk that it goes to is full.
+
+    Of the latter the code is no success: 1, and a line on stderr.
+    """
+    out, err = sys.stdout, sys.stderr
+    heard = _heard_or_not(out)
+    sys.stdout, sys.stderr = heard or out, _heard_or_not(err) or err
+    try:
+        code = main()
+        if heard is not None:
+            heard.flush()
+            lost = heard.buffer.raw.lost  # type: ignore[attr-defined]
+            if lost is not None and lost.errno != errno.EPIPE:
+                print(f"error: what this command said is lost in part ({lost.strerror})", file=sys.stderr)
+                code = code or 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        sys.stdout, sys.stderr = out, err
+    return code
+
+
+def _heard_or_not(stream: TextIO | None) -> io.TextIOWrapper | None:
+    """The stream with ``_Unheard`` below it; None for what a test or a notebook put in its place."""
+    if type(stream) is not io.TextIOWrapper:
+        return None
+    stream.flush()
+    try:
+        os.fstat(number := stream.fileno())
+    except (OSError, ValueError):
+        return None
+    buffer = io.BufferedWriter(_Unheard(number, "w", closefd=False))
+    return io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=stream.line_buffering)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from camera_occupancy_bench import PACKAGES, ROOT
-from camera_occupancy_bench.commandline import Parser
+from camera_occupancy_bench.commandline import Parser, finish
 from experiments.shell import runnable
 
 
@@ -31,4 +31,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from camera_occupancy_bench.commandline import explain, missing
+from camera_occupancy_bench.files import told
 from experiments.interruption import was_interrupted
 from experiments.shell import runnable
 
@@ -48,14 +49,11 @@ def guarded(
         elif isinstance(error, ModuleNotFoundError) and missing([package := (error.name or "").partition(".")[0]]):
             complain(explain([package]))
             return 2
-        elif isinstance(error, mistakes) or isinstance(error, _user_errors()):
-            complain(str(error))
+        elif isinstance(error, (OSError, *mistakes, *_user_errors())):
+            complain(told(error))
             return 2
         else:
-            handle, file = tempfile.mkstemp(prefix="occupancy-run-", suffix=".log")
-            with os.fdopen(handle, "w", encoding="utf-8") as log:
-                log.write(traceback.format_exc())
-            print(f"error: {type(error).__name__}: {error} (a fault of this program; traceback: {file})", file=sys.stderr)
+            print(f"error: {type(error).__name__}: {error} (a fault of this program; {_kept_traceback()})", file=sys.stderr)
             return 1
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
         complain(interrupted)
@@ -73,6 +71,16 @@ def told_on_interruption(message: str) -> Iterator[None]:
         raise
 
 
+def _kept_traceback() -> str:
+    try:
+        handle, file = tempfile.mkstemp(prefix="occupancy-run-", suffix=".log")
+        with os.fdopen(handle, "w", encoding="utf-8") as log:
+            log.write(traceback.format_exc())
+    except OSError:  # where no file can be written, the terminal has to do
+        return f"traceback:\n{traceback.format_exc()})"
+    return f"traceback: {file}"
+
+
 def complain(message: str) -> None:
     """One line on stderr."""
     # Every process speaks: the first to fail may be the only one that knows why, and the launcher ends the others.
@@ -81,8 +89,23 @@ def complain(message: str) -> None:
 
 
 def rank() -> int:
-    """Number of this process among those that a launcher started, 0 without one."""
-    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+    """Number of this process among those that a launcher started, 0 without one, and where it is none (``check_ranks``)."""
+    value = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    return int(value) if _is_number(value) else 0
+
+
+def check_ranks() -> None:
+    """Raise PlanError for a launcher's variable that is no number."""
+    from experiments.plan import PlanError
+
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+    for name in names:
+        if (value := os.environ.get(name)) and not _is_number(value):
+            raise PlanError(f"{name} must be a process's number as torchrun and srun set it, got '{value[:80]}': unset it")
+
+
+def _is_number(value: str) -> bool:
+    return value.isascii() and value.isdecimal() and len(value) < 10
 
 
 def _user_errors() -> tuple[type[Exception], ...]:

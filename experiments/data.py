@@ -7,7 +7,7 @@ impossible; 130 interrupted. Nothing is downloaded, and only ``prepare`` writes 
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, require
+from camera_occupancy_bench.commandline import READING, finish, require
 
 require(__name__, READING)
 
@@ -28,7 +28,7 @@ from experiments.command import complain, guarded, told_on_interruption
 from experiments.datasets.inventory import Inventory, Part, inventory
 from experiments.datasets.layouts import layout_of
 from experiments.datasets.registry import DATASETS
-from experiments.datasets.unpickle import DataError
+from experiments.datasets.unpickle import DataError, refusing
 from experiments.plan import DATA_ROOT_VARIABLE
 from experiments.shell import runnable
 from renderers.registry import suggestion
@@ -139,7 +139,7 @@ def _prepare(dataset: str, name: str, root: Path, console: Console, again: bool)
     for split in known.splits:
         title = f"{name} {split}"
         try:
-            with console.status(f"{title}: looking for {preparation.what}"):
+            with console.status(f"{title}: looking for {preparation.what}"), refusing(title, "copy or download it again"):
                 steps = steps_of(root, split)
         except DataError as error:
             _say(console, f"{title}: {error}")
@@ -163,7 +163,8 @@ def _make(console: Console, title: str, what: str, steps: Sequence[tuple[bool, C
     try:
         for step in todo:
             try:
-                step()
+                with refusing(f"a file for {title}", "copy or download it again"):
+                    step()
             except DataError as error:
                 failed += 1
                 if failed <= NAMED:
@@ -301,8 +302,8 @@ def _say(console: Console, line: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    return guarded(app, words, "python -m experiments.data", "interrupted; nothing was changed", (OSError,))
+    return guarded(app, words, "python -m experiments.data", "interrupted; nothing was changed")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

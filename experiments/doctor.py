@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from camera_occupancy_bench.commandline import Parser
+from camera_occupancy_bench.commandline import Parser, finish
 from experiments import install
 from experiments.shell import program, runnable
 
@@ -248,4 +248,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from camera_occupancy_bench import CHECKOUT, ROOT
-from camera_occupancy_bench.commandline import Parser
+from camera_occupancy_bench.commandline import Parser, finish
 
 VENV = ROOT / ".venv"
 STEPS = VENV / ".steps"
@@ -314,4 +314,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

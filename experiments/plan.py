@@ -21,6 +21,8 @@ from experiments.spec import Cell, PresetName, Row, TableSpec, ViewSpec, changed
 
 DATA_ROOT_VARIABLE = "OCC_DATA_ROOT"
 SMOKE_ITERATIONS = 3
+SEEDS = 1 << 32  # of numpy's generators
+MOST_ITERATIONS = 10**9
 Launcher = Literal["none", "pytorch", "slurm"]
 
 
@@ -124,7 +126,7 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
     if data_root is not None and request.table.preset(preset).data.source == "toyworld":
         # The folder's name is for people. What tells two data sets apart, and knows one that was moved, is the fingerprint of
         # what a training reads: where only frames that are evaluated on change, its weights stand.
-        overrides["data"] = f"{_safe(data_root.resolve().name)}-{train_fingerprint[:8]}"
+        overrides["data"] = f"{_safe(Path(os.path.realpath(data_root)).name)}-{train_fingerprint[:8]}"
     cells = tuple(
         request.table.cell(row, renderers[row.name][place], preset, seed, relevant(row, overrides))
         for seed in dict.fromkeys(request.seeds or request.table.default_seeds)
@@ -211,6 +213,8 @@ def _overrides(request: Request, preset: PresetName) -> dict[str, Any]:
     if request.iterations is not None:
         if request.iterations <= 0:
             raise PlanError(f"--iterations must be a positive number, got {request.iterations}")
+        if request.iterations > MOST_ITERATIONS:
+            raise PlanError(f"--iterations must be {MOST_ITERATIONS} at most, got {request.iterations}")
         overrides["iterations"] = request.iterations
     if request.smoke:
         if request.short or request.iterations is not None or request.eval_only:
@@ -226,6 +230,8 @@ def _overrides(request: Request, preset: PresetName) -> dict[str, Any]:
         changed_preset(request.table.preset(preset), overrides)
     if any(seed < 0 for seed in request.seeds):
         raise PlanError(f"--seed must not be negative, got {min(request.seeds)}")
+    if any(seed >= SEEDS for seed in request.seeds):
+        raise PlanError(f"--seed must be below {SEEDS}, got {max(request.seeds)}")
     if request.short:
         overrides["short"] = True
     if request.eval_only and request.checkpoint is None:

@@ -6,7 +6,7 @@ Exit codes as of ``experiments.run``: 0 done; 2 the command asks for something i
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, TRAINING, explain, missing, require
+from camera_occupancy_bench.commandline import READING, TRAINING, explain, finish, missing, require
 
 require(__name__, READING)
 
@@ -14,6 +14,7 @@ from experiments import instructions
 
 instructions.hold()  # before anything below loads numpy or torch
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -186,7 +187,7 @@ def _answer(  # type: ignore[no-untyped-def]
 
     predicted = model.predict(sample.to(device)).labels[0].cpu().numpy()
     meta = sample.meta[0]
-    paths = tuple(str(Path(path).resolve()) for path in meta["image_paths"])
+    paths = tuple(os.path.realpath(path) for path in meta["image_paths"])
     return SavedPrediction(
         grid=model.grid,
         predicted=predicted.astype(np.uint8),
@@ -218,4 +219,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
+from camera_occupancy_bench.files import WriteError, replacing
 from renderers.arrays import ArrayFileError, read_npz
 
 FORMAT = 1
@@ -79,16 +81,11 @@ def save(prediction: SavedPrediction, path: Path) -> None:
         "index": np.array(prediction.index),
         "source": np.array(prediction.source),
     }
-    temporary = path.with_suffix(".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **content)
-        temporary.replace(path)
-    except OSError as error:
-        raise PredictionFileError(
-            f"{path} cannot be written ({error.strerror or error}); name a writable folder with --out"
-        ) from error
+    except WriteError as error:
+        raise PredictionFileError(f"{error} with --out") from error
 
 
 def load(path: Path) -> SavedPrediction:
@@ -106,9 +103,9 @@ def load(path: Path) -> SavedPrediction:
         loaded = _from_arrays(arrays)
     except KeyError as error:
         raise PredictionFileError(f"{path} holds no array {error}: it is not a prediction of this program; {again}") from error
-    except (TypeError, ValueError, ArithmeticError) as error:
-        if isinstance(error, PredictionFileError):
-            raise
+    except PredictionFileError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the arrays may be
         raise PredictionFileError(f"{path} holds arrays of another kind ({error}); {again}") from error
     shape, views = loaded.grid.shape, len(loaded.camera_names)
     expected = {
@@ -134,12 +131,18 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> SavedPrediction:
         return tuple(str(word) for word in arrays[name])
 
     lower, upper = floats("grid_lower").tolist(), floats("grid_upper").tolist()
-    if len(lower) != 3 or len(upper) != 3:
+    edge = float(floats("voxel_size"))
+    if len(lower) != 3 or len(upper) != 3 or not np.isfinite([*lower, *upper]).all():
         raise ValueError("the grid's corners are no points")
+    if not (math.isfinite(edge) and edge > 0) or max(high - low for low, high in zip(lower, upper, strict=True)) > 4096 * edge:
+        raise ValueError(f"the grid has voxels of {edge:g} m between {lower} and {upper}")
+    for name in ("intrinsics", "reference_to_camera", "projection"):
+        if not np.isfinite(floats(name)).all():
+            raise ValueError(f"{name} has NaN or infinite values")
     grid = OccupancyGrid(
         lower=(lower[0], lower[1], lower[2]),
         upper=(upper[0], upper[1], upper[2]),
-        voxel_size=float(floats("voxel_size")),
+        voxel_size=edge,
         class_names=words("class_names"),
         empty=int(arrays["empty"].item()),
         ignore=int(arrays["ignore"].item()),
@@ -147,6 +150,15 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> SavedPrediction:
         dataset=str(arrays["dataset"]),
     )
     width, height = (int(value) for value in floats("camera_size"))
+    if not (0 < width <= 1 << 14 and 0 < height <= 1 << 14):
+        raise ValueError(f"the cameras have {width}x{height} pixels")
+    for name in ("predicted", "true"):
+        labels = arrays[name]
+        if (
+            labels.dtype.kind not in "biu"
+            or not np.isin(labels, (*range(len(words("class_names"))), int(arrays["ignore"]))).all()
+        ):
+            raise ValueError(f"{name} holds other than class ids")
     return SavedPrediction(
         grid=grid,
         predicted=arrays["predicted"].astype(np.uint8),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from camera_occupancy_bench import CHECKOUT, HOME
 from camera_occupancy_bench import ROOT as ROOT
+from camera_occupancy_bench.files import WriteError, write
 
 LOCAL = HOME / "results" / "local"
 COMMITTED = HOME / "results" / "records"
@@ -35,6 +35,13 @@ class Strict(BaseModel):
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Strict)
+
+Name = Annotated[str, Field(pattern=r"^[\w+=@,:-][\w.+=@,: -]*$", max_length=200)]
+"""Of what files and folders are called after."""
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Amount = Annotated[float, Field(ge=0, le=1e12)]
+Value = Annotated[float, Field(ge=0, le=1e6)]
+"""A metric: a percentage, or metres."""
 
 
 class Hardware(Strict):
@@ -92,14 +99,14 @@ class Record(Strict):
     """
 
     schema_version: Literal[1] = 1
-    table: str
-    preset: str
-    row: str
-    renderer: str
-    seed: int
-    metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]] = Field(default_factory=dict)
-    checks: dict[str, float] = Field(default_factory=dict)
+    table: Name
+    preset: Name
+    row: Name
+    renderer: Name
+    seed: Count
+    metrics: dict[str, Value]
+    per_class: dict[str, dict[str, Value]] = Field(default_factory=dict)
+    checks: dict[str, Value] = Field(default_factory=dict)
     overrides: dict[str, Any] = Field(default_factory=dict)
     renderer_settings: dict[str, Any] = Field(default_factory=dict)
     fingerprint: str
@@ -110,18 +117,18 @@ class Record(Strict):
     versions: dict[str, str]
     hardware: Hardware
     started: str
-    iterations: int
-    train_seconds: float
-    eval_seconds: float
-    peak_memory_mb: float
-    parameters: int
-    samples: dict[str, int]
+    iterations: Count
+    train_seconds: Amount
+    eval_seconds: Amount
+    peak_memory_mb: Amount
+    parameters: Count
+    samples: dict[str, Count]
     mlflow_run_id: str | None = None
-    seconds_per_iteration: float | None = None
-    train_peak_memory_mb: float | None = None
+    seconds_per_iteration: Amount | None = None
+    train_peak_memory_mb: Amount | None = None
     absent: dict[str, list[str]] = Field(default_factory=dict)
-    processes: int | None = None
-    batch_size: int | None = None
+    processes: Count | None = None
+    batch_size: Count | None = None
     code: str = ""
     sources: dict[str, str] = Field(default_factory=dict)
     first_losses: list[dict[str, float]] = Field(default_factory=list)
@@ -161,20 +168,9 @@ def path_of(table: str, preset: str, cell_name: str, root: Path = LOCAL) -> Path
 def save(record: Strict, path: Path) -> None:
     """Write a record atomically; a reader sees the old file or the whole new one, never a part."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(record.model_dump_json(indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise RecordError(f"cannot write the record {path}: {error.strerror or error}; make the folder writable") from error
+        write(path, record.model_dump_json(indent=1) + "\n")
+    except WriteError as error:
+        raise RecordError(f"{error}: the record is not kept") from error
 
 
 def load(path: Path) -> Record:
@@ -185,19 +181,53 @@ def load(path: Path) -> Record:
 def load_as(kind: type[AnyRecord], path: Path, remedy: str) -> AnyRecord:
     """Read a file of one kind; raises RecordError naming it, with what to do after deleting it."""
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        _check_text(content)
+        return kind.model_validate_json(content, strict=True)
     except OSError as error:
         raise RecordError(f"cannot read the record {path}: {error.strerror or error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
         raise RecordError(f"{path} is not a valid record ({where}: {first['msg']}); delete it and {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path} is not a valid record ({str(error)[:200]}); delete it and {remedy}") from error
+
+
+_TAG = re.compile(r"<[A-Za-z!/?]|-->|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def _check_text(content: bytes) -> None:
+    """Raise ValueError for what is no JSON in UTF-8; for a key that stands twice in one object, where readers would differ in
+    which one counts; for tags, comments and control characters, which would become part of a page."""
+
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:80]}: stands twice in it")
+        for name, value in pairs:
+            for text in (name, *(value if isinstance(value, list) else [value])):
+                if isinstance(text, str) and (found := _TAG.search(text)):
+                    raise ValueError(f"{name[:80]}: has {found.group()!r} in its text")
+        return made
+
+    json.loads(content.decode("utf-8"), object_pairs_hook=checked)
 
 
 def load_all(root: Path, table: str | None = None) -> Iterator[tuple[Path, Record]]:
     """All records below ``root`` (of one table, if named), in path order."""
     for path in sorted(root.glob(f"{table or '*'}/*/*.json")):
         yield path, load(path)
+
+
+def check_place(record: Record, path: Path) -> None:
+    """Raise RecordError for a record that lies where another one's should."""
+    stem = f"{record.row}--{re.sub(r'[^A-Za-z0-9_.-]', '_', record.renderer)}--seed{record.seed}"
+    own = path.stem == stem or path.stem.startswith(f"{stem}--")
+    if not own or (record.table, record.preset) != (path.parent.parent.name, path.parent.name):
+        of = f"{stem}.json of {record.table}, {record.preset}"
+        raise RecordError(f"{path} holds the record of {of}; delete it and run the cell again")
 
 
 def load_quoted(table: str, root: Path = QUOTED) -> list[QuotedNumber]:

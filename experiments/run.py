@@ -6,7 +6,7 @@ Exit codes: 0 all cells finished; 1 a cell failed while running; 2 the command a
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, TRAINING, explain, missing, require
+from camera_occupancy_bench.commandline import READING, TRAINING, explain, finish, missing, require
 
 require(__name__, READING)
 
@@ -29,7 +29,7 @@ from rich.markup import escape
 from experiments import plan as planning
 from experiments.cell.folder import Busy, CellFolder, Stale, iteration_of, results_root, unwritable
 from experiments.cell.tracking import public
-from experiments.command import Interrupted, complain, guarded, rank
+from experiments.command import Interrupted, check_ranks, complain, guarded, rank
 from experiments.plan import Launcher, Plan, PlanError, toy_data
 from experiments.records import Record
 from experiments.spec import Cell, TableSpec, ViewSpec, load_spec, tables
@@ -82,6 +82,7 @@ def command(
     """Train and evaluate the cells of a paper table, skip those that are finished, and print the table."""
     if launcher not in ("none", "pytorch", "slurm"):
         raise PlanError(f"unknown launcher '{launcher}' (known: none, pytorch, slurm)")
+    check_ranks()
     if stale not in ("keep", "rerun"):
         raise PlanError(f"--stale must be keep or rerun, got '{stale}'")
     _check_exclusive({"--confirm": confirm, "--re-evaluate": re_evaluate, "--force": force, "--stale rerun": stale == "rerun"})
@@ -350,4 +351,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

@@ -87,7 +87,7 @@ def _as(value: Any, hint: Any) -> tuple[bool, Any]:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return number, float(value) if number else None
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63, value
     kind = origin or hint
     return isinstance(kind, type) and isinstance(value, kind), value
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from camera_occupancy_bench.commandline import Parser
+from camera_occupancy_bench import files
+from camera_occupancy_bench.commandline import Parser, finish
 from renderers.cuda import cuda_state, nvcc
 
 SOURCE = "https://github.com/valeoai/GaussRender"
@@ -161,7 +162,7 @@ def build(source: str, commit: str | None, channels: int | None, arch: str | Non
     if spec is None or not spec.submodule_search_locations:
         raise BuildError("pip reported success but neither diff_gauss nor diff_gaussian_rasterization can be found")
     facts = {"source": source, "commit": commit, "channels": compiled, "arch": arch, "torch": torch.__version__}
-    (Path(spec.submodule_search_locations[0]) / "build.json").write_text(json.dumps(facts, indent=1) + "\n")
+    files.write(Path(spec.submodule_search_locations[0]) / "build.json", json.dumps(facts, indent=1) + "\n")
     if not torch.cuda.is_available():
         print("installed, not verified: there is no GPU here. Run this command again on the machine with the GPU.")
         return
@@ -193,4 +194,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

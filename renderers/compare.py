@@ -31,8 +31,8 @@ from typing import Any
 
 import torch
 
-from camera_occupancy_bench import HOME
-from camera_occupancy_bench.commandline import Parser
+from camera_occupancy_bench import HOME, files
+from camera_occupancy_bench.commandline import Parser, finish
 from renderers import machine, registry
 from renderers.conformance import CASES, Comparison, check
 from renderers.interface import Cameras, Gaussians, RasterSettings
@@ -140,7 +140,7 @@ def compare(request: Request) -> Run:
                 run.conformance[name] = _conformance(name, request.device)
                 print(conformance_line(name, run.conformance[name]), flush=True)
                 if request.json is not None:
-                    write(request.json, run.document())
+                    _write(request.json, run.document())
         for workload in request.workloads:
             found = run.results.setdefault(workload.name, {})
             for name in request.renderers:
@@ -152,12 +152,12 @@ def compare(request: Request) -> Run:
                     found[name] = _rated(_measured(name, workload, request), run.machine)
                     print(result_line(workload.name, name, found[name]), flush=True)
                     if request.save is not None:
-                        write(_record_path(request.save, run, workload, name), run.record(workload, name))
+                        _write(_record_path(request.save, run, workload, name), run.record(workload, name))
             if request.json is not None:
-                write(request.json, run.document())
+                _write(request.json, run.document())
     except KeyboardInterrupt:
         if request.json is not None:
-            write(request.json, run.document())
+            _write(request.json, run.document())
         raise
     return run
 
@@ -281,19 +281,8 @@ def _child(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, .
         sender.send(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
-    """JSON, atomically: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, allow_nan=False)
-            file.write("\n")
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+def _write(path: Path, content: dict[str, Any]) -> None:
+    files.write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def _check(request: Request) -> None:
@@ -384,7 +373,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = request is not None and (request.json or request.save)
         print(f"error: interrupted{'; what was finished is saved' if kept else ''}", file=sys.stderr)
         return 130
-    except (CompareError, UnknownWorkload, LabelError, registry.UnknownRenderer) as error:
+    except (CompareError, UnknownWorkload, LabelError, registry.UnknownRenderer, files.WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if run.results:
@@ -408,4 +397,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

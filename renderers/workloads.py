@@ -108,8 +108,11 @@ def load_label(folder: Path) -> Tensor:
     """The official Occ3D label [200, 200, 16] int64 below ``folder``; raises LabelError."""
     path = folder / OFFICIAL_LABEL
     try:
-        label = torch.from_numpy(read_npz(path)["semantics"].astype("int64"))
-    except (OSError, KeyError, ValueError) as error:
+        stored = read_npz(path)["semantics"]
+        if stored.dtype.kind not in "iu" or stored.min() < 0 or stored.max() > 17:
+            raise ValueError(f"it holds {stored.dtype} beyond 0..17")
+        label = torch.from_numpy(stored.astype("int64"))
+    except Exception as error:  # noqa: BLE001 - whatever a file may hold
         why = error.strerror if isinstance(error, OSError) else error
         raise LabelError(
             f"{path} is not an Occ3D label ({why}); name a folder in the layout of Occ3D-nuScenes that has scene-1077, "

@@ -6,10 +6,11 @@ figures, from what is committed and nothing else. With ``--out``: the pages, CSV
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, require
+from camera_occupancy_bench.commandline import READING, finish, require
 
 require(__name__, (*READING, "pandas", "tabulate", "matplotlib", "PIL"))
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Annotated, Protocol
 import pandas as pd
 import typer
 
+from camera_occupancy_bench import files
 from experiments import renderer_records
 from experiments.cell.folder import results_root
 from experiments.command import complain, guarded
@@ -53,21 +55,28 @@ class Outputs:
     def stale(self) -> list[Path]:
         """Files that differ from this, are missing, or are no longer produced."""
         changed = [p for p, text in self.texts.items() if not p.is_file() or p.read_bytes() != text.encode()]
-        changed += [p for p, figure in self.figures.items() if stored_digest(p) != figure.digest]
+        changed += [p for p, figure in self.figures.items() if _stored(p) != figure.digest]
         return changed + self.obsolete
 
     def write(self) -> list[Path]:
         """Bring the files up to date; returns those that changed. What is up to date is not touched."""
         changed = self.stale()
         for path in changed:
-            path.parent.mkdir(parents=True, exist_ok=True)
             if path in self.texts:
-                path.write_bytes(self.texts[path].encode())
+                files.write(path, self.texts[path])
             elif path in self.figures:
-                path.write_bytes(self.figures[path].draw())
+                files.write(path, self.figures[path].draw())
             else:
                 path.unlink()
         return changed
+
+
+def _stored(path: Path) -> str | None:
+    """The digest in a figure's file; None too for a file that is damaged, in whatever way, and so is drawn anew."""
+    try:
+        return stored_digest(path)
+    except Exception:  # noqa: BLE001
+        return None
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ def build_elsewhere(results: Path, out: Path, leave_out: Callable[[str], object]
     """The same pages, CSV files and figures in the folder ``out``, from whatever records lie below ``results``."""
     if not any(results.glob("*/*/*.json")):
         raise ReportError(f"{results} holds no records (<table>/<preset>/<cell>.json); run a table, or name another --results")
-    if out.resolve() == (ROOT / "reports").resolve():
+    if os.path.realpath(out) == os.path.realpath(ROOT / "reports"):
         raise ReportError(f"--out: {out} is made from results/records alone; name another folder")
     return pages(read(results, QUOTED, leave_out), out)
 
@@ -231,9 +240,9 @@ def command(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    mistakes = (RecordError, SpecError, ReportError, OSError)
+    mistakes = (RecordError, SpecError, ReportError)
     return guarded(app, words, "python -m reports.build", "interrupted; the same command goes on from here", mistakes)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

@@ -7,7 +7,7 @@ Markdown and every number as CSV.
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, require
+from camera_occupancy_bench.commandline import READING, finish, require
 
 require(__name__, READING)
 
@@ -22,6 +22,7 @@ from typing import Annotated, NamedTuple
 import pandas as pd
 import typer
 
+from camera_occupancy_bench import files
 from experiments import records, settings
 from experiments.cell.folder import results_root
 from experiments.command import guarded
@@ -66,8 +67,8 @@ def command(
     for path, made in (entry for entries in found.values() for entry in entries):
         records.save(made, out / "records" / path.relative_to(results_root()))
     groups = {group: [made for _, made in entries] for group, entries in sorted(found.items(), key=_place(spec))}
-    (out / f"{spec.name}.md").write_text(markdown(spec, groups), encoding="utf-8")
-    numbers(spec, groups).to_csv(out / f"{spec.name}.csv", index=False)
+    files.write(out / f"{spec.name}.md", markdown(spec, groups))
+    files.write(out / f"{spec.name}.csv", numbers(spec, groups).to_csv(index=False))
     print(f"{len(groups)} rows of {sum(map(len, groups.values()))} cells: {out / f'{spec.name}.md'}")
     return 0
 
@@ -128,4 +129,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

@@ -11,7 +11,7 @@ of the table would mix. Where a record does not tell one of these, that is said,
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, require
+from camera_occupancy_bench.commandline import READING, finish, require
 
 require(__name__, READING)
 
@@ -30,7 +30,7 @@ from experiments.cell.folder import results_root
 from experiments.command import guarded
 from experiments.comparable import differences
 from experiments.datasets.layouts import layout_of
-from experiments.records import Record, RecordError
+from experiments.records import AnyRecord, Record, RecordError
 from experiments.renderer_records import RendererRecord
 from experiments.shell import runnable
 from experiments.spec import SpecError, TableSpec, ViewSpec, load_spec, views_of
@@ -74,7 +74,7 @@ def candidates(spec: TableSpec, local: Path, committed: Path, asked: str, checkp
         expected = records.path_of(found.table, found.preset, cell.name, local)
         if source != expected:
             raise RecordError(f"{source} holds the record of {expected.name}; delete it and run the cell again")
-        record = found.model_copy(update={"command": public_command(found.command)})
+        record = _public(found, source)
         target = committed / source.relative_to(local)
         there = records.load(target) if target.is_file() else None
         if record.overrides and not _named(record, checkpoint):
@@ -124,8 +124,19 @@ def select(
 
 
 def public_command(command: str) -> str:
-    """The command without this machine's folders: absolute paths keep their last part, ``/home/me/data`` -> ``.../data``."""
+    """The command without this machine's folders: absolute paths keep their last part, ``/home/me/data`` -> ``.../data``.
+
+    Raises ValueError for one with an open quote.
+    """
     return " ".join(_public_word(word) for word in shlex.split(command))
+
+
+def _public(record: AnyRecord, path: Path) -> AnyRecord:
+    """The record with its public command; raises RecordError naming the file."""
+    try:
+        return record.model_copy(update={"command": public_command(record.command)})  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise RecordError(f"{path} is not a valid record (command: {error}); delete it and run the cell again") from error
 
 
 def _public_word(word: str) -> str:
@@ -256,7 +267,7 @@ def publish_renderers(
         raise ReportError(f"{renderer_records.TABLE} has no presets; choose by workload (--row) and --renderer")
     found = list(renderer_records.load_all(local))
     chosen = [
-        (path, record.model_copy(update={"command": public_command(record.command)}))
+        (path, _public(record, path))
         for path, record in found
         if (workload is None or fnmatchcase(record.workload, workload))
         and (renderer is None or fnmatchcase(record.renderer, renderer))
@@ -339,8 +350,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     interrupted = "interrupted; every record that was written is whole"
-    return guarded(app, words, "python -m reports.publish", interrupted, (RecordError, SpecError, ReportError, OSError))
+    return guarded(app, words, "python -m reports.publish", interrupted, (RecordError, SpecError, ReportError))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal
 
-from experiments import absences, records
+from experiments import absences, plausible, records
 from experiments.comparable import TIMED, mixed
 from experiments.datasets.layouts import layout_of
 from experiments.records import QuotedNumber, Record
@@ -282,12 +282,15 @@ def behind(spec: TableSpec, root: Path, leave_out: Callable[[str], object] | Non
                 raise
             leave_out(f"{path}: {error}")
             continue
+        records.check_place(record, path)
+        plausible.check(record, spec, path)
         yield Found(row, path, record)
     for row in spec.rows:
         for preset, (table, name) in row.cell_of.items():
             if table != spec.name:
                 for path, record in records.load_all(root, table):
                     if (record.preset, record.row) == (preset, name):
+                        records.check_place(record, path)
                         yield Found(row, path, record)
 
 

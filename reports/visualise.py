@@ -7,7 +7,7 @@ GIF, ``--rerun`` writes a recording for the rerun viewer. CPU only, no display.
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, require
+from camera_occupancy_bench.commandline import READING, finish, require
 
 require(__name__, (*READING, "numba", "PIL", "matplotlib"))
 
@@ -18,16 +18,18 @@ instructions.hold()  # before anything below loads numpy or torch
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.markup import escape
 
+from camera_occupancy_bench.files import WriteError, replacing
 from experiments.bars import Bar
 from experiments.cell.figures import palette
 from experiments.command import guarded
@@ -83,7 +85,7 @@ def command(
             pairs = [(frame, beside[id(frame)]) for frame in members]
             written.append(_written(out / f"{_file_name(scene)}.gif", _animation(pairs, fps)))
         if viewer is not None:
-            recording = _written(out / f"{_file_name(scene)}.rrd", lambda to, of=members: record(viewer, of, to))  # type: ignore[misc]
+            recording = _written(out / f"{_file_name(scene)}.rrd", partial(record, viewer, members, scene))
             console.print(escape(f"look around in it: {program('rerun')} {recording}"), soft_wrap=True)
     for path in written:
         console.print(escape(f"wrote {path}"), soft_wrap=True)
@@ -145,10 +147,10 @@ def _file_name(scene: str) -> str:
 
 def _written(path: Path, write: Callable[[Path], Any]) -> Path:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
-    except OSError as error:
-        raise ReportError(f"{path} cannot be written ({error.strerror or error}); name a writable folder with --out") from error
+        with replacing(path) as temporary:
+            write(temporary)
+    except WriteError as error:
+        raise ReportError(f"{error} with --out") from error
     return path
 
 
@@ -265,7 +267,7 @@ def _input(frame: SavedPrediction, view: int, width: int) -> Image.Image:
     try:
         with Image.open(frame.image_paths[view]) as image:
             return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    except (OSError, UnidentifiedImageError):
+    except Exception:  # noqa: BLE001 - damaged in one of many ways, or of a size that nobody wants
         return Image.new("RGB", size, "#e8e8e8")
 
 
@@ -291,7 +293,7 @@ def _font(size: float) -> Any:
 
 
 def _still(frame: SavedPrediction, width: int, other: SavedPrediction | None) -> Callable[[Path], None]:
-    return lambda path: compose(frame, width, other).save(path, optimize=True)
+    return lambda path: compose(frame, width, other).save(path, format="PNG", optimize=True)
 
 
 def _animation(frames: Sequence[tuple[SavedPrediction, SavedPrediction | None]], fps: float) -> Callable[[Path], None]:
@@ -310,7 +312,7 @@ def _animation(frames: Sequence[tuple[SavedPrediction, SavedPrediction | None]],
             sheet.paste(picture, (0, number * picture.height))
         colours = sheet.quantize(256, dither=Image.Dither.NONE)
         padded = [picture.quantize(palette=colours, dither=Image.Dither.NONE) for picture in padded]
-        padded[0].save(path, save_all=True, append_images=padded[1:], duration=round(1000 / fps), loop=0)
+        padded[0].save(path, format="GIF", save_all=True, append_images=padded[1:], duration=round(1000 / fps), loop=0)
 
     return write
 
@@ -323,13 +325,13 @@ def _rerun() -> Any:
     return rerun
 
 
-def record(viewer: Any, frames: Sequence[SavedPrediction], path: Path) -> None:
+def record(viewer: Any, frames: Sequence[SavedPrediction], scene: str, path: Path) -> None:
     """Write the frames of a scene as a rerun recording: voxels, cameras, images, with a time line of frames.
 
     viewer  the module ``rerun``
     """
     viewer.set_strict_mode(True)  # else it warns of what it cannot write and leaves it out
-    stream = viewer.RecordingStream("occupancy", recording_id=path.stem)
+    stream = viewer.RecordingStream("occupancy", recording_id=_file_name(scene))
     stream.save(str(path))
     stream.log("/", viewer.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
     for frame in frames:
@@ -366,4 +368,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

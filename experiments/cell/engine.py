@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import master_only
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel, is_model_wrapper
@@ -27,6 +28,8 @@ from torch import nn
 from torch.utils.data import Sampler
 
 from baselines.checkpoint_files import CheckpointError, read_checkpoint
+from camera_occupancy_bench.files import replacing
+from experiments.cell.folder import iteration_of
 from experiments.datasets.sampling import TrainSampler
 
 
@@ -34,13 +37,25 @@ class TrainingDiverged(RuntimeError):
     """A loss became NaN or infinite; the message names it and the iteration."""
 
 
-def readable(path: Path) -> bool:
-    """Whether training can go on from a checkpoint; one that a kill cut short, or that is none of mmengine's, is left out."""
+class WrongCheckpoint(CheckpointError):
+    """A training cannot go on from one of its checkpoints; the message names the file and says why.
+
+    path  of the file
+    """
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} is no checkpoint that the training can go on from: {why}")
+        self.path, self.why = path, why
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise WrongCheckpoint for a file that is none of mmengine's, or not of its name; ``CellRunner.resume`` finds the rest."""
     try:
-        _training_state(path)
-    except CheckpointError:
-        return False
-    return True
+        meta = _training_state(path)["meta"]
+    except CheckpointError as error:
+        raise WrongCheckpoint(path, str(error)) from error
+    if meta["iter"] != iteration_of(path):
+        raise WrongCheckpoint(path, f"it was written at iteration {meta['iter']}")
 
 
 def _training_state(path: str | Path) -> dict[str, Any]:
@@ -49,6 +64,8 @@ def _training_state(path: str | Path) -> dict[str, Any]:
     Its "config" is left out: mmengine takes it for a program, and the project's cells have none. Raises CheckpointError.
     """
     content = read_checkpoint(path, sealed=False)
+    if isinstance(content, dict) and not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"checkpoint '{path}' is none that training can go on from: its entries have no names")
     meta = content.get("meta") if isinstance(content, dict) else None
     parts = {"state_dict": dict, "message_hub": dict, "optimizer": dict, "param_schedulers": (dict, list)}
     if not isinstance(meta, dict) or not all(type(meta.get(count)) is int for count in ("epoch", "iter")):
@@ -155,11 +172,39 @@ class CellRunner(Runner):
         keep_quiet(logger)
         return logger
 
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        """As mmengine does it, beside the file's place."""
+        with replacing(Path(out_dir) / filename) as temporary:
+            super().save_checkpoint(str(temporary.parent), temporary.name, *args, **kwargs)
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """As mmengine does it; raises WrongCheckpoint where the file does not fit model, optimizer or rates."""
+        try:
+            schedulers = [] if self.param_schedulers is None else _flat(self.param_schedulers)
+            rates = [scheduler.state_dict() for scheduler in schedulers]
+            groups = self.optim_wrapper.optimizer.state_dict()["param_groups"]
+            super().resume(filename, *args, **kwargs)
+            _check_optimizer(self.optim_wrapper.optimizer, groups)
+            after = [scheduler.state_dict() for scheduler in _flat(self.param_schedulers or [])]
+            if _kinds(after) != _kinds(rates):
+                raise CheckpointError("its rates are not those of the training")
+        except (MemoryError, torch.cuda.OutOfMemoryError):
+            raise  # not the file's fault
+        except Exception as error:
+            raise WrongCheckpoint(Path(filename), f"{type(error).__name__}: {error}".splitlines()[0]) from error
+
     def load_checkpoint(
-        self, filename: str, map_location: Any = "cpu", strict: bool = False, revise_keys: Any = ((r"^module\.", ""),)
+        self, filename: str, map_location: Any = "cpu", strict: bool = True, revise_keys: Any = ((r"^module\.", ""),)
     ) -> dict[str, Any]:
         """As mmengine does it, with the file read by ``_training_state``; tensors come on the CPU and are copied from there."""
         checkpoint = _training_state(filename)
+        # Of the hub, which holds curves and counters, a training goes on from nothing but the list of what is kept.
+        hub, kept = self.message_hub.state_dict(), _kept_checkpoints(checkpoint)
+        hub["runtime_info"]["keep_ckpt_ids"], hub["resumed_keys"]["keep_ckpt_ids"] = kept, True
+        checkpoint["message_hub"] = hub
+        if any(isinstance(hook, EMAHook) for hook in self.hooks) and not isinstance(checkpoint.get("ema_state_dict"), dict):
+            raise CheckpointError(f"checkpoint '{filename}' has no averaged weights")
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         loaded: dict[str, Any] = _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=list(revise_keys))
@@ -172,6 +217,51 @@ class CellRunner(Runner):
             return super().wrap_model(model_wrapper_cfg, model)
         # mmengine names a device id, which DistributedDataParallel refuses for a model on the CPU.
         return MMDistributedDataParallel(module=model, broadcast_buffers=False)
+
+
+def _kept_checkpoints(checkpoint: dict[str, Any]) -> list[int]:
+    """Iterations of the checkpoints that were kept when this one was written. Raises CheckpointError."""
+    known = checkpoint["message_hub"].get("runtime_info")
+    kept = known.get("keep_ckpt_ids", []) if isinstance(known, dict) else None
+    if not isinstance(kept, list) or any(type(iteration) is not int for iteration in kept):
+        raise CheckpointError("its 'message_hub' does not tell which checkpoints are kept")
+    return kept
+
+
+def _flat(schedulers: Any) -> list[_ParamScheduler]:
+    """mmengine keeps them in a list, or in lists by the optimizer's name."""
+    found = [one for many in schedulers.values() for one in many] if isinstance(schedulers, dict) else schedulers
+    return [one for one in found if isinstance(one, _ParamScheduler)]
+
+
+def _kinds(content: Any) -> Any:
+    """What a state is made of, without its numbers."""
+    if isinstance(content, dict):
+        return {key: _kinds(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_kinds(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return content
+    return "number" if type(content) in (int, float) else type(content)
+
+
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
+    """Raise CheckpointError where the loaded state is not of this optimizer, whose groups were ``groups``: torch itself looks at
+    the number of parameters only."""
+    if _kinds(optimizer.state_dict()["param_groups"]) != _kinds(groups):
+        raise CheckpointError("its optimizer's settings are not those of the training")
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter)
+            if state is not None and isinstance(optimizer, torch.optim.AdamW) and set(state) != _MOMENTS:
+                raise CheckpointError("its optimizer's state is not that of AdamW")
+            for name, value in (state or {}).items():
+                shape = torch.Size() if name == "step" else parameter.shape
+                if not isinstance(value, torch.Tensor) or value.shape != shape or not value.is_floating_point():
+                    raise CheckpointError(f"its optimizer's '{name}' is not that of the model")
 
 
 class AveragedWeightsHook(EMAHook):

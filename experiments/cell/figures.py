@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from baselines.interface import OccupancyGrid
+from camera_occupancy_bench.files import replacing
 
 Image = NDArray[np.uint8]
 
@@ -248,8 +249,8 @@ def _legend(figure: Figure, shown: Sequence[NDArray[Any]], grid: OccupancyGrid) 
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG at 110 dots an inch; returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     return path
 
 

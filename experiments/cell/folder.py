@@ -20,11 +20,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from experiments import records, sources
+from camera_occupancy_bench.files import write
+from experiments import plausible, records, sources
 from experiments.records import Record
 from experiments.spec import Cell
 
@@ -39,6 +41,14 @@ class ResultsError(ValueError):
 
 class Busy(RuntimeError):
     """Another run works on the cell."""
+
+
+class StateError(ValueError):
+    """A work folder's state file cannot be used; the message names it."""
+
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -60,26 +70,31 @@ class Progress:
     seconds_per_iteration, train_peak_memory_mb  measured in the finished training (as in ``Record``)
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     fingerprint: str
     started: str
-    train_seconds: float = 0.0
+    train_seconds: Seconds = 0.0
     mlflow_run_id: str | None = None
     git_commit: str = "unknown"
     git_dirty: bool = True
     sources: dict[str, str] = field(default_factory=dict)
     first_losses: list[dict[str, float]] = field(default_factory=list)
-    processes: int = 0
-    batch_size: int = 0
+    processes: Count = 0
+    batch_size: Count = 0
     continued: list[str] = field(default_factory=list)
     training: str = ""
     supersedes: str = ""
-    trained: int = 0
-    seconds_per_iteration: float | None = None
-    train_peak_memory_mb: float | None = None
+    trained: Count = 0
+    seconds_per_iteration: Seconds | None = None
+    train_peak_memory_mb: Seconds | None = None
 
     def belongs(self, fingerprint: str, training: str) -> bool:
         """Whether the training is that of a cell with these fingerprints, evaluated on other data perhaps."""
         return self.fingerprint == fingerprint or bool(training) and self.training == training
+
+
+_STATE: TypeAdapter[Progress] = TypeAdapter(Progress)
 
 
 @dataclass(frozen=True)
@@ -102,8 +117,13 @@ class CellFolder:
         return self.work_dir / "state.json"
 
     def record(self) -> Record | None:
-        """The finished record, whatever its fingerprint; raises RecordError if the file is damaged."""
-        return records.load(self.record_path) if self.record_path.is_file() else None
+        """The finished record, whatever its fingerprint; raises RecordError if the file is damaged, or not of this cell."""
+        if not self.record_path.is_file():
+            return None
+        record = records.load(self.record_path)
+        records.check_place(record, self.record_path)
+        plausible.check(record, self.cell.table, self.record_path, empty=True)
+        return record
 
     def finished(self, fingerprint: str) -> bool:
         """Whether a record with this fingerprint exists and is not superseded; a damaged record raises RecordError."""
@@ -144,9 +164,22 @@ class CellFolder:
     def progress(self) -> Progress | None:
         """What the work folder remembers, or None if it holds nothing that can be continued."""
         try:
-            return Progress(**json.loads(self._state_path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):
+            return self._progress()
+        except StateError:
             return None
+
+    def _progress(self) -> Progress | None:
+        """None without a state file; raises StateError for one that is not as ``remember`` writes it."""
+        try:
+            return _STATE.validate_json(self._state_path.read_bytes(), strict=True)
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "file"
+            raise StateError(f"{self._state_path} is damaged ({where}: {first['msg']})") from error
+        except OSError as error:
+            raise StateError(f"{self._state_path} cannot be read ({error.strerror})") from error
 
     def describe(self, fingerprint: str, training: str = "") -> str:
         """State for people: "done", "outdated", "stopped at iteration 300", "begun again", "not run"."""
@@ -171,7 +204,11 @@ class CellFolder:
         the folder cannot be written.
         """
         try:
-            progress = self.progress()
+            try:
+                progress = self._progress()
+            except StateError as error:
+                say(f"{self.cell.name}: {error}; its training starts again")
+                progress = None
             kept = progress is not None and progress.belongs(fingerprint, training) and not fresh
             if kept and (self.work_dir / WEIGHTS).is_file() and not self.checkpoints():
                 kept = False  # the training would begin at its start and write over them
@@ -193,11 +230,16 @@ class CellFolder:
         self.work_dir.rename(aside)
         say(f"{self.cell.name}: what was trained before is kept in {aside}; delete that folder when nobody wants it any more")
 
+    def set_aside(self, checkpoint: Path, why: str, say: Callable[[str], None]) -> None:
+        """Give a checkpoint that is none another name, by which it is not taken for one."""
+        names = (f"{checkpoint.name}.wrong{f'-{number}' if number > 1 else ''}" for number in itertools.count(1))
+        aside = next(path for name in names if not (path := checkpoint.with_name(name)).exists())
+        checkpoint.rename(aside)
+        say(f"{self.cell.name}: nothing can go on from {checkpoint.name} ({why}); it is kept as {aside.name}")
+
     def remember(self, progress: Progress) -> None:
         """Write the state file atomically."""
-        temporary = self._state_path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(progress), indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self._state_path)
+        write(self._state_path, json.dumps(asdict(progress), indent=1) + "\n")
 
     def update(self, **changes: Any) -> None:
         """Set fields of the state file."""

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from mmengine.logging import MMLogger
 from rich.markup import escape
 
 from baselines.checkpoints import CheckpointError, CheckpointMismatch
+from camera_occupancy_bench.files import told, write
 from experiments import records, sources
 from experiments.cell import environment
-from experiments.cell.engine import keep_quiet, readable
+from experiments.cell.engine import WrongCheckpoint, check_checkpoint, keep_quiet
 from experiments.cell.folder import CellFolder, Progress, iteration_of, now
 from experiments.cell.tracking import Tracker
 from experiments.cell.training import Job, work
@@ -109,7 +111,7 @@ def run_cell(cell: Cell, job: Job, wait: bool = True) -> Record:
     folder = CellFolder(cell, job.results)
     if get_dist_info()[0] != 0:
         return _as_follower(cell, job, folder)
-    with folder.lock(lambda line: job.console.print(escape(line), soft_wrap=True), wait):
+    with folder.lock(_say(job), wait):
         fingerprint = cell.fingerprint(job.data_fingerprint)
         settled = folder.settled(fingerprint, job.force, job.stale)
         if settled is not None:
@@ -125,18 +127,32 @@ def run_cell(cell: Cell, job: Job, wait: bool = True) -> Record:
         progress = replace(progress, mlflow_run_id=run_id)
         folder.remember(progress)
         try:
-            record = work(cell, job, folder, progress, start, tracker)
+            while True:
+                try:
+                    record = work(cell, job, folder, progress, start, tracker)
+                    break
+                except WrongCheckpoint as error:  # on all processes, which wait for what is decided now
+                    folder.set_aside(error.path, error.why, _say(job))
+                    progress, start = _beginning(cell, job, folder, fingerprint)
+                    progress = replace(progress, mlflow_run_id=run_id)
+                    folder.remember(progress)
+                    _say_start(cell, job, folder, progress, start)
+                    share(start)
+            records.save(record, folder.record_path)
         except BaseException as error:
             if was_interrupted(error):
                 tracker.finish("KILLED")
                 raise KeyboardInterrupt from error
             tracker.finish("FAILED")
             raise explained(error, cell, folder) from error
-        records.save(record, folder.record_path)
         tracker.finish()
         share(record)
         _tidy(folder)
         return record
+
+
+def _say(job: Job) -> Callable[[str], None]:
+    return lambda line: job.console.print(escape(line), soft_wrap=True)
 
 
 def _as_follower(cell: Cell, job: Job, folder: CellFolder) -> Record:
@@ -144,7 +160,12 @@ def _as_follower(cell: Cell, job: Job, folder: CellFolder) -> Record:
     decision = share(None)
     if isinstance(decision, Record):
         return decision
-    work(cell, job, folder, Progress("", now()), decision, Tracker(lambda line: None))
+    while True:
+        try:
+            work(cell, job, folder, Progress("", now()), decision, Tracker(lambda line: None))
+            break
+        except WrongCheckpoint:
+            decision = share(None)
     record: Record = share(None)
     return record
 
@@ -165,10 +186,10 @@ def _beginning(cell: Cell, job: Job, folder: CellFolder, fingerprint: str) -> tu
     batch_size = processes * cell.schedule.batch_size
     before, training = folder.progress(), cell.training_fingerprint(job.train_fingerprint)
     fresh = job.force or (job.stale == "rerun" and before is not None and before.sources != code)
-    progress = folder.prepare(fingerprint, fresh, training, lambda line: job.console.print(escape(line), soft_wrap=True))
+    progress = folder.prepare(fingerprint, fresh, training, _say(job))
     if progress is not None:
         progress = replace(progress, fingerprint=fingerprint, training=progress.training or training)
-    start = _newest(folder)
+    start = _newest(folder, _say(job))
     if progress is None or start is None:  # without a checkpoint the training begins here, whatever was trained before
         commit, dirty = environment.git_state()
         begun = {"git_commit": commit, "git_dirty": dirty, "sources": code, "processes": processes, "batch_size": batch_size}
@@ -197,8 +218,16 @@ def _beginning(cell: Cell, job: Job, folder: CellFolder, fingerprint: str) -> tu
     return replace(progress, continued=continued), start
 
 
-def _newest(folder: CellFolder) -> Path | None:
-    return next((path for path in folder.checkpoints() if readable(path)), None)
+def _newest(folder: CellFolder, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is one; those that are none are set aside."""
+    for path in folder.checkpoints():
+        try:
+            check_checkpoint(path)
+        except WrongCheckpoint as error:
+            folder.set_aside(path, error.why, say)
+        else:
+            return path
+    return None
 
 
 def _say_start(cell: Cell, job: Job, folder: CellFolder, progress: Progress, start: Path | None) -> None:
@@ -223,13 +252,21 @@ def explained(error: BaseException, cell: Cell, folder: CellFolder) -> BaseExcep
     if isinstance(error, CheckpointMismatch):
         file = folder.work_dir / "checkpoint_mismatch.txt"
         lines = [f"{what}: {name}\n" for what, names in error.names.items() for name in names]
-        file.write_text("".join(lines), encoding="utf-8")
-        return CheckpointError(f"{error} All {len(lines)}, one a line: {file}")
+        kept = _kept(file, "".join(lines))
+        return CheckpointError(f"{error} All {len(lines)}, one a line: {kept}")
     if not isinstance(error, Exception) or isinstance(error, (DataError, CheckpointError, PlanError, records.RecordError)):
         return error
     file = folder.work_dir / "error.txt"
-    file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    return CellFailed(f"{cell.name} failed: {error} (traceback: {file})")
+    return CellFailed(f"{cell.name} failed: {told(error)} (traceback: {_kept(file, ''.join(traceback.format_exception(error)))})")
+
+
+def _kept(file: Path, text: str) -> str:
+    """The name of the file with the text, or why there is none: what went wrong before must be told all the same."""
+    try:
+        write(file, text)
+    except OSError as error:
+        return str(error)
+    return str(file)
 
 
 def _tidy(folder: CellFolder) -> None:

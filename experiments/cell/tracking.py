@@ -2,30 +2,120 @@
 
 Records are the source of truth. Whatever goes wrong with the tracking store is said once, and the cell goes on
 without it. The store is ``sqlite:///mlflow.db`` in the project's folder unless MLFLOW_TRACKING_URI names another.
+
+MLflow is loaded and asked in a process of its own (``experiments.cell.store``): whatever it waits for, a server that sends a
+byte now and then or a lock that another process keeps, that process can be ended.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import functools
 import os
 import re
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from filelock import FileLock
+from camera_occupancy_bench import HOME, ROOT
 
-from camera_occupancy_bench import HOME
-
+LOADING = 120.0
+"""Seconds that loading MLflow may take: the machine's own work, however busy it is."""
+CALL = {"server": 30.0, "file": 90.0}
+"""Seconds that a call may take; the first one on a file makes its tables."""
+CELL = 120.0
+"""Seconds that all calls of a cell may take, and ``SHARE`` of the time that the cell takes."""
+SHARE = 0.05
 _MAX_PARAM = 500  # characters of a parameter that servers of any age accept
 
 
 def tracking_uri() -> str:
     """Where runs are logged: MLFLOW_TRACKING_URI, else a sqlite file in the checkout or, without one, here."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{HOME / 'mlflow.db'}"
+
+
+class StoreFailed(RuntimeError):
+    """A call on the store did not do what it should, or took too long."""
+
+
+class _Process:
+    """The process that talks to one store, shared by all cells of a command; started at the first call and after each failure.
+
+    hanging  whether the last call was given up
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._owner = 0
+        self._calls = 0
+        self.hanging = False
+
+    def call(self, method: str, arguments: tuple[Any, ...], seconds: float) -> Any:
+        """What the method of ``store.Store`` returns; raises StoreFailed, after ``seconds`` at the latest."""
+        if self._process is None or self._owner != os.getpid():  # not one that a parent of this process started
+            self._start()
+        try:
+            self._calls += 1
+            assert self._connection is not None
+            self._connection.send((self._calls, method, arguments))
+            return self._answer(self._calls, seconds)
+        except (OSError, EOFError) as error:
+            self._end()
+            raise StoreFailed(f"the process that talks to it ended: {error or type(error).__name__}") from error
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._connection, self._owner, self._calls = Connection(ours.detach()), os.getpid(), 0
+        program = "import sys; from experiments.cell.store import serve; serve(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))"
+        # A session of its own: Ctrl-C is the cell's, which then closes its run.
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program, str(theirs.fileno()), self._uri, str(os.getpid())],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        theirs.close()
+        try:
+            self._answer(0, LOADING)
+        except (OSError, EOFError) as error:
+            self._end()
+            raise StoreFailed("MLflow cannot be loaded: python -c 'import mlflow' says why") from error
+
+    def _answer(self, call: int, seconds: float) -> Any:
+        assert self._connection is not None
+        end = time.monotonic() + seconds
+        while self._connection.poll(max(0.0, end - time.monotonic())):
+            number, failed, content = self._connection.recv()
+            if number == call:  # not of an earlier one, whose answer was not waited for because of Ctrl-C
+                self.hanging = False
+                if failed:
+                    raise StoreFailed(content)
+                return content
+        self.hanging = True
+        self._end()
+        raise StoreFailed(f"no answer within {seconds:.0f} s")
+
+    def _end(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None and self._owner == os.getpid():
+            self._process.kill()
+            self._process.wait()
+        self._process = self._connection = None
+
+
+_process = functools.cache(_Process)
 
 
 class Tracker:
@@ -38,24 +128,20 @@ class Tracker:
         self.uri = uri or tracking_uri()
         self.run_id: str | None = None
         self._warn = warn
-        self._client: Any = None
-        self._lock = contextlib.nullcontext() if (file := _sqlite_file(self.uri)) is None else FileLock(f"{file}.lock")
+        self._born = time.monotonic()
+        self._waited = 0.0
 
     def start(self, experiment: str, name: str, run_id: str | None, tags: Mapping[str, str]) -> str | None:
         """Open a run called ``name``, or continue ``run_id`` if the store still has it; returns its id or None."""
         with self._guard("start a run"):
-            self._client = _client(self.uri)
-            if run_id is not None and self._continue(run_id):
-                self.run_id = run_id
-            else:
-                self.run_id = self._client.create_run(self._experiment(experiment), run_name=name, tags=dict(tags)).info.run_id
+            self.run_id = self._ask("start", experiment, name, run_id, dict(tags))
         return self.run_id
 
     def experiments(self) -> list[str]:
         """Names of the experiments in the store; empty, with the warning given, if it cannot be reached."""
         names: list[str] = []
         with self._guard("list experiments"):
-            names = [found.name for found in _client(self.uri).search_experiments() if found.name != "Default"]
+            names = self._ask("experiments")
         return names
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -64,119 +150,70 @@ class Tracker:
         MLflow refuses to change one. A continued run keeps what it began with, and what is different now (the command,
         a version) becomes the tag ``resumed.<name>``.
         """
-        if self.run_id is None:
-            return
-        from mlflow.entities import Param, RunTag
-
-        cut = {name: str(value)[:_MAX_PARAM] for name, value in values.items()}
-        with self._guard("log parameters"):
-            known = self._client.get_run(self.run_id).data.params
-            self._client.log_batch(
-                self.run_id,
-                params=[Param(name, value) for name, value in cut.items() if name not in known],
-                tags=[RunTag(f"resumed.{name}", value) for name, value in cut.items() if known.get(name, value) != value],
-            )
+        self._log("log parameters", "params", {name: str(value)[:_MAX_PARAM] for name, value in values.items()})
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        from mlflow.entities import RunTag
-
-        self._batch("set tags", tags=[RunTag(key, value) for key, value in values.items()])
+        self._log("set tags", "tags", dict(values))
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log one point of every curve in ``values``."""
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
-        self._batch("log metrics", metrics=[Metric(_metric_name(k), float(v), now, step) for k, v in values.items()])
+        self._log("log metrics", "metrics", {_metric_name(k): float(v) for k, v in values.items()}, now, step)
 
     def table(self, columns: Mapping[str, list[Any]], file: str) -> None:
         """Log columns of equal length as a table; what a continued run logged to the same file before stays above."""
-        if self.run_id is not None:
-            with self._guard(f"store {file}"):
-                self._client.log_table(self.run_id, dict(columns), file)
+        self._log(f"store {file}", "table", dict(columns), file)
 
     def page(self, experiment: str) -> str:
         """Path of an experiment's page below a server's address; "" where the store has none of that name or is away."""
-        if (file := _sqlite_file(self.uri)) is not None and not file.exists():
+        if (file := sqlite_file(self.uri)) is not None and not file.exists():
             return ""  # asking would create it
+        if _process(self.uri).hanging:
+            return ""  # it was waited for once
         with self._guard("find an experiment"):
-            found = _client(self.uri).get_experiment_by_name(experiment)
-            return "" if found is None else f"/#/experiments/{found.experiment_id}"
+            found: str | None = self._ask("find", experiment)
+            return "" if found is None else f"/#/experiments/{found}"
         return ""
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Upload a file."""
-        if self.run_id is not None:
-            with self._guard(f"store {path.name}"):
-                self._client.log_artifact(self.run_id, str(path), folder)
+        self._log(f"store {path.name}", "artifact", str(path.absolute()), folder)
 
     def finish(self, status: str = "FINISHED") -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
-        if self.run_id is not None:
-            with self._guard("close the run"):
-                self._client.set_terminated(self.run_id, status=status)
+        self._log("close the run", "finish", status)
 
-    def _batch(self, what: str, **content: list[Any]) -> None:
+    def _log(self, what: str, method: str, *content: Any) -> None:
         if self.run_id is not None:
             with self._guard(what):
-                self._client.log_batch(self.run_id, **content)
+                self._ask(method, self.run_id, *content)
 
-    def _continue(self, run_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
-
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        begin = time.monotonic()
+        left = CELL + SHARE * (begin - self._born) - self._waited
+        if left <= 0:
+            raise StoreFailed(f"its answers took {self._waited:.0f} s of this cell")
         try:
-            if self._client.get_run(run_id).info.lifecycle_stage != "active":
-                return False
-        except MlflowException:
-            return False  # deleted since, or another store: a new run takes its place
-        self._client.update_run(run_id, status="RUNNING")
-        return True
-
-    def _experiment(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is None:
-            return str(self._client.create_experiment(name, artifact_location=_artifact_location(self.uri, name)))
-        if found.lifecycle_stage != "active":
-            self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+            own = CALL["server" if sqlite_file(self.uri) is None else "file"]
+            return _process(self.uri).call(method, arguments, min(own, left))
+        finally:
+            self._waited += time.monotonic() - begin
 
     @contextlib.contextmanager
     def _guard(self, what: str) -> Iterator[None]:
         """Run a call on the store; a failure is said once and switches tracking off for this cell."""
         try:
-            # One writer at a time on a sqlite file: two runs at once would meet "database is locked", and at the very
-            # first start both would create its tables.
-            with self._lock:
-                yield
+            yield
         except Exception as error:  # noqa: BLE001 - no failure of the mirror may end a cell
             self.run_id = None
             first = public((str(error).strip() or type(error).__name__).splitlines()[0])[:200]  # before it is cut
             self._warn(public(f"MLflow store {self.uri} failed to {what} ({first}); going on without it, the record is complete"))
 
 
-def _client(uri: str) -> Any:
-    # A server that is away must not hold a run up for minutes, as MLflow's seven retries with back-off would.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    file = _sqlite_file(uri)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        uri += ("&" if "?" in uri else "?") + "timeout=60"  # seconds that sqlite waits for a reader's lock
-    return MlflowClient(tracking_uri=uri)
-
-
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a store that is one."""
     return Path(uri.removeprefix("sqlite:///").split("?")[0]) if uri.startswith("sqlite:///") else None
-
-
-def _artifact_location(uri: str, experiment: str) -> str | None:
-    file = _sqlite_file(uri)
-    return None if file is None else (file.resolve().parent / "mlartifacts" / experiment).as_uri()
 
 
 def public(text: str) -> str:

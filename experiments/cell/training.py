@@ -22,6 +22,7 @@ from baselines.checkpoints import load_released, load_what_fits
 from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
+from camera_occupancy_bench.files import replacing
 from experiments import absences, instructions, sources
 from experiments.cell import environment, figures, models
 from experiments.cell.engine import (
@@ -340,7 +341,7 @@ def _training(
         TrainClockHook(keep_time, interval, course.train_seconds),
     ]
     if schedule.ema is not None:
-        hooks.append(AveragedWeightsHook(momentum=schedule.ema))
+        hooks.append(AveragedWeightsHook(momentum=schedule.ema, strict_load=True))
     rank, world = get_dist_info()
     return {
         "train_dataloader": DataLoader(
@@ -441,9 +442,8 @@ def _keep_weights(runner: CellRunner, path: Path) -> None:
     runner.call_hook("before_save_checkpoint", checkpoint=checkpoint)
     model.load_state_dict(checkpoint["state_dict"])
     if runner.rank == 0:
-        temporary = path.with_suffix(".tmp")
-        torch.save({"state_dict": checkpoint["state_dict"]}, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            torch.save({"state_dict": checkpoint["state_dict"]}, file)
 
 
 def _draw(

@@ -15,12 +15,13 @@ from torch.utils.data import Dataset
 
 from baselines.interface import BatchPart, History, Neighbours, OccupancyBatch, OccupancyGrid, RaySupervision
 from experiments.datasets.augmentation import Augmentation, Pixels, check_turns, read_pixels, warped_depth
+from experiments.datasets.geometry import pinhole as pinhole
 from experiments.datasets.layout import CAMERAS, mini_indices
 from experiments.datasets.moments import Moment, Timeline
 from experiments.datasets.parts import Geometry, Shot, camera_chain, history, neighbours, square4
 from experiments.datasets.sight import in_sight
 from experiments.datasets.transforms import ImageTransform, coarsen_labels, distort, read_depth
-from experiments.datasets.unpickle import DataError
+from experiments.datasets.unpickle import DataError, refusing
 
 Frame = TypeVar("Frame")
 _RAYS = 1  # tells the draw of a frame's rays from that of its augmentation
@@ -44,6 +45,10 @@ class Calibration:
     reference_to_lidar: NDArray[np.float64]
     image_size: tuple[int, int] | None = None
 
+    def __post_init__(self) -> None:
+        for what in ("features", "labels", "reference_to_lidar"):
+            _check_rigid(getattr(self, what), f"a camera ({what})" if what != "reference_to_lidar" else "the lidar")
+
     def scaled_pinholes(self, width: int, height: int) -> NDArray[np.float64]:
         """The intrinsics for images of width x height; raises ValueError if those have another shape."""
         if self.image_size is None:
@@ -56,12 +61,18 @@ class Calibration:
         return scaled
 
 
-def pinhole(matrix: Any) -> NDArray[np.float64]:
-    """[3, 3] intrinsics; raises ValueError for other shapes and for NaN or infinity."""
-    intrinsics = np.asarray(matrix, dtype=np.float64)
-    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all():
-        raise ValueError("the intrinsics are no 3x3 matrix, or have NaN or infinite values")
-    return intrinsics
+_APART = 1e3  # metres that no sensor of a car is from its reference frame
+
+
+def _check_rigid(transforms: NDArray[np.float64], what: str) -> None:
+    """Raises ValueError where one of [..., 4, 4] does not only rotate and move, or moves too far."""
+    rotations = transforms[..., :3, :3]
+    if not np.isfinite(transforms).all() or np.abs(rotations @ np.swapaxes(rotations, -1, -2) - np.eye(3)).max() > 1e-3:
+        raise ValueError(f"{what} has no rotation")
+    if (np.linalg.det(rotations) < 0).any():
+        raise ValueError(f"{what} mirrors")
+    if np.abs(transforms[..., :3, 3]).max() > _APART:
+        raise ValueError(f"{what} is {np.abs(transforms[..., :3, 3]).max():.3g} m away")
 
 
 def _mirrored(array: NDArray[Any]) -> NDArray[Any]:
@@ -178,10 +189,12 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self.with_chain = chain
         self.history, self.neighbours = history, neighbours
         self.rays, self.ray_count, self.even_rays = rays, ray_count, even_rays
-        self._all_frames = self._list()
+        with refusing(f"{self._index()}: split {split}", "copy or download it again"):
+            self._all_frames = self._list()
         self._chosen = mini_indices(len(self._all_frames)) if mini else list(range(len(self._all_frames)))
         moved = any(offset != 0 for offset in (*history, *neighbours, *rays))
-        self._timeline = Timeline([self._moment(frame) for frame in self._all_frames]) if moved else None
+        with refusing(f"{self._index()}: the moments of its frames", "copy or download it again"):
+            self._timeline = Timeline([self._moment(frame) for frame in self._all_frames]) if moved else None
         self._pixels: dict[int, Pixels] | None = {} if cache else None
         self._depth: dict[int, NDArray[np.float32]] | None = {} if cache else None
         self._labels: dict[int, Labels] | None = {} if cache else None
@@ -241,6 +254,14 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     def __getitem__(self, key: int | tuple[int, int]) -> OccupancyBatch:
         index, draw = key if isinstance(key, tuple) else (key, 0)
         position = self._chosen[index]
+        with refusing(f"{self._index()}: frame {position}", "copy or download the file again"):
+            return self._sample(index, draw, position)
+
+    def _index(self) -> Path:
+        """What lists the split's frames."""
+        return self.data_root
+
+    def _sample(self, index: int, draw: int, position: int) -> OccupancyBatch:
         frame = self._all_frames[position]
         generator = np.random.default_rng((self.seed, draw, index))
         augmentation = Augmentation.drawn(generator, len(self.camera_names)) if self.augment and self.bevdet else None

@@ -12,6 +12,8 @@ Matrix = NDArray[np.float64]
 
 ORIGIN_LIMIT = 39.0  # metres from the ego origin along x and y
 MAX_ORIGINS = 8
+_FARTHEST = 1e8  # metres
+_FAR = 1e6  # pixels that no focal length or centre has
 
 
 def rotation_from_quaternion(quaternion: Sequence[float]) -> Matrix:
@@ -33,7 +35,7 @@ def rotation_from_quaternion(quaternion: Sequence[float]) -> Matrix:
 def rigid(rotation: ArrayLike, translation: ArrayLike) -> Matrix:
     """[4, 4] transform x -> R x + t from a 3x3 rotation or a quaternion (w, x, y, z) and t in metres.
 
-    Raises ValueError for other shapes and for NaN or infinity.
+    Raises ValueError for other shapes, NaN or infinity, a matrix that does not only rotate, and places that are not on Earth.
     """
     matrix = np.eye(4)
     r = np.asarray(rotation, dtype=np.float64)
@@ -42,9 +44,26 @@ def rigid(rotation: ArrayLike, translation: ArrayLike) -> Matrix:
         raise ValueError(f"rotation of shape {r.shape} and translation of shape {t.shape} are not a rigid transform")
     if not (np.isfinite(r).all() and np.isfinite(t).all()):
         raise ValueError("rotation or translation has NaN or infinite values")
+    if np.abs(t).max() > _FARTHEST:
+        raise ValueError(f"a translation of {np.abs(t).max():.3g} m")
+    if r.shape == (3, 3) and (np.abs(r @ r.T - np.eye(3)).max() > 1e-3 or np.linalg.det(r) < 0):
+        raise ValueError("its 3x3 matrix is no rotation")
     matrix[:3, :3] = rotation_from_quaternion(r.tolist()) if r.shape == (4,) else r
     matrix[:3, 3] = t
     return matrix
+
+
+def pinhole(matrix: Any) -> Matrix:
+    """[3, 3] intrinsics of square axes, without skew; raises ValueError for everything else, NaN and infinity included."""
+    intrinsics = np.asarray(matrix, dtype=np.float64)
+    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all():
+        raise ValueError("the intrinsics are no 3x3 matrix, or have NaN or infinite values")
+    focal, rest = intrinsics[[0, 1], [0, 1]], intrinsics[[0, 1, 2, 2, 2], [1, 0, 0, 1, 2]]
+    if not ((focal > 0) & (focal < _FAR)).all() or np.abs(intrinsics[:2, 2]).max() > _FAR:
+        raise ValueError(f"the intrinsics have focal lengths {focal.tolist()} and the centre {intrinsics[:2, 2].tolist()}")
+    if np.abs(rest - (0, 0, 0, 0, 1)).max() > 1e-6:
+        raise ValueError("the intrinsics are no pinhole camera's: (fx, 0, cx), (0, fy, cy), (0, 0, 1) are expected")
+    return intrinsics
 
 
 def lidar_to_ego(info: dict[str, Any]) -> Matrix:

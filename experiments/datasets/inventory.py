@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from experiments.datasets.layout import is_below
 from experiments.datasets.layouts import layout_of
-from experiments.datasets.unpickle import DataError
+from experiments.datasets.unpickle import DataError, refusing
 
 LABELS, IMAGES = "labels", "images"
 
@@ -63,7 +63,8 @@ def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
     published = next(iter(counts.values()), None)
     path = known.index(data_root, split)
     try:
-        frames = list(known.frame_files(data_root, split))
+        with refusing(str(path), "copy or download it again"):
+            frames = list(known.frame_files(data_root, split))
     except DataError as error:
         problem = str(error) if path.exists() else f"{path.relative_to(data_root)} is missing"
         parts = (
@@ -103,7 +104,7 @@ def _known(counts: dict[str, int]) -> str:
 def _listed(name: str, files: list[Path], source: str, data_root: Path) -> Part:
     missing = tuple(file for file in files if not file.is_file())
     problem = f"{len(missing)} of {len(files)} files are missing" if missing else ""
-    outside = next((file for file in missing if not _is_below(file, data_root)), None)
+    outside = next((file for file in missing if not is_below(file, data_root)), None)
     if outside is not None:
         problem += f"; {outside} is outside of the data root: the index was made for the folders of another machine"
         source = (
@@ -111,11 +112,6 @@ def _listed(name: str, files: list[Path], source: str, data_root: Path) -> Part:
             f"the data root, or make the index with paths that begin with ./data/nuscenes/. If they are not here: {source}"
         )
     return Part(name, len(files) - len(missing), len(files), source, problem, missing)
-
-
-def _is_below(file: Path, folder: Path) -> bool:
-    """By name; links are not followed, as a data set may consist of them."""
-    return Path(os.path.normpath(file)).is_relative_to(os.path.normpath(folder))
 
 
 def _unlisted(name: str, folder: Path, source: str, index_name: str) -> Part:

@@ -16,18 +16,16 @@ from experiments.datasets import layout_kitti360 as layout
 from experiments.datasets.dataset_kitti360 import DATASET
 from experiments.datasets.frames import Calibration, Labels, OccupancyFrames, pinhole
 from experiments.datasets.prepare_kitti360 import check_against_raw
-from experiments.datasets.unpickle import DataError
-from renderers.arrays import ArrayFileError, read_npy
+from experiments.datasets.unpickle import DataError, refusing
+from renderers.arrays import read_npy
 
 
 def read_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
     """Class ids [X, Y, Z] of a prepared label, of any number type; raises DataError naming the file."""
     if not path.is_file():
         raise DataError(f"label {path} is missing: {layout.PREPARE}")
-    try:
+    with refusing(f"label {path}", f"delete it; {layout.PREPARE}"):
         stored = read_npy(path)
-    except (OSError, ArrayFileError) as error:
-        raise DataError(f"label {path} cannot be read ({error}): delete it; {layout.PREPARE}") from error
     if stored.dtype.kind not in "iuf" or stored.shape != grid.shape:
         raise DataError(f"label {path} is {stored.dtype} {list(stored.shape)}, expected numbers {list(grid.shape)}")
     with np.errstate(invalid="ignore"):

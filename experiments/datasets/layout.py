@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,8 @@ from experiments.datasets.moments import Moment
 from experiments.datasets.unpickle import DataError, load_infos
 
 SPLITS = ("train", "val")
+OUTSIDE = "OCC_OUTSIDE_DATA_ROOT"
+"""The environment variable that, being 1, allows info files to name files outside of the data root."""
 MINI_SHARE = 0.2
 MINI_SEED = 2025
 PUBLISHED = "RenderOcc publishes it (github.com/pmj110119/RenderOcc, docs/prepare_datasets.md)"
@@ -99,6 +102,8 @@ def read_infos(data_root: str | Path, split: str) -> list[dict[str, Any]]:
 
 def field(info: dict[str, Any], key: str, where: Path) -> Any:
     """``info[key]``; raises DataError naming the pickle and the frame if the key is not there."""
+    if not isinstance(info, dict):
+        raise DataError(f"{where} has a {type(info).__name__} where '{key}' should stand")
     if key not in info:
         raise DataError(f"{where} has no '{key}' in the entry of {info.get('token', info.get('data_path', 'a frame'))}")
     return info[key]
@@ -118,21 +123,37 @@ def resolve(data_root: str | Path, stored: str) -> Path:
 def found(data_root: str | Path, path: Path) -> Path:
     """A file of nuScenes that a pickle names: ``path`` if it is there, else the one below the data root with the same end.
 
-    Pickles made elsewhere name files by the paths of that machine; from samples/ or sweeps/ on they are nuScenes' own.
+    Pickles made elsewhere name files by the paths of that machine; from samples/ or sweeps/ on they are nuScenes' own. Raises
+    DataError for a file that is there, but not below the data root, unless the environment variable ``OUTSIDE`` allows it.
     """
+    inside = is_below(path, data_root)
     for folder in ("samples", "sweeps"):
         if folder in path.parts:
             start = len(path.parts) - 1 - path.parts[::-1].index(folder)
             own = Path(data_root, "nuscenes", *path.parts[start:])
-            if own != path and not path.is_file() and own.is_file():
+            if own != path and own.is_file() and is_below(own, data_root) and not (path.is_file() and (inside or _allowed())):
                 return own
+    if not inside and not _allowed() and path.exists():
+        raise DataError(
+            f"an info file names {path}, which is outside of the data root {data_root}: put or link it there, or allow such "
+            f"paths with the environment variable {OUTSIDE}=1, if you trust the file"
+        )
     return path
+
+
+def is_below(file: Path, folder: str | Path) -> bool:
+    """By name; links are not followed, as a data set may consist of them."""
+    return Path(os.path.abspath(file)).is_relative_to(os.path.abspath(folder))
+
+
+def _allowed() -> bool:
+    return os.environ.get(OUTSIDE) == "1"
 
 
 def label_path(data_root: str | Path, info: dict[str, Any], where: Path) -> Path:
     """gts/<scene>/<token>/labels.npz: the last two components of ``occ_path`` (GaussRender pipeline.py:448-463)."""
     parts = PurePosixPath(str(field(info, "occ_path", where))).parts[-2:]
-    if len(parts) != 2:
+    if len(parts) != 2 or ".." in parts:
         raise DataError(f"{where}: 'occ_path' of {info.get('token', 'a frame')} does not end in <scene>/<token>")
     scene, token = parts
     return Path(data_root) / "gts" / scene / token / "labels.npz"

@@ -32,6 +32,8 @@ ROW = 12
 """Bytes of a point."""
 
 NUM_CLASSES = 17
+MAX_DEPTH, MAX_PIXEL = 1e4, 1e5
+"""Metres and pixels beyond which there is no point."""
 
 # Class of each raw id of nuScenes-lidarseg (gen_seg_gt_from_lidarseg.py:185-192). Noise (0) and the recording car (31) are
 # "others" there, and so they are here.
@@ -63,8 +65,11 @@ def read_rows(path: Path) -> NDArray[np.float32]:
 def read_depths(path: Path) -> NDArray[np.float32]:
     """Rows (u, v, depth) [n, 3] of a file; raises DataError like ``read_rows`` and for a depth that is not positive."""
     rows = read_rows(path)
-    if len(rows) and rows[:, 2].min() <= 0:
-        raise DataError(f"lidar points {path} have a depth of {rows[:, 2].min():g} m: delete the file; {GET}")
+    for wrong in (rows[:, 2].min(initial=1.0), rows[:, 2].max(initial=1.0)):
+        if not 0 < wrong <= MAX_DEPTH:
+            raise DataError(f"lidar points {path} have a depth of {wrong:g} m: delete the file; {GET}")
+    if np.abs(rows[:, :2]).max(initial=0.0) > MAX_PIXEL:
+        raise DataError(f"lidar points {path} lie outside of every image: delete the file; {GET}")
     return rows
 
 

@@ -11,7 +11,7 @@ from experiments.datasets import layout
 from experiments.datasets.dataset import DataSet
 from experiments.datasets.moments import Timeline
 from experiments.datasets.registry import DATASETS
-from experiments.datasets.unpickle import DataError
+from experiments.datasets.unpickle import DataError, refusing
 
 
 def layout_of(dataset: str) -> DataSet:
@@ -41,7 +41,8 @@ def describe(data_root: str | Path) -> list[FoundSplit]:
             try:
                 if not known.index(root, split).exists():
                     continue
-                complete = [all(file.is_file() for file in files) for files in known.frame_files(root, split)]
+                with refusing(str(known.index(root, split)), "copy or download it again"):
+                    complete = [all(file.is_file() for file in files) for files in known.frame_files(root, split)]
             except DataError as error:
                 found.append(FoundSplit(known.title, split, 0, 0, str(error)))
                 continue
@@ -83,12 +84,13 @@ def look(
     reads  parts of a batch that are read too -> the moments that they show (``Recipe.parts``)
     """
     known, root = layout_of(dataset), Path(data_root)
-    names = list(known.frame_files(root, split))  # reads the index with all its checks
-    listing = known.listing(root, split)
-    frames = [{file: _size(file) for file in files} for files in names]
-    chosen = list(layout.mini_indices(len(frames)) if mini else range(len(frames)))
-    read = [frames[index] for index in chosen]
-    parts = _part_files(known, root, split, names, chosen, reads or {})
+    with refusing(str(known.index(root, split)), "copy or download it again"):
+        names = list(known.frame_files(root, split))  # reads the index with all its checks
+        listing = known.listing(root, split)
+        frames = [{file: _size(file) for file in files} for files in names]
+        chosen = list(layout.mini_indices(len(frames)) if mini else range(len(frames)))
+        read = [frames[index] for index in chosen]
+        parts = _part_files(known, root, split, names, chosen, reads or {})
     sizes = {part: {file: _size(file) for file in files} for part, files in parts.items()}
     return SplitFiles(_fingerprint(listing, frames), _fingerprint(listing, read), read, sizes)
 

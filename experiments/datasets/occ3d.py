@@ -19,19 +19,17 @@ from experiments.datasets.geometry import lidar_to_ego, lidar_to_global, ray_ori
 from experiments.datasets.layout import CAMERAS, GET_LABELS, field, info_path, label_path, moment_of, read_infos, resolve
 from experiments.datasets.lidar_pixels import LidarPixelFrames
 from experiments.datasets.moments import Moment
-from experiments.datasets.unpickle import DataError
-from renderers.arrays import ArrayFileError, read_npz
+from experiments.datasets.unpickle import DataError, refusing
+from renderers.arrays import read_npz
 
 
 def read_labels(path: Path, grid: OccupancyGrid) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Class ids and camera mask [X, Y, Z] of a ``labels.npz``; raises DataError naming the file."""
     if not path.is_file():
         raise DataError(f"label {path} is missing: {GET_LABELS}")
-    try:
+    with refusing(f"label {path}", "copy or download it again"):
         arrays = read_npz(path)
         labels, visible = arrays["semantics"], arrays["mask_camera"]
-    except (OSError, ArrayFileError, KeyError) as error:
-        raise DataError(f"label {path} cannot be read ({error}): copy or download it again") from error
     for name, array in (("semantics", labels), ("mask_camera", visible)):
         if array.shape != grid.shape or array.dtype.kind not in "biu":
             raise DataError(f"label {path}: {name} is {array.dtype} {list(array.shape)}, expected integers {list(grid.shape)}")
@@ -69,6 +67,9 @@ class Occ3DNuScenes(LidarPixelFrames[dict[str, Any]]):
 
     def _official_grid(self) -> OccupancyGrid:
         return DATASET.grid()
+
+    def _index(self) -> Path:
+        return self.pickle
 
     def _list(self) -> list[dict[str, Any]]:
         return read_infos(self.data_root, self.split)

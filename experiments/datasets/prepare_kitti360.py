@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from camera_occupancy_bench.files import replacing
 from experiments.datasets import layout_kitti360 as layout
 from experiments.datasets.layout_kitti360 import Frame
 from experiments.datasets.unpickle import DataError
@@ -41,14 +41,8 @@ def prepare(data_root: Path, frame: Frame) -> Path:
     """
     classes = _classes(data_root, frame)
     target = layout.label_path(data_root, frame)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, classes)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as temporary, temporary.open("wb") as file:
+        np.save(file, classes)
     return target
 
 

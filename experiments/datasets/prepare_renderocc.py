@@ -8,7 +8,6 @@ occlusion nor for lying on the recording car.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.datasets.geometry import lidar_to_global, rigid
+from camera_occupancy_bench.files import replacing
+from experiments.datasets.geometry import lidar_to_global, pinhole, rigid
 from experiments.datasets.layout import CAMERAS, field, info_path, read_infos, resolve
 from experiments.datasets.layout_lidar_pixels import CLASS_OF_RAW, CLASSES, DEPTH, ROW, path_of
-from experiments.datasets.unpickle import DataError
+from experiments.datasets.unpickle import DataError, refusing
 
 _GET_LIDAR = "unpack the lidar key frames of nuScenes' trainval set (nuscenes.org/nuscenes, Download) below the data root"
 _GET_LIDARSEG = "unpack nuScenes-lidarseg (nuscenes.org/nuscenes, Download) into nuscenes/ of the data root"
@@ -105,15 +105,13 @@ def prepare(data_root: Path, sweep: Sweep, labelled: bool = True) -> None:
     classes = _classes(data_root, sweep, len(points)) if labelled else None
     for name, image in zip(CAMERAS, _images(data_root, sweep), strict=True):
         camera = sweep.info["cams"][name]
-        try:
+        with refusing(f"{sweep.pickle}: calibration of {name} in {sweep.info.get('token')}", "copy or download the file again"):
             to_global = rigid(camera["ego2global_rotation"], camera["ego2global_translation"]) @ rigid(
                 camera["sensor2ego_rotation"], camera["sensor2ego_translation"]
             )
             to_camera = np.linalg.inv(to_global) @ lidar_to_global(sweep.info)
-            pinhole = np.asarray(camera["cam_intrinsic"], np.float64).reshape(3, 3)
-        except (KeyError, ValueError, np.linalg.LinAlgError) as error:
-            raise DataError(f"{sweep.pickle}: calibration of {name} in {sweep.info.get('token')} is unusable: {error}") from error
-        pixels, chosen = in_image(points, to_camera, pinhole, _image_size(image))
+            intrinsics = pinhole(camera["cam_intrinsic"])
+        pixels, chosen = in_image(points, to_camera, intrinsics, _image_size(image))
         _write(data_root, image, DEPTH, pixels)
         if classes is not None:
             _write(data_root, image, CLASSES, np.column_stack([pixels[:, :2], classes[chosen]]))
@@ -178,14 +176,8 @@ def _image_size(path: Path) -> tuple[int, int]:
 
 
 def _write(data_root: Path, image: Path, folder: str, rows: NDArray[np.float64]) -> None:
-    target = path_of(data_root, image, folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path_of(data_root, image, folder)) as temporary:
         rows.astype("<f4").tofile(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _size(path: Path) -> int:

@@ -19,8 +19,8 @@ from experiments.datasets.geometry import rigid
 from experiments.datasets.layout import CAMERAS
 from experiments.datasets.lidar_pixels import LidarPixelFrames
 from experiments.datasets.moments import Moment
-from experiments.datasets.unpickle import DataError
-from renderers.arrays import ArrayFileError, read_npy
+from experiments.datasets.unpickle import DataError, refusing
+from renderers.arrays import read_npy
 
 
 def read_sparse_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
@@ -31,10 +31,8 @@ def read_sparse_labels(path: Path, grid: OccupancyGrid) -> NDArray[np.uint8]:
     """
     if not path.is_file():
         raise DataError(f"label {path} is missing: {layout.GET_LABELS}")
-    try:
+    with refusing(f"label {path}", "copy or download it again"):
         rows = read_npy(path)
-    except (OSError, ArrayFileError) as error:
-        raise DataError(f"label {path} cannot be read ({error}): copy or download it again") from error
     if rows.dtype.kind not in "iu" or rows.ndim != 2 or rows.shape[1] != 4:
         found = f"{rows.dtype} {list(rows.shape)}"
         raise DataError(f"label {path} is {found}, expected integers [n, 4] (x, y, z, class){_other(rows)}")
@@ -80,6 +78,9 @@ class SurroundOccNuScenes(LidarPixelFrames[layout.KeyFrame]):
 
     def _official_grid(self) -> OccupancyGrid:
         return DATASET.grid()
+
+    def _index(self) -> Path:
+        return self.pickle
 
     def _list(self) -> list[layout.KeyFrame]:
         return layout.read_frames(self.data_root, self.split)

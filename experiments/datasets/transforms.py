@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +14,14 @@ import cv2
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from PIL import Image
 
 from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npy
 
 Float = NDArray[np.float32]
+_MAX_PIXELS = 1 << 26  # of a camera's image
+_MAX_DEPTH = 1e6  # metres; estimated depth is far beyond what a camera sees where the disparity is nearly none
 
 
 @dataclass(frozen=True)
@@ -93,13 +100,50 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if not path.is_file():
         raise DataError(f"image {path} is missing: check the data root, or download this part of the data set again")
     try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error as error:  # a header that names an enormous size
+        with Image.open(path) as header:  # the decoder would take the memory for what it names before it finds nothing
+            width, height = header.size
+        if width * height > _MAX_PIXELS:
+            raise ValueError(f"it says that it has {width}x{height} pixels")
+        image, said = _decoded(path)
+        if wrong := _CORRUPT.search(said):
+            if "remature end" in said:
+                raise DataError(f"image {path} is cut off: copy or download it again")
+            raise ValueError(wrong.group().strip())
+    except DataError:
+        raise
+    except Exception as error:
         why = " ".join(str(error).split())[:200]
         raise DataError(f"image {path} cannot be decoded ({why}): copy or download it again") from None
     if image is None:
         raise DataError(f"image {path} cannot be decoded: copy or download it again")
     return image  # type: ignore[return-value]
+
+
+_CORRUPT = re.compile(r"(Corrupt JPEG data: (?!\d+ extraneous)|Premature end of JPEG).*")
+_STREAM = threading.Lock()
+
+
+def _decoded(path: Path) -> tuple[Any, str]:
+    """The image, None where there is none, and what its decoder says: it fills with grey what a file lacks, and tells the
+    standard error stream alone."""
+    with _STREAM:
+        sys.stderr.flush()
+        try:
+            own = os.dup(2)
+        except OSError:  # there is no such stream
+            return cv2.imread(str(path), cv2.IMREAD_COLOR), ""
+        heard = os.memfd_create("decoder")
+        try:
+            os.dup2(heard, 2)
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            said = os.pread(heard, 1 << 16, 0).decode(errors="replace")
+            os.close(heard)
+    if said and not _CORRUPT.search(said):
+        sys.stderr.write(said)  # of OpenCV on something else, or of another thread
+    return image, said
 
 
 def read_depth(path: Path, width: int, height: int, source: str) -> Float:
@@ -122,6 +166,8 @@ def read_depth(path: Path, width: int, height: int, source: str) -> Float:
     depth = np.ascontiguousarray(stored[:height, :width], dtype=np.float32)
     if not np.isfinite(depth).all() or depth.min() < 0:
         raise DataError(f"depth {path} has NaN, infinite or negative values: metres are expected, and 0 where depth is unknown")
+    if depth.max(initial=0.0) > _MAX_DEPTH:
+        raise DataError(f"depth {path} has {depth.max():g} m: metres are expected, and 0 where depth is unknown")
     return depth
 
 

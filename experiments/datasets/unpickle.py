@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.pickles import PickleError, PlainUnpickler, RefusedGlobal, Unfinished
+from camera_occupancy_bench.files import WriteError
 
 
 class DataError(ValueError):
     """Data on disk is missing, damaged or not what the official layout says; the message names the file."""
+
+
+@contextmanager
+def refusing(what: str, remedy: str) -> Iterator[None]:
+    """Whatever goes wrong within, where ``what`` is read, as a DataError that names it: a file holds what somebody else wrote,
+    and the ways in which that can be something else are not to be counted."""
+    try:
+        yield
+    except (DataError, WriteError):
+        raise
+    except Exception as error:
+        problem = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise DataError(f"{what} cannot be read ({' '.join(problem.split())[:300]}): {remedy}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,5 +79,6 @@ def load_infos(path: str | Path, published: str = "it belongs to the data set") 
         return PlainUnpickler(path.read_bytes(), _MAKERS).content()
     except RefusedGlobal as error:
         raise DataError(f"{path} is not a plain data pickle: refused {error}, which could run code") from None
-    except PickleError as error:
-        raise DataError(f"{path} is damaged, or no plain data ({error}): copy or download it again") from error
+    except Exception as error:
+        problem = str(error) or type(error).__name__
+        raise DataError(f"{path} is damaged, or no plain data ({problem}): copy or download it again") from error

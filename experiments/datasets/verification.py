@@ -108,7 +108,7 @@ class Notes:
     """
 
     def __init__(self, folder: Path, dataset: str, data_root: Path, split: str, files: list[list[Path]]) -> None:
-        root = data_root.resolve()
+        root = Path(os.path.realpath(data_root))
         place = hashlib.sha256(str(root).encode()).hexdigest()[:12]
         self.path = folder / f"{dataset}-{split}-{place}.jsonl"
         self._index = hashlib.sha256(layout_of(dataset).listing(root, split)).hexdigest()

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from camera_occupancy_bench import files
+
 from .config import Layout, ToyWorldConfig
 
 __all__ = ["DrivingWorld", "ToyWorldConfig", "Written", "ensure", "ensure_at", "fingerprint", "summary"]
@@ -56,7 +58,7 @@ def _ensure(root: Path, name: str, build: Callable[[Path], None]) -> Path:
     """``root``, with what ``build`` writes into a new folder unless it holds the data set with the fingerprint ``name``."""
     from filelock import FileLock
 
-    root = root.expanduser().resolve()
+    root = Path(os.path.realpath(root.expanduser()))
     if _holds(root, name):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ class Written:
 
         def build(root: Path) -> None:
             self.write(root, **fields)
-            (root / _SUMMARY).write_text(json.dumps({"fingerprint": name, "frames": {}}) + "\n")
+            files.write(root / _SUMMARY, json.dumps({"fingerprint": name, "frames": {}}) + "\n")
 
         return _ensure(default_cache() / "toyworld" / name, name, build)
 
@@ -170,4 +172,4 @@ def _build(config: ToyWorldConfig, root: Path) -> None:
         "frames": {split: scenes * frames for split, (scenes, frames) in splits.items()},
         "visible_voxels": counts,
     }
-    (root / _SUMMARY).write_text(json.dumps(note, indent=1) + "\n")
+    files.write(root / _SUMMARY, json.dumps(note, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from camera_occupancy_bench.commandline import READING, require
+from camera_occupancy_bench.commandline import READING, finish, require
 
 require(__name__, (*READING, "numba", "scipy", "cv2"))
 
@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     interrupted = "interrupted; a world that is not whole is made again"
-    return guarded(app, words, "python -m experiments.toyworld", interrupted, (ValueError, OSError))
+    return guarded(app, words, "python -m experiments.toyworld", interrupted, (ValueError,))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from camera_occupancy_bench.commandline import Parser
+from camera_occupancy_bench.commandline import Parser, finish
 from renderers.cpu.native import usable_targets
 from renderers.cpu.toolchain import RAYS, SPLATS, BuildError, ensure
 
@@ -27,4 +27,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(finish(main))

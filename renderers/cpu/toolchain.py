@@ -16,12 +16,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from camera_occupancy_bench.files import replacing
 
 FOLDER = Path(__file__).parent
 FLAGS = (
@@ -80,14 +81,9 @@ def ensure(target: str, quiet: bool = True, op: Op = SPLATS) -> Path:
         if not quiet:
             print(f"renderers.cpu: compiling {op.name} for {target} with {command[0]} ...", file=sys.stderr, flush=True)
         start = time.perf_counter()
-        handle, partial = tempfile.mkstemp(dir=folder, prefix=".op-", suffix=".partial")
-        os.close(handle)
-        try:
+        with replacing(path) as partial:
             units = [str(op.folder / name) for name in op.sources if name.endswith(".cpp")]
-            _compile([*command, *FLAGS, *TARGETS[target], *units, "-o", partial], path.with_suffix(".log"))
-            os.replace(partial, path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+            _compile([*command, *FLAGS, *TARGETS[target], *units, "-o", str(partial)], path.with_suffix(".log"))
         for old in folder.glob(f"_{op.name}-{target}-*"):
             if old.stem != path.stem:
                 old.unlink(missing_ok=True)  # a process that has it loaded keeps it

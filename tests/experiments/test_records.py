@@ -52,8 +52,8 @@ def test_a_failed_write_leaves_the_old_record_whole(tmp_path: Path, monkeypatch:
     def full_disk(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiments.records.os.fsync", full_disk)
-    with pytest.raises(RecordError, match=r"r\.json: No space left on device"):
+    monkeypatch.setattr("camera_occupancy_bench.files.os.fsync", full_disk)
+    with pytest.raises(RecordError, match=r"r\.json cannot be written \(No space left on device\); free some space"):
         records.save(make_record(metrics={"mIoU": 99.0}), path)
     assert records.load(path).metrics == {"mIoU": 12.5}
     assert [p.name for p in path.parent.iterdir()] == ["r.json"]

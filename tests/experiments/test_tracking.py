@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
+import urllib.request
 import uuid
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from experiments.cell import tracking
 from experiments.cell.tracking import Tracker, public, tracking_uri
 from experiments.records import ROOT
 
@@ -162,3 +171,113 @@ def test_a_servers_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:hunter%402@127.0.0.1:1")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "other-secret")
     assert public("refused for hunter%402 and hunter@2, with other-secret") == "refused for *** and ***, with ***"
+
+
+def trickle(server: socket.socket) -> None:
+    """Answer every request with a byte every half second, for ever."""
+
+    def answer(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.5)
+
+    with contextlib.suppress(OSError):
+        while True:
+            threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
+
+
+def test_a_server_that_never_ends_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tracking.CALL, "server", 2.0)
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=trickle, args=(server,), daemon=True).start()
+        tracker = Tracker(said.append, f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert tracker.start("table_x", "cell", None, {}) is None
+        begin = time.monotonic()
+        assert tracker.page("table_x") == ""  # not waited for again
+        tracker.finish()
+        assert time.monotonic() - begin < 1
+    assert len(said) == 1 and "failed to start a run (no answer within 2 s); going on without it" in said[0]
+
+
+def test_a_lock_that_another_process_keeps_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(tracking.CALL, "file", 2.0)
+    said: list[str] = []
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with FileLock(tmp_path / "mlflow.db.lock"):
+        assert Tracker(said.append, uri).start("table_x", "cell", None, {}) is None
+    assert len(said) == 1 and "no answer within 2 s" in said[0]
+
+
+def test_a_cells_calls_have_a_deadline_together(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    tracker = Tracker(said.append, uri)
+    assert tracker.start(table(), "cell", None, {}) is not None
+    monkeypatch.setattr(tracking, "CELL", 0.0)
+    monkeypatch.setattr(tracking, "SHARE", 0.0)
+    tracker.metrics({"a": 1.0})
+    assert tracker.run_id is None and len(said) == 1 and "its answers took" in said[0]
+
+
+def test_a_store_that_was_given_up_is_asked_again_by_the_next_cell(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    first = Tracker(said.append, uri)
+    assert first.start(name := table(), "cell", None, {}) is not None
+    monkeypatch.setitem(tracking.CALL, "file", 0.0)
+    first.metrics({"a": 1.0})
+    monkeypatch.undo()
+    assert first.run_id is None and len(said) == 1
+    second = Tracker(said.append, uri)
+    assert second.start(name, "next", None, {}) is not None and second.page(name) != ""
+    assert len(said) == 1
+
+
+@pytest.mark.slow
+def test_sixteen_cells_at_once_on_a_new_server_lose_no_run(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path / "artifacts")]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2", *words]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path)
+    try:
+        uri, end = f"http://127.0.0.1:{port}", time.monotonic() + 300
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5):
+                break
+            time.sleep(0.5)
+        program = (
+            "import sys; from experiments.cell.tracking import Tracker\n"
+            "t = Tracker(sys.exit, sys.argv[1]); t.experiments(); print('ready', flush=True); sys.stdin.readline()\n"
+            "t.start('table_x', sys.argv[2], None, {}); t.metrics({'a': 1.0}); t.finish()"
+        )
+        cells = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, uri, f"cell{number}"],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(16)
+        ]
+        for cell in cells:
+            assert cell.stdout is not None and cell.stdout.readline() == "ready\n"
+        for cell in cells:
+            assert cell.stdin is not None
+            cell.stdin.write("\n")
+            cell.stdin.flush()
+        assert [(cell.communicate()[1], cell.returncode) for cell in cells] == [("", 0)] * 16
+        client = MlflowClient(tracking_uri=uri)
+        found = client.search_runs([client.get_experiment_by_name("table_x").experiment_id])
+        assert sorted(run.info.run_name for run in found) == sorted(f"cell{number}" for number in range(16))
+        assert all(run.info.status == "FINISHED" and run.data.metrics == {"a": 1.0} for run in found)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()

@@ -235,7 +235,7 @@ def test_compile_error_names_line_and_log(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(toolchain, "FLAGS", [*toolchain.FLAGS, "-include", "no_such_header.h"])
     with pytest.raises(toolchain.BuildError, match=r"no_such_header\.h.*whole output is in .*\.log") as caught:
         toolchain.ensure("portable")
-    assert list(tmp_path.glob("*.log")) and not list(tmp_path.glob("*.so")) and not list(tmp_path.glob(".op-*"))
+    assert list(tmp_path.glob("*.log")) and not list(tmp_path.glob("*.so")) and not list(tmp_path.glob("*.tmp"))
     assert caught.value.remedy
 
 

@@ -9,6 +9,7 @@ import pytest
 from built import run_with
 
 from experiments import records
+from experiments.datasets.layouts import layout_of
 from experiments.records import Hardware, Record
 from experiments.spec import load_table
 from reports import publish
@@ -22,6 +23,7 @@ def make_record() -> Make:
 
     def make(root: Path, row: str, seed: int, miou: float, table: str = "table_occ3d", **changes: object) -> Path:
         spec = load_table(table)
+        empty = layout_of(spec.dataset).empty
         fields = {"preset": "toy", "renderer": "cpu", "overrides": {}, "data_fingerprint": "toyworld-test"} | changes
         cell = spec.cell(spec.row(row), fields["renderer"], fields["preset"], seed, fields["overrides"])
         record = Record(
@@ -31,7 +33,7 @@ def make_record() -> Make:
                 "seed": seed,
                 "metrics": {"mIoU": miou, "IoU": 2 * miou, "image_mIoU": miou + 5, "depth_l1": 1.5},
                 "per_class": {
-                    "mIoU": {"car": miou + 1, "truck": miou - 1, "free": 90.0},
+                    "mIoU": {"car": miou + 1, "truck": miou - 1, empty: 90.0},
                     "image_mIoU": {"car": miou + 6, "truck": miou + 4},
                 },
                 "checks": {} if row == "prior" else {"mIoU_shuffled_images": miou / 2},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.records import RecordError
 from experiments.spec import SpecError, load_table
 from reports.summary import QUOTED, RERUN, Group, ReportError, Summary, summarise
 
@@ -103,7 +104,7 @@ def test_records_that_must_not_be_averaged(project, make_record) -> None:
     variant.unlink()
     copy = root / "table_occ3d/toy/copy.json"
     copy.write_bytes((root / "table_occ3d/toy/tpvformer--cpu--seed0.json").read_bytes())
-    with pytest.raises(ReportError, match="two records of seed 0"):
+    with pytest.raises(RecordError, match=r"copy\.json holds the record of tpvformer--cpu--seed0\.json"):
         summary(project)
 
 

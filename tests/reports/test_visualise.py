@@ -220,7 +220,7 @@ def test_a_recording_holds_every_frame_s_known_voxels_and_its_cameras(tmp_path: 
     )
     for kind in kinds:
         setattr(viewer, kind, lambda *a, _kind=kind, **named: (_kind, named))
-    visualise.record(viewer, [frame(3), frame(4)], tmp_path / "x.rrd")
+    visualise.record(viewer, [frame(3), frame(4)], "x", tmp_path / "x.rrd")
     for index in (3, 4):
         boxes = {path: what[1] for at, path, what in logged if at == index and what[0] == "Boxes3D"}
         assert set(boxes) == {f"world/{who}/{name}" for who in ("predicted", "true") for name in ("car", "driveable_surface")}
