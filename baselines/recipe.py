@@ -53,7 +53,7 @@ class Recipe:
     frames         of such a field that shows other moments, which: key frames of the scene counted from the batch's own, -1 the
                    one before it. Of fields that are not here, ``FRAMES``
     rays           by size, how many rays are drawn of a frame for ``rays``; of sizes that are not here, all there are
-    views          by size, how many moments besides the batch's own are drawn for ``views``, of those in ``frames`` that the scene
+    views          by size, how many moments besides the own are drawn for ``views``, of those in ``frames`` that the scene
                    has; of sizes that are not here, all
     view_size      by size, (width, height) of the label maps of ``views``; of sizes that are not here, that of the images
     even_rays      rays are drawn alike, whatever their class; False: rare classes more, and other moments less

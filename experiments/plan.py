@@ -361,8 +361,9 @@ def toy_data(table: TableSpec, preset: str, overrides: dict[str, Any] | None = N
     root: Path = toy(table).ensure(changed_preset(table.preset(preset), overrides or {}).data.toyworld)
     dataset = DATASETS.load(table.dataset)
     for name in dict.fromkeys(of.made for part, of in dataset.part_files.items() if part in reads and of.made):
-        for split in dataset.splits:
-            for made, make in DATASETS.part(dataset.preparations[name].steps)(root, split):
+        preparation = dataset.preparations[name]
+        for split in preparation.splits or dataset.splits:
+            for made, make in DATASETS.part(preparation.steps)(root, split):
                 if not made:
                     make()
     return root

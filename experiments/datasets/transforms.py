@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npy
 
 Float = NDArray[np.float32]
+Kind = TypeVar("Kind", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,15 @@ class ImageTransform:
 
     def apply_to_depth(self, depth: Float) -> Float:
         """Resize (to the nearest pixel) and crop of a native [h, w] depth image to [height, width], as ``apply``."""
-        native_height, native_width = depth.shape
+        return self.apply_to_map(depth, cv2.INTER_NEAREST_EXACT)
+
+    def apply_to_map(self, values: NDArray[Kind], interpolation: int) -> NDArray[Kind]:
+        """The same of any native [h, w] image of one channel, with one of OpenCV's interpolations."""
+        native_height, native_width = values.shape
         rows = self._scaled_rows(native_width, native_height)
         if (native_width, native_height) != (self.width, rows):
-            depth = cv2.resize(depth, (self.width, rows), interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
-        return depth[rows - self.height :]
+            values = cv2.resize(values, (self.width, rows), interpolation=interpolation)  # type: ignore[call-overload]
+        return values[rows - self.height :]
 
     def normalise(self, image: NDArray[Any]) -> Float:
         """(image - mean) / std of a [h, w, 3] image as [3, h, w] float32."""
