@@ -117,7 +117,8 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     A subclass lists its frames and reads one: ``_list``, ``_image_paths``, ``_calibration``, ``_read_labels``, ``_meta``,
     ``_depth_paths`` where there is depth, ``_moment`` and ``_to_global`` where there are poses, ``_read_rays`` where there are
     rays, ``_read_views`` where there are labels of images. Raises DataError, naming the file, for whatever is missing or damaged,
-    and where a part is asked of a data set that does not have it, mirroring of one with several cameras, or ``bevdet`` of one whose grid does not lie about 0.
+    and where a part is asked of a data set that does not have it, mirroring of one with several cameras, or ``bevdet`` of one
+    whose grid does not lie about 0.
     """
 
     camera_names: tuple[str, ...] = CAMERAS

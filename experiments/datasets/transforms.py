@@ -15,7 +15,7 @@ from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npy
 
 Float = NDArray[np.float32]
-Kind = TypeVar("Kind", bound=np.generic)
+Kind = TypeVar("Kind", np.uint8, np.float32)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ImageTransform:
         native_height, native_width = values.shape
         rows = self._scaled_rows(native_width, native_height)
         if (native_width, native_height) != (self.width, rows):
-            values = cv2.resize(values, (self.width, rows), interpolation=interpolation)  # type: ignore[call-overload]
+            values = cv2.resize(values, (self.width, rows), interpolation=interpolation)  # type: ignore[assignment]
         return values[rows - self.height :]
 
     def normalise(self, image: NDArray[Any]) -> Float:
