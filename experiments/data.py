@@ -317,7 +317,9 @@ def _release(dataset: str, split: str, found: Inventory) -> list[str]:
 
 
 def _count(part: Part) -> str:
-    return "unknown" if part.expected is None else f"{part.there} of {part.expected}"
+    if not part.expected:
+        return "unknown" if part.expected is None else "none"
+    return f"{part.there} of {part.expected}"
 
 
 def _name(console: Console, items: list[str]) -> None:

@@ -41,7 +41,9 @@ DATASET = DataSet(
         "pseudo-depth": Preparation(
             "experiments.datasets.prepare_pseudo:depth", "frames", splits=("train",), by_name=True, options=True
         ),
-        layout_pseudo_labels.TOY: Preparation("experiments.toyworld.pseudo:steps", "frames", splits=("train",), by_name=True),
+        layout_pseudo_labels.TOY: Preparation(
+            "experiments.toyworld.pseudo:steps", "frames", layout_pseudo_labels.TOY_VERSION, splits=("train",), by_name=True
+        ),
     },
     moments=layout.moments,
     toy="experiments.toyworld:OCC3D",

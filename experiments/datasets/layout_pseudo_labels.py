@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ DEPTH_CAMERAS = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEF
 STORED = {SEMANTIC: SEMANTIC_CAMERAS, DEPTH: DEPTH_CAMERAS}
 
 PREPARATIONS = {"pseudo-semantics": SEMANTIC, "pseudo-depth": DEPTH}
-TOY = "pseudo-toy"
+TOY, TOY_VERSION = "pseudo-toy", 1
+"""Preparation of the generated world's; raise the version with every change to what it writes."""
 GET = (
     "python -m experiments.data prepare pseudo-semantics, and pseudo-depth, make them with Grounded SAM and a model of metric "
     "depth, as GaussianFlowOcc's groundedsam/ and tools/generate_m3d_nusc.py do; what those wrote is read too"
@@ -145,7 +147,7 @@ def source_of(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive, archive.open("source.npy") as file:
             return str(np.lib.format.read_array(file, allow_pickle=False))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return ""
 
 

@@ -71,7 +71,7 @@ def _loaded(kind: Any, weights: Path | None, name: str, what: str) -> Any:
         )
     try:
         return kind.from_pretrained(weights or name, **({"local_files_only": True} if weights else {}))
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001 - a folder of anybody's, and a network, which fail in many ways
         problem = " ".join(str(error).split())[:300]
         raise DataError(
             f"{weights or name} cannot be loaded as {what} ({problem}): download all files of huggingface.co/{name} into a "
@@ -219,7 +219,7 @@ class Metric3D:
         padded = np.empty((*self.SIZE, 3), np.float32)
         padded[:] = self.MEAN
         padded[top : top + rows, left : left + columns] = small
-        planes = torch.from_numpy((padded - np.float32(self.MEAN)) / np.float32(self.STD)).permute(2, 0, 1)
+        planes = torch.from_numpy((padded - np.array(self.MEAN, np.float32)) / np.array(self.STD, np.float32)).permute(2, 0, 1)
         depth, *_ = self.model.inference({"input": planes[None].to(self.device)})
         depth = depth.reshape(1, 1, *self.SIZE)[..., top : top + rows, left : left + columns]
         depth = F.interpolate(depth, (height, width), mode="bilinear", align_corners=False)[0, 0]

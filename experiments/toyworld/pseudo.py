@@ -26,7 +26,17 @@ import numpy as np
 from scipy import ndimage
 
 from experiments.datasets.layout import info_path, label_path, read_infos
-from experiments.datasets.layout_pseudo_labels import DEPTH, EXACT, FOLDERS, SEMANTIC, STORED, path_of, source_of, write
+from experiments.datasets.layout_pseudo_labels import (
+    DEPTH,
+    EXACT,
+    FOLDERS,
+    SEMANTIC,
+    STORED,
+    TOY_VERSION,
+    path_of,
+    source_of,
+    write,
+)
 from experiments.datasets.unpickle import DataError
 
 from . import fingerprint, summary
@@ -36,8 +46,9 @@ from .drive import REACH
 from .raycast import cast_lidar
 from .writer import Recorder
 
-SOURCE = "toy world 1"
-"""What made the files; raise the number, and the version of the preparation, with every change to them."""
+_BY_US = "toy world "
+SOURCE = f"{_BY_US}{TOY_VERSION}"
+"""What made the files. Those of another version are made again, those that models made of the images are left."""
 
 SKY = 300.0
 _RUN = 15  # pixels of a column that are cast together: few enough to lie on a line for the caster, which looks at its middle
@@ -148,8 +159,12 @@ def _config(data_root: Path) -> ToyWorldConfig:
 
 
 def _is_made(data_root: Path, label: Path) -> bool:
-    roots = (data_root, data_root / EXACT)
-    return all(source_of(path_of(root, label, folder)) == SOURCE for root in roots for folder in FOLDERS)
+    files = [path_of(root, label, folder) for root in (data_root, data_root / EXACT) for folder in FOLDERS]
+    return all(file.is_file() and (source_of(file) == SOURCE or not _is_ours(file)) for file in files)
+
+
+def _is_ours(file: Path) -> bool:
+    return not file.is_file() or source_of(file).startswith(_BY_US)
 
 
 @cache
@@ -168,7 +183,8 @@ def _make(config: ToyWorldConfig, data_root: Path, split: str, scene: int, frame
     for root, maps in ((data_root / EXACT, seen), (data_root, erring)):
         for folder, place in ((SEMANTIC, 0), (DEPTH, 1)):
             array = np.stack([maps[name][place] for name in STORED[folder]])
-            write(path_of(root, label, folder), array, True, SOURCE)
+            if _is_ours(file := path_of(root, label, folder)):
+                write(file, array, True, SOURCE)
 
 
 def _word(text: str) -> int:

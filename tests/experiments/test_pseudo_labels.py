@@ -472,6 +472,16 @@ def test_a_toy_row_takes_the_noisy_ones_or_the_exact_ones(
 def test_other_versions_of_toy_labels_are_made_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pseudo, "SOURCE", "toy world 2")
     assert not any(made for made, _ in pseudo.steps(world, "train"))
+    # What models made of the images is nobody's to overwrite.
+    monkeypatch.setattr(pseudo, "SOURCE", "toy world 1")
+    file = path_of(world, labels_of(world)[0], DEPTH)
+    content = file.read_bytes()
+    write(file, np.ones((6, 135, 240)), True, "a model")
+    of_a_model = file.read_bytes()
+    made, make = pseudo.steps(world, "train")[0]
+    make()
+    assert made and file.read_bytes() == of_a_model
+    file.write_bytes(content)
 
 
 def test_toy_labels_of_what_is_no_toy_world(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -666,8 +676,8 @@ def test_metric3d_from_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_models_of_transformers_label_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Grounding DINO, SAM and Depth Anything as published, but tiny and with random weights: files of the right form, and what the
-    models say of each camera's image is in its place."""
+    """Grounding DINO, SAM and Depth Anything as published, but tiny and with random weights: files of the right form, and what
+    the models say of each camera's image is in its place."""
     pytest.importorskip("transformers", reason="the extra 'pseudo' is not installed: pip install '.[pseudo]'")
     weights, depth = tiny_models.write_grounded_sam(tmp_path / "weights"), tiny_models.write_depth(tmp_path / "depth")
     root = occ3d_layout.write_layout(tmp_path / "data", frames=1)
@@ -681,7 +691,8 @@ def test_models_of_transformers_label_frames(tmp_path: Path, capsys: pytest.Capt
     classes = read_classes(path_of(root, label, SEMANTIC), CAMERAS, SIZE)
     metres = read_metres(path_of(root, label, DEPTH), CAMERAS, SIZE)
     for view, name in enumerate(CAMERAS):
-        image = np.ascontiguousarray(cv2.imread(str(next((root / "nuscenes/samples" / name).iterdir())))[..., ::-1])
+        file = root / f"nuscenes/samples/{name}/scene-0001-00__{name}.jpg"
+        image = np.ascontiguousarray(cv2.imread(str(file))[..., ::-1])
         if view < 2:
             assert np.array_equal(classes[view], model(image, 60.0)) and classes[view].any()
         assert np.array_equal(metres[view], far(image, 60.0).astype(np.float16).astype(np.float32))
