@@ -46,8 +46,6 @@ def build_dataset(
     if lacking := [part for part in reads if part not in dataset.parts]:
         parts = " and ".join(lacking)
         raise DataError(f"{dataset.title} has no {parts}: take another data set, or a model that does not need {parts}")
-    if data.source == "real" and data.pseudo_labels == "exact":
-        raise DataError(f"data.pseudo_labels: {dataset.title} has no exact ones, only a generated world has: leave it at noisy")
     width, height = data.image_size
     return reader(name)(
         data_root,

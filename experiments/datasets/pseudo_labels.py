@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from baselines.interface import ImageSupervision
 from experiments.datasets.augmentation import Pixels
 from experiments.datasets.frames import Frame
-from experiments.datasets.layout_pseudo_labels import DEPTH, EXACT, FARTHEST, SEMANTIC, path_of, read_classes, read_metres
+from experiments.datasets.layout_pseudo_labels import (
+    DEPTH,
+    EXACT,
+    FARTHEST,
+    SEMANTIC,
+    TOY,
+    path_of,
+    read_classes,
+    read_metres,
+)
 from experiments.datasets.lidar_pixels import LidarPixelFrames
 from experiments.datasets.parts import Geometry, Matrices, single
 from experiments.datasets.transforms import ImageTransform
@@ -98,6 +107,8 @@ class PseudoLabelFrames(LidarPixelFrames[Frame]):
         if self._views is not None and position in self._views:
             return self._views[position]
         root = self.data_root / EXACT if self.exact_views else self.data_root
+        if not root.is_dir():
+            raise DataError(f"{root} is missing: only generated worlds have exact pseudo labels, made by prepare {TOY}")
         label, size = self._label_path(self._all_frames[position]), (pixels.width, pixels.height)
         classes = read_classes(path_of(root, label, SEMANTIC), self.camera_names, size)
         depth = read_metres(path_of(root, label, DEPTH), self.camera_names, size)

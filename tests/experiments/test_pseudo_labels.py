@@ -453,8 +453,6 @@ def test_a_toy_row_takes_the_noisy_ones_or_the_exact_ones(
         assert first is not None and again is not None and first.depth.equal(again.depth) and first.steps.shape == (1, 2)
         found[name] = first
     assert found["noisy"].steps.equal(found["exact"].steps) and not found["noisy"].depth.equal(found["exact"].depth)
-    with pytest.raises(DataError, match="has no exact ones"):
-        build_dataset("occ3d", world, "train", replace(preset, source="real", pseudo_labels="exact"), 0, {"views": (0,)})
     # The plan makes what is not there.
     table = load_table("table_occ3d")
     monkeypatch.setattr(plan, "toy", lambda _: type("World", (), {"ensure": staticmethod(lambda fields: world)}))
@@ -467,6 +465,32 @@ def test_a_toy_row_takes_the_noisy_ones_or_the_exact_ones(
     gone.unlink()
     assert data.main(["prepare", "pseudo-toy", "--data-root", str(world)]) == 0
     assert "pseudo-toy train: 1 frames made, 7 were there" in capsys.readouterr().out and gone.read_bytes() == content
+
+
+def test_rows_that_learn_from_them_name_what_is_missing(tiny: Path, tmp_path: Path) -> None:
+    """Before anything runs: files of a data root; exact ones where there are none. The generated world's are in the fingerprint
+    of the rows that read them, and of no other."""
+    table = load_table("table_occ3d")
+    row = replace(table.row("tpvformer"), name="pictures", traits={"taught_by": ("views",), "frames": {"views": (-1, 1, 0)}})
+    table = replace(table, rows=(*table.rows, row))
+    request = plan.Request(table=table, preset="toy", renderers=("cpu",), rows=("tpvformer", "pictures"))
+    generated = plan.make(request, lambda: False)
+    words = generated.data_fingerprint.split(" ")
+    assert len(words) == 2 and words[0].startswith("toyworld-") and words[1].startswith("pictures=")
+    assert generated.cells[0].fingerprint(words[0]) == generated.cells[0].fingerprint(generated.data_fingerprint)
+    exact = plan.make(replace(request, settings=("data.pseudo_labels=exact",)), lambda: False)
+    assert exact.cells[1].data.pseudo_labels == "exact" and "exact" in exact.cells[1].name
+    root = tmp_path / "data"
+    shutil.copytree(tiny, root)
+    real = replace(request, data_root=root)
+    plan.make(real, lambda: False)
+    with pytest.raises(plan.PlanError, match="is of generated worlds alone"):
+        plan.make(replace(real, settings=("data.pseudo_labels=exact",)), lambda: False)
+    with pytest.raises(DataError, match="only generated worlds have exact pseudo labels, made by prepare pseudo-toy"):
+        views_of(root, exact_views=True)
+    path_of(root, labels_of(root)[3], DEPTH).unlink()
+    with pytest.raises(DataError, match="occ3d train, views: 1 of 30 files are missing or empty.*prepare pseudo-semantics"):
+        plan.make(real, lambda: False)
 
 
 def test_other_versions_of_toy_labels_are_made_again(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
