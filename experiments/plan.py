@@ -366,9 +366,13 @@ def toy_data(table: TableSpec, preset: str, overrides: dict[str, Any] | None = N
     for name in dict.fromkeys(of.made for part, of in dataset.part_files.items() if part in reads and of.made):
         preparation = dataset.preparations[name]
         for split in preparation.splits or dataset.splits:
-            for made, make in DATASETS.part(preparation.steps)(root, split):
-                if not made:
-                    make()
+            if todo := [make for made, make in DATASETS.part(preparation.steps)(root, split) if not made]:
+                from rich.console import Console
+                from rich.progress import Progress
+
+                with Progress(console=Console(stderr=True), transient=True) as progress:
+                    for make in progress.track(todo, description=f"Preparing {name} {split}"):
+                        make()
     return root
 
 

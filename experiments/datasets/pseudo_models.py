@@ -167,6 +167,14 @@ class MetricDepth:
                 f"{weights} is a {config.model_type} whose depth is relative, metres are needed: take a metric one, "
                 f"huggingface.co/{DEPTH} say, or Metric3D (--metric3d)"
             )
+        try:
+            self(np.zeros((90, 160, 3), np.uint8), 100.0)
+        except Exception as error:  # noqa: BLE001 - of models that were not tried here
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise DataError(
+                f"{weights or DEPTH} loads but does not run ({problem}): some of transformers' models, ZoeDepth say, need the "
+                f"torchvision that fits torch {torch.__version__}; or take huggingface.co/{DEPTH}, which does not"
+            ) from None
 
     @staticmethod
     def source(weights: Path | None) -> str:
