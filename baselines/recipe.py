@@ -54,7 +54,7 @@ class Recipe:
                    one before it. Of fields that are not here, ``FRAMES``
     rays           by size, how many rays are drawn of a frame for ``rays``; of sizes that are not here, all there are
     views          by size, how many moments besides the own are drawn for ``views``, of those in ``frames`` that the scene
-                   has; of sizes that are not here, all
+                   has; of sizes that are not here, ``VIEWS``
     view_size      by size, (width, height) of the label maps of ``views``; of sizes that are not here, that of the images
     even_rays      rays are drawn alike, whatever their class; False: rare classes more, and other moments less
     image_size     by size, (width, height) of its published input, in place of the preset's
@@ -100,8 +100,11 @@ FRAMES: Mapping[str, tuple[int, ...]] = {
     "neighbours": (-1, 1),
     "views": (*range(-6, 0), *range(1, 7), 0),
 }
-"""Key frames that fields of a batch show where a recipe does not say which; the others show the batch's own. ``views``, whose own
-is last, draws some of the others (``Recipe.views``)."""
+"""Key frames that fields of a batch show where a recipe does not say which; the others show the batch's own. ``views`` draws some
+of them besides the own (``Recipe.views``)."""
+
+VIEWS = 6
+"""How many, where a recipe does not say it: GaussianFlowOcc's horizon."""
 
 FCOS3D = FirstWeights(
     "r101_dcn_fcos3d_pretrain.pth",

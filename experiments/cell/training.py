@@ -22,6 +22,7 @@ from baselines.checkpoints import load_released, load_what_fits
 from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
+from baselines.recipe import VIEWS
 from experiments import absences, instructions, sources
 from experiments.cell import environment, figures, models
 from experiments.cell.engine import (
@@ -267,7 +268,7 @@ def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
     rays = recipe.rays.get(size, 0)
     frames = build_dataset(
         cell.table.dataset, job.data_root, split, cell.data, cell.seed, reads, sight, rays, recipe.even_rays,
-        views=recipe.views.get(size, 0), view_size=recipe.view_size.get(size),
+        views=recipe.views.get(size, VIEWS), view_size=recipe.view_size.get(size),
     )  # fmt: skip
     if split == "train" and "rays" in reads and cell.preset.class_weights == "counted" and not recipe.even_rays:
         frames.count_rays()

@@ -104,7 +104,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     rays                fill the batch's ``rays`` from these, the batch's own (0) first; where the scene ends there are fewer
     ray_count           rays that are drawn of a frame, from (seed, draw, index); 0: all
     even_rays           all rays are as likely to be drawn, see ``Recipe.even_rays``
-    views               fill the batch's ``views`` from these key frames, the batch's own (0) last
+    views               fill the batch's ``views`` from these key frames, the batch's own (0) among them
     view_count          moments besides the own that are drawn of a frame, from (seed, draw, index), among those that its scene
                         has; 0: all. Where there are fewer, the first ones are not valid
     view_size           (width, height) of the label maps, None for that of the network's input
@@ -180,8 +180,8 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             raise ValueError(f"neighbours must be other key frames than the batch's own, got {neighbours}")
         if rays and rays[0] != 0:
             raise ValueError(f"rays must be of the batch's own key frame, 0, first, got {rays}")
-        if views and (views[-1] != 0 or len(set(views)) < len(views)):
-            raise ValueError(f"views must be of different key frames, the batch's own, 0, last, got {views}")
+        if views and (0 not in views or len(set(views)) < len(views)):
+            raise ValueError(f"views must be of different key frames, the batch's own, 0, among them, got {views}")
         if mirror and len(self.camera_names) > 1:
             raise DataError(f"{type(self).__name__} has {len(self.camera_names)} cameras: only frames of one can be mirrored")
         self.data_root = Path(data_root)
