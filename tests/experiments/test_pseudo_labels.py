@@ -38,6 +38,7 @@ from experiments.datasets.layout_pseudo_labels import (
 from experiments.datasets.occ3d import Occ3DNuScenes
 from experiments.datasets.prepare_pseudo import Options
 from experiments.datasets.pseudo_labels import label_maps
+from experiments.datasets.registry import DATASETS
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError
 from experiments.spec import DataPreset, load_table
@@ -387,11 +388,12 @@ def test_status_and_verify_know_them(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     assert "views" in out and "4 of 4" in out and "train, views" not in out
     damaged.write_bytes(damaged.read_bytes()[:200])
-    from experiments.datasets.verification import FrameChecks
-
-    checks = FrameChecks("occ3d", root, "train")
-    checks.layout = replace(checks.layout, image_size=SIZE)  # the tiny frames' own
-    assert checks[0] == (0, "") and str(damaged) in checks[1][1] and "cannot be read" in checks[1][1]
+    published = replace(DATASETS.load("occ3d"), releases={"published": {"train": 2, "val": 2}}, image_size=SIZE)
+    monkeypatch.setattr(DATASETS.target("occ3d").replace(":", "."), published)
+    assert data.main(["verify", "occ3d", "--data-root", str(root), "--all"]) == 1
+    out = capsys.readouterr().out
+    assert f"pseudo label {damaged} cannot be read" in out and "occ3d train: 1 of 2 frames read completely and good" in out
+    assert "occ3d val: 2 of 2 frames read completely and good" in out
 
 
 # The generated world.
