@@ -222,6 +222,50 @@ class Neighbours(BatchPart):
 
 
 @dataclass(frozen=True)
+class ImageSupervision(BatchPart):
+    """What is known of the cameras' images at several moments, pixel by pixel, for losses that render: T moments of each sample,
+    the batch's own last. Label maps are never augmented, whatever the batch's ``images`` are; the reference frame may be:
+
+        intrinsics . reference_to_camera
+
+    intrinsics           [B, T, V, 3, 3] for pixels of the label maps, pixel centres at +0.5
+    reference_to_camera  [B, T, V, 4, 4] the batch's own reference frame (augmented, at the time of its key frame) -> camera when
+                         it took its image at that moment, metres: what does not move lands where the map shows it
+    steps                [B, T] int64 key frames from the batch's own to the moment, negative for an earlier one; 0 for the own
+    semantic             [B, T, V, h, w] int64 class id of what the pixel shows, never the empty one; grid.ignore where unknown,
+                         in the sky too
+    depth                [B, T, V, h, w] float32 metres along the camera's z axis, 0 where unknown
+    valid                [B, T] bool; False where the scene has no such moment. Its maps are unknown everywhere, its cameras the
+                         own, its steps 0
+    """
+
+    intrinsics: Tensor
+    reference_to_camera: Tensor
+    steps: Tensor
+    semantic: Tensor
+    depth: Tensor
+    valid: Tensor
+
+    def check(self, images: Tensor) -> None:
+        b, v = images.shape[:2]
+        if self.semantic.dim() != 5 or not self.semantic.shape[1]:
+            found = list(self.semantic.shape)
+            raise ValueError(f"ImageSupervision: semantic must be [B, T, V, h, w] with T of at least 1, got {found}")
+        t, h, w = self.semantic.shape[1], *self.semantic.shape[3:]
+        self._expect(semantic=[b, t, v, h, w], depth=[b, t, v, h, w], steps=[b, t], valid=[b, t])
+        self._expect(intrinsics=[b, t, v, 3, 3], reference_to_camera=[b, t, v, 4, 4])
+        for name, kind in (("steps", torch.int64), ("semantic", torch.int64), ("valid", torch.bool)):
+            if getattr(self, name).dtype != kind:
+                raise ValueError(f"ImageSupervision: {name} must be {str(kind)[6:]}, got {getattr(self, name).dtype}")
+        # Values are looked at where they are made, not on a GPU, which would have to be waited for.
+        if self.depth.device.type == "cpu":
+            if not (bool(torch.isfinite(self.depth).all()) and bool((self.depth >= 0).all())):
+                raise ValueError("ImageSupervision: depth must be finite and not negative, 0 where it is unknown")
+            if bool((self.steps[:, -1] != 0).any()) or not bool(self.valid[:, -1].all()):
+                raise ValueError("ImageSupervision: the last moment must be the batch's own, steps 0 and valid")
+
+
+@dataclass(frozen=True)
 class RaySupervision(BatchPart):
     """What is known along R rays of all samples together: ``origins + depth * directions`` is on a surface.
 
@@ -289,7 +333,7 @@ class OccupancyBatch:
                         models that take it (Symphonies), None for the others
     sight               [B, X, Y, Z] bool, voxels that the label cameras see, for losses that treat the others differently;
                         None where no loss does
-    chain, history, rays, neighbours
+    chain, history, rays, neighbours, views
                         parts that some models take, None for the others
 
     Raises ValueError, naming the field, for a part that does not belong to the images.
@@ -310,6 +354,7 @@ class OccupancyBatch:
     history: History | None = None
     rays: RaySupervision | None = None
     neighbours: Neighbours | None = None
+    views: ImageSupervision | None = None
 
     def __post_init__(self) -> None:
         for f in fields(self):

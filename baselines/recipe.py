@@ -53,6 +53,9 @@ class Recipe:
     frames         of such a field that shows other moments, which: key frames of the scene counted from the batch's own, -1 the
                    one before it. Of fields that are not here, ``FRAMES``
     rays           by size, how many rays are drawn of a frame for ``rays``; of sizes that are not here, all there are
+    views          by size, how many moments besides the own are drawn for ``views``, of those in ``frames`` that the scene
+                   has; of sizes that are not here, ``VIEWS``
+    view_size      by size, (width, height) of the label maps of ``views``; of sizes that are not here, that of the images
     even_rays      rays are drawn alike, whatever their class; False: rare classes more, and other moments less
     image_size     by size, (width, height) of its published input, in place of the preset's
     renderer       kind of renderer that its training takes: Gaussians, if a row asks for GaussRender; rays, always; or none
@@ -73,6 +76,8 @@ class Recipe:
     taught_by: tuple[str, ...] = ()
     frames: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     rays: Mapping[str, int] = field(default_factory=dict)
+    views: Mapping[str, int] = field(default_factory=dict)
+    view_size: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     even_rays: bool = False
     image_size: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     renderer: Literal["gaussians", "rays", "none"] = "gaussians"
@@ -90,8 +95,16 @@ class Recipe:
 
 
 OWN = (0,)
-FRAMES: Mapping[str, tuple[int, ...]] = {"history": (-1,), "neighbours": (-1, 1)}
-"""Key frames that fields of a batch show where a recipe does not say which; the others show the batch's own."""
+FRAMES: Mapping[str, tuple[int, ...]] = {
+    "history": (-1,),
+    "neighbours": (-1, 1),
+    "views": (*range(-6, 0), *range(1, 7), 0),
+}
+"""Key frames that fields of a batch show where a recipe does not say which; the others show the batch's own. ``views`` draws some
+of them besides the own (``Recipe.views``)."""
+
+VIEWS = 6
+"""How many, where a recipe does not say it: GaussianFlowOcc's horizon."""
 
 FCOS3D = FirstWeights(
     "r101_dcn_fcos3d_pretrain.pth",

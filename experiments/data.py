@@ -15,6 +15,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,9 @@ from rich.table import Table
 
 from experiments.command import complain, guarded, told_on_interruption
 from experiments.datasets.inventory import Inventory, Part, inventory
+from experiments.datasets.layout_pseudo_labels import PREPARATIONS
 from experiments.datasets.layouts import layout_of
+from experiments.datasets.prepare_pseudo import Options, announcement
 from experiments.datasets.registry import DATASETS
 from experiments.datasets.unpickle import DataError, refusing
 from experiments.plan import DATA_ROOT_VARIABLE
@@ -39,10 +42,13 @@ NAMED = 20  # problems of one kind that are named before only their number is gi
 def _named(name: str) -> list[tuple[str, list[str]]]:
     """Data sets with what is to be prepared of each, for a preparation, a data set or all; DataError with a suggestion."""
     made = {dataset: list(layout_of(dataset).preparations) for dataset in DATASETS.names()}
+    unasked = {
+        dataset: [one for one in names if not layout_of(dataset).preparations[one].by_name] for dataset, names in made.items()
+    }
     if name == "all":
-        return list(made.items())
+        return list(unasked.items())
     if name in made and name not in made[name]:
-        return [(name, made[name])]
+        return [(name, unasked[name])]
     if found := [(dataset, [name]) for dataset, names in made.items() if name in names]:
         return found
     raise DataError(suggestion("preparation", name, ["all", *dict.fromkeys(chain.from_iterable(made.values())), *made]))
@@ -107,15 +113,39 @@ def status(name: _Name, data_root: _Root = None) -> int:
 @app.command()
 def prepare(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="What is made: kitti360, renderocc; all that is made of a data set; or all.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="What is made: kitti360, renderocc; pseudo-semantics, pseudo-depth, pseudo-toy, which are made only if they are "
+            "named; all else that is made of a data set; or all.",
+        ),
     ],
     data_root: _Root = None,
     again: Annotated[bool, typer.Option("--again", help="Also make anew what is there.")] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of pseudo labels: folder of weights, with grounding-dino and sam in it, or with the model of depth; with "
+            "--metric3d a file. By default from the hub."
+        ),
+    ] = None,
+    metric3d: Annotated[
+        Path | None, typer.Option(help="Of pseudo-depth: a copy of github.com/YvanYin/Metric3D, whose model is taken.")
+    ] = None,
+    scenes: Annotated[str, typer.Option(help="Of pseudo labels: A:B or names with commas between; by default all.")] = "",
+    shard: Annotated[str, typer.Option(help="Of pseudo labels: I/N, the I-th of N processes at once.")] = "1/1",
+    compact: Annotated[bool, typer.Option("--compact", help="Of pseudo labels: smaller files with the same content.")] = False,
+    device: Annotated[str, typer.Option(help="Of pseudo labels: torch's device; by default a GPU if there is one.")] = "",
 ) -> int:
     """Make the files that are not downloaded: KITTI-360's labels; for renderocc, the lidar points in nuScenes' images that models
-    like RenderOcc learn from. What is there already is not made again without --again."""
+    like RenderOcc learn from; for models like GaussianFlowOcc, pseudo labels of the images by Grounded SAM and a model of metric
+    depth, and pseudo-toy those of the generated world. What is there already is not made again without --again."""
     root = _root(data_root)
     console = Console(highlight=False)
+    options = Options(weights, metric3d, scenes, shard, compact, device, again)
+    if replace(options, again=False) != Options() and name not in PREPARATIONS:
+        given = [f.name for f in fields(Options) if f.name != "again" and getattr(options, f.name) != getattr(Options(), f.name)]
+        raise DataError(f"--{given[0]} is of prepare {' and '.join(PREPARATIONS)} alone, not of {name}")
     failed = 0
     with told_on_interruption("interrupted; files written so far are complete, the same command goes on from there"):
         for dataset, made in _named(name):
@@ -124,30 +154,33 @@ def prepare(
                 _say(console, f"{dataset}: not below {root}")
                 continue
             for one in made:
-                failed += _prepare(dataset, one, root, console, again)
+                failed += _prepare(dataset, one, root, console, options)
             if not made:
                 _say(console, f"{dataset}: nothing to prepare, its labels are read as they are published")
     return 1 if failed else 0
 
 
-def _prepare(dataset: str, name: str, root: Path, console: Console, again: bool) -> int:
+def _prepare(dataset: str, name: str, root: Path, console: Console, options: Options) -> int:
     """Number of frames that cannot be prepared, and of splits that are not there."""
     known = layout_of(dataset)
     preparation = known.preparations[name]
     steps_of = DATASETS.part(preparation.steps)
     failed = 0
-    for split in known.splits:
+    for split in preparation.splits or known.splits:
         title = f"{name} {split}"
         try:
             with console.status(f"{title}: looking for {preparation.what}"), refusing(title, "copy or download it again"):
-                steps = steps_of(root, split)
+                steps = steps_of(root, split, options) if preparation.options else steps_of(root, split)
+            todo = sum(options.again or not done for done, _ in steps)
+            if preparation.options and todo:
+                _say(console, f"{title}: {announcement(name, root, todo, options)}")
         except DataError as error:
             _say(console, f"{title}: {error}")
             failed += 1
             continue
-        failed += _make(console, title, preparation.what, steps, again)
+        failed += _make(console, title, preparation.what, steps, options.again)
         for part in inventory(dataset, root, split).optional.values():
-            if part.problem:
+            if part.problem and known.part_files[part.name].made in ("", name):
                 takers = known.part_files[part.name].takers
                 _say(console, f"{title}, {part.name}: {part.problem}: {part.source}. {takers}")
     return failed
@@ -285,7 +318,9 @@ def _release(dataset: str, split: str, found: Inventory) -> list[str]:
 
 
 def _count(part: Part) -> str:
-    return "unknown" if part.expected is None else f"{part.there} of {part.expected}"
+    if not part.expected:
+        return "unknown" if part.expected is None else "none"
+    return f"{part.there} of {part.expected}"
 
 
 def _name(console: Console, items: list[str]) -> None:

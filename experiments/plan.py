@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 from camera_occupancy_bench import HOME
 from experiments import settings
+from experiments.datasets.layout_pseudo_labels import EXACT
 from experiments.datasets.registry import DATASETS
 from experiments.datasets.unpickle import DataError
 from experiments.spec import Cell, PresetName, Row, TableSpec, ViewSpec, changed_preset, relevant
@@ -121,6 +122,8 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
     trial = [request.table.cell(row, renderers[row.name][0], preset, 0, relevant(row, overrides)) for row in rows]
     if request.settings:
         _check_settings(trial)
+    if data_root is not None and overrides.get("data.pseudo_labels") == "exact" and not (data_root / EXACT).is_dir():
+        raise PlanError(f"--set data.pseudo_labels=exact is of generated worlds alone; {data_root} has no {EXACT}")
     _check_first_weights(request, trial)
     fingerprint, train_fingerprint = _data_fingerprints(request, preset, data_root, rows, trial, overrides)
     if data_root is not None and request.table.preset(preset).data.source == "toyworld":
@@ -369,10 +372,15 @@ def toy_data(table: TableSpec, preset: str, overrides: dict[str, Any] | None = N
     root: Path = toy(table).ensure(changed_preset(table.preset(preset), overrides or {}).data.toyworld)
     dataset = DATASETS.load(table.dataset)
     for name in dict.fromkeys(of.made for part, of in dataset.part_files.items() if part in reads and of.made):
-        for split in dataset.splits:
-            for made, make in DATASETS.part(dataset.preparations[name].steps)(root, split):
-                if not made:
-                    make()
+        preparation = dataset.preparations[name]
+        for split in preparation.splits or dataset.splits:
+            if todo := [make for made, make in DATASETS.part(preparation.steps)(root, split) if not made]:
+                from rich.console import Console
+                from rich.progress import Progress
+
+                with Progress(console=Console(stderr=True), transient=True) as progress:
+                    for make in progress.track(todo, description=f"Preparing {name} {split}"):
+                        make()
     return root
 
 

@@ -43,7 +43,7 @@ _ACTS_ON_NOTHING = frozenset(
     f"experiments.{name}"
     for name in (
         *("command", "interruption", "run", "plan", "records", "sources", "absences", "summary", "predictions", "tables"),
-        *("shell", "bars", "preflight", "comparable", "settings", "plausible"),
+        *("shell", "bars", "preflight", "comparable", "settings", "plausible", "datasets.prepare_pseudo"),
         *(f"cell.{room}" for room in ("runner", "revisit", "folder", "environment", "tracking", "progress", "figures")),
     )
 ) | {"renderers.tables"}

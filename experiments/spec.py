@@ -142,6 +142,8 @@ class DataPreset:
     distort              the augmentation of training frames: the published photometric distortion, or what the recipe names
     mirror               half of the training frames mirrored (``Recipe.augmentation``)
     bevdet               BEVDet's augmentation of training frames (``Recipe.augmentation``)
+    pseudo_labels        of the images of a generated world, for models that learn from them: with errors like those of the models
+                         that make them of real images, or exact
     toyworld             fields of ToyWorldConfig
     """
 
@@ -155,6 +157,7 @@ class DataPreset:
     toyworld: dict[str, Any] = field(default_factory=dict)
     mirror: bool = False
     bevdet: bool = False
+    pseudo_labels: Literal["noisy", "exact"] = "noisy"
 
 
 @dataclass(frozen=True)
@@ -403,6 +406,7 @@ _LATER: dict[str, Any] = {
     "traits": {},
     "mirror": False,
     "bevdet": False,
+    "pseudo_labels": "noisy",
     "class_weights": "published",
     "class_bias": "drawn",
     "coarse_labels": "majority",

@@ -22,6 +22,7 @@ from baselines.checkpoints import load_released, load_what_fits
 from baselines.gaussrender import GaussRenderConfig
 from baselines.interface import OccupancyBatch
 from baselines.model import OccupancyModel, TrainingProgress
+from baselines.recipe import VIEWS
 from camera_occupancy_bench.files import replacing
 from experiments import absences, instructions, sources
 from experiments.cell import environment, figures, models
@@ -264,8 +265,12 @@ _HOOKS: dict[str, Any] = {"logger": None, "sampler_seed": None, "timer": None}
 def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
     sight = split == "train" and cell.preset.loss_in_sight > 0
     recipe, reads = cell.row.recipe, cell.row.parts(split == "train")
-    rays = recipe.rays.get(cell.preset.model_size, 0)
-    frames = build_dataset(cell.table.dataset, job.data_root, split, cell.data, cell.seed, reads, sight, rays, recipe.even_rays)
+    size = cell.preset.model_size
+    rays = recipe.rays.get(size, 0)
+    frames = build_dataset(
+        cell.table.dataset, job.data_root, split, cell.data, cell.seed, reads, sight, rays, recipe.even_rays,
+        views=recipe.views.get(size, VIEWS), view_size=recipe.view_size.get(size),
+    )  # fmt: skip
     if split == "train" and "rays" in reads and cell.preset.class_weights == "counted" and not recipe.even_rays:
         frames.count_rays()
     return frames

@@ -30,13 +30,16 @@ def build_dataset(
     sight: bool = False,
     rays: int = 0,
     even_rays: bool = False,
+    views: int = 0,
+    view_size: tuple[int, int] | None = None,
 ) -> OccupancyFrames[Any]:
     """A split of the data set ``name`` at the preset's sizes; small generated data sets stay in memory.
 
     ``seed`` is that of the augmentation, which the training split alone has. ``reads``: parts of a batch beyond images and
     cameras, with the moments that they show (``Recipe.parts``) or without; ``sight``: with the voxels in sight, for losses that
-    ask; ``rays``: how many are drawn of a frame, 0: all, ``even_rays``: whatever their class. Raises DataError for an unknown
-    name, for a part that the data set does not provide and for whatever is missing on disk.
+    ask; ``rays``: how many are drawn of a frame, 0: all, ``even_rays``: whatever their class; ``views``: how many moments besides
+    the own are drawn of a frame, 0: all, ``view_size``: their (width, height), None: that of the images. Raises DataError for an
+    unknown name, for a part that the data set does not provide and for whatever is missing on disk.
     """
     shown = dict(reads) if isinstance(reads, Mapping) else {part: FRAMES.get(part, OWN) for part in reads}
     dataset = DATASETS.load(name)
@@ -64,4 +67,8 @@ def build_dataset(
         rays=shown.get("rays", ()),
         ray_count=rays,
         even_rays=even_rays,
+        views=shown.get("views", ()),
+        view_count=views,
+        view_size=view_size,
+        exact_views=data.pseudo_labels == "exact",
     )

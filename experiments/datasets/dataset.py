@@ -22,11 +22,17 @@ class Preparation:
              raises DataError naming what is at fault; raises it itself for a split that is not there
     what     is made of a frame, for people
     version  of what is made; raise it with every change to that
+    splits   that have such files; all where none is named
+    by_name  it is made where it is named alone, not with all that is made of a data set: it takes days, say
+    options  whether steps take ``prepare_pseudo.Options`` besides
     """
 
     steps: str
     what: str
     version: int = 1
+    splits: tuple[str, ...] = ()
+    by_name: bool = False
+    options: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from baselines.published import Published
-from experiments.datasets import layout, layout_lidar_pixels
+from experiments.datasets import layout, layout_lidar_pixels, layout_pseudo_labels
 from experiments.datasets.dataset import DataSet, Preparation
 
 DATASET = DataSet(
@@ -32,10 +32,19 @@ DATASET = DataSet(
     image_size=layout.NUSCENES_IMAGE_SIZE,
     folders=("gts", "nuscenes/samples"),
     sources=(layout.PUBLISHED, layout.GET_LABELS, layout.GET_IMAGES),
-    parts=("chain", "history", "neighbours", "depth", "rays"),
-    part_files=layout_lidar_pixels.part_files(made=layout_lidar_pixels.PREPARATION),
+    parts=("chain", "history", "neighbours", "depth", "rays", "views"),
+    part_files=layout_lidar_pixels.part_files(made=layout_lidar_pixels.PREPARATION) | layout_pseudo_labels.part_files(),
     preparations={
         layout_lidar_pixels.PREPARATION: Preparation("experiments.datasets.prepare_renderocc:steps", "frames"),
+        "pseudo-semantics": Preparation(
+            "experiments.datasets.prepare_pseudo:semantics", "frames", splits=("train",), by_name=True, options=True
+        ),
+        "pseudo-depth": Preparation(
+            "experiments.datasets.prepare_pseudo:depth", "frames", splits=("train",), by_name=True, options=True
+        ),
+        layout_pseudo_labels.TOY: Preparation(
+            "experiments.toyworld.pseudo:steps", "frames", layout_pseudo_labels.TOY_VERSION, splits=("train",), by_name=True
+        ),
     },
     moments=layout.moments,
     toy="experiments.toyworld:OCC3D",

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from baselines.interface import BatchPart, History, Neighbours, OccupancyBatch, OccupancyGrid, RaySupervision
+from baselines.interface import (
+    BatchPart,
+    History,
+    ImageSupervision,
+    Neighbours,
+    OccupancyBatch,
+    OccupancyGrid,
+    RaySupervision,
+)
 from experiments.datasets.augmentation import Augmentation, Pixels, check_turns, read_pixels, warped_depth
 from experiments.datasets.geometry import pinhole as pinhole
 from experiments.datasets.layout import CAMERAS, mini_indices
@@ -24,7 +32,7 @@ from experiments.datasets.transforms import ImageTransform, coarsen_labels, dist
 from experiments.datasets.unpickle import DataError, refusing
 
 Frame = TypeVar("Frame")
-_RAYS = 1  # tells the draw of a frame's rays from that of its augmentation
+_RAYS, _VIEWS = 1, 2  # tell the draws of a frame's rays and views from that of its augmentation
 Labels = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 
 
@@ -107,6 +115,11 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     rays                fill the batch's ``rays`` from these, the batch's own (0) first; where the scene ends there are fewer
     ray_count           rays that are drawn of a frame, from (seed, draw, index); 0: all
     even_rays           all rays are as likely to be drawn, see ``Recipe.even_rays``
+    views               fill the batch's ``views`` from these key frames, the batch's own (0) among them
+    view_count          moments besides the own that are drawn of a frame, from (seed, draw, index), among those that its scene
+                        has; 0: all. Where there are fewer, the first ones are not valid
+    view_size           (width, height) of the label maps, None for that of the network's input
+    exact_views         take a generated world's exact labels, not those with errors like the ones of models
 
     Other key frames are those that the split's list has of the scene, in order of time, also where ``mini`` leaves them out.
     Items are addressed by an index or by a pair (index, draw), where ``draw`` (say, the epoch; see ``TrainSampler``)
@@ -114,8 +127,9 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
 
     A subclass lists its frames and reads one: ``_list``, ``_image_paths``, ``_calibration``, ``_read_labels``, ``_meta``,
     ``_depth_paths`` where there is depth, ``_moment`` and ``_to_global`` where there are poses, ``_read_rays`` where there are
-    rays. Raises DataError, naming the file, for whatever is missing or damaged, and where a part is asked of a data set that
-    does not have it, mirroring of one with several cameras, or ``bevdet`` of one whose grid does not lie about 0.
+    rays, ``_read_views`` where there are labels of images. Raises DataError, naming the file, for whatever is missing or damaged,
+    and where a part is asked of a data set that does not have it, mirroring of one with several cameras, or ``bevdet`` of one
+    whose grid does not lie about 0.
     """
 
     camera_names: tuple[str, ...] = CAMERAS
@@ -132,6 +146,9 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
 
     has_rays = False
     """Whether there are rays with known surfaces."""
+
+    has_views = False
+    """Whether there are labels of the cameras' images."""
 
     has_ray_origins = False
     """Whether ``meta`` holds "ray_origins", from which RayIoU casts its rays."""
@@ -158,9 +175,14 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         rays: tuple[int, ...] = (),
         ray_count: int = 0,
         even_rays: bool = False,
+        views: tuple[int, ...] = (),
+        view_count: int = 0,
+        view_size: tuple[int, int] | None = None,
+        exact_views: bool = False,
     ) -> None:
-        asked = {"depth": depth, "history": history, "neighbours": neighbours, "rays": rays}
-        has = {"depth": bool(self.get_depth), "rays": self.has_rays} | dict.fromkeys(("history", "neighbours"), self.has_moments)
+        asked = {"depth": depth, "history": history, "neighbours": neighbours, "rays": rays, "views": views}
+        has = {"depth": bool(self.get_depth), "rays": self.has_rays, "views": self.has_views}
+        has |= dict.fromkeys(("history", "neighbours"), self.has_moments)
         if lacking := [part for part, wanted in asked.items() if wanted and not has[part]]:
             raise DataError(f"{type(self).__name__} has no {lacking[0]}: take another data set, or a model that does not need it")
         if any(offset >= 0 for offset in history):
@@ -169,6 +191,8 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             raise ValueError(f"neighbours must be other key frames than the batch's own, got {neighbours}")
         if rays and rays[0] != 0:
             raise ValueError(f"rays must be of the batch's own key frame, 0, first, got {rays}")
+        if views and (0 not in views or len(set(views)) < len(views)):
+            raise ValueError(f"views must be of different key frames, the batch's own, 0, among them, got {views}")
         if mirror and len(self.camera_names) > 1:
             raise DataError(f"{type(self).__name__} has {len(self.camera_names)} cameras: only frames of one can be mirrored")
         self.data_root = Path(data_root)
@@ -189,16 +213,20 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self.with_chain = chain
         self.history, self.neighbours = history, neighbours
         self.rays, self.ray_count, self.even_rays = rays, ray_count, even_rays
+        self.views, self.view_count, self.exact_views = views, view_count, exact_views
+        width, height = view_size or (self.image.width, self.image.height)
+        self.view_image = ImageTransform(width=width, height=height, distort=False)
         with refusing(f"{self._index()}: split {split}", "copy or download it again"):
             self._all_frames = self._list()
         self._chosen = mini_indices(len(self._all_frames)) if mini else list(range(len(self._all_frames)))
-        moved = any(offset != 0 for offset in (*history, *neighbours, *rays))
+        moved = any(offset != 0 for offset in (*history, *neighbours, *rays, *views))
         with refusing(f"{self._index()}: the moments of its frames", "copy or download it again"):
             self._timeline = Timeline([self._moment(frame) for frame in self._all_frames]) if moved else None
         self._pixels: dict[int, Pixels] | None = {} if cache else None
         self._depth: dict[int, NDArray[np.float32]] | None = {} if cache else None
         self._labels: dict[int, Labels] | None = {} if cache else None
         self._sight: dict[int, NDArray[np.bool_]] | None = {} if cache else None
+        self._views: dict[int, Any] | None = {} if cache else None
 
     @abstractmethod
     def _official_grid(self) -> OccupancyGrid:
@@ -229,6 +257,11 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     ) -> RaySupervision:
         """``count`` rays (0: all) of frames, the batch's own first: each its position in ``_list``, and [4, 4] its reference
         frame -> that of the batch, which ``geometry`` changes."""
+        raise NotImplementedError
+
+    def _read_views(self, shown: list[tuple[int, int] | None], pixels: Pixels, geometry: Geometry) -> ImageSupervision:
+        """Labels of the images of moments: each its position in ``_list`` and its key frames from the own one, which is the last;
+        None where the scene has none. ``pixels`` are the own ones, ``geometry`` changes the reference frame."""
         raise NotImplementedError
 
     def count_rays(self) -> None:
@@ -293,6 +326,9 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             parts["chain"] = camera_chain(pinholes, cameras.labels, geometry)
         if self.rays:
             parts["rays"] = self._drawn_rays(position, geometry, np.random.default_rng((self.seed, draw, index, _RAYS)))
+        if self.views:
+            shown = self._drawn_moments(position, np.random.default_rng((self.seed, draw, index, _VIEWS)))
+            parts["views"] = self._read_views(shown, pixels, geometry)
         tensors: dict[str, Any] = {n: torch.from_numpy(value.astype(np.float32))[None] for n, value in matrices.items()}
         return OccupancyBatch(
             images=torch.from_numpy(images)[None],
@@ -353,6 +389,18 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
                 shown.append((other, from_global @ self._to_global(self._all_frames[other])))
         return self._read_rays(shown, geometry, generator, self.ray_count)
 
+    def _drawn_moments(self, position: int, generator: np.random.Generator) -> list[tuple[int, int] | None]:
+        """Positions of the moments that ``views`` shows with the key frames to them, in order of time, but the own one last."""
+        others = sorted(offset for offset in self.views if offset)
+        able = []
+        if self._timeline is not None:
+            able = [(other, step) for step in others if (other := self._timeline.at(position, step)) is not None]
+        count = min(self.view_count or len(others), len(others))
+        drawn = able
+        if count < len(able):
+            drawn = [able[number] for number in np.sort(generator.choice(len(able), count, replace=False))]
+        return [*[None] * (count - len(drawn)), *drawn, (position, 0)]
+
     def labels(self, index: int) -> Labels:
         """Class ids and mask of the voxels that count, [X, Y, Z], of a frame, without reading its images."""
         if self._labels is not None and index in self._labels:
@@ -385,10 +433,14 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
 
     def check_part(self, part: str, index: int) -> None:
         """Raises DataError if the files that a part of the batch has of a frame cannot be read."""
+        position = self._chosen[index]
         if part == "depth":
             self.depth(index)
+        elif part == "views":
+            pixels = self._read_pixels(position)
+            self._read_views([(position, 0)], pixels, pixels.geometry)
         else:
-            self._drawn_rays(self._chosen[index], Geometry(np.eye(3), np.eye(3)), np.random.default_rng(0))
+            self._drawn_rays(position, Geometry(np.eye(3), np.eye(3)), np.random.default_rng(0))
 
     def depth(self, index: int) -> NDArray[np.float32]:
         """Depth [V, h, w] in metres of a frame at the size of the network's input, 0 where unknown."""

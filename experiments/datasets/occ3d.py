@@ -17,8 +17,8 @@ from experiments.datasets.dataset_occ3d import DATASET
 from experiments.datasets.frames import Calibration, Labels, pinhole
 from experiments.datasets.geometry import lidar_to_ego, lidar_to_global, ray_origins, rigid
 from experiments.datasets.layout import CAMERAS, GET_LABELS, field, info_path, label_path, moment_of, read_infos, resolve
-from experiments.datasets.lidar_pixels import LidarPixelFrames
 from experiments.datasets.moments import Moment
+from experiments.datasets.pseudo_labels import PseudoLabelFrames
 from experiments.datasets.unpickle import DataError, refusing
 from renderers.arrays import read_npz
 
@@ -39,7 +39,7 @@ def read_labels(path: Path, grid: OccupancyGrid) -> tuple[NDArray[np.uint8], NDA
     return labels.astype(np.uint8), visible.astype(bool)
 
 
-class Occ3DNuScenes(LidarPixelFrames[dict[str, Any]]):
+class Occ3DNuScenes(PseudoLabelFrames[dict[str, Any]]):
     """Occ3D-nuScenes frames; arguments as in ``OccupancyFrames``, and
 
     data_root           folder with the info pickles, ``gts/`` and ``nuscenes/samples/``
@@ -79,8 +79,11 @@ class Occ3DNuScenes(LidarPixelFrames[dict[str, Any]]):
         entries = [field(cameras, name, self.pickle) for name in CAMERAS]
         return [resolve(self.data_root, field(entry, "data_path", self.pickle)) for entry in entries]
 
+    def _label_path(self, frame: dict[str, Any]) -> Path:
+        return label_path(self.data_root, frame, self.pickle)
+
     def _read_labels(self, frame: dict[str, Any]) -> Labels:
-        return read_labels(label_path(self.data_root, frame, self.pickle), self.official_grid)
+        return read_labels(self._label_path(frame), self.official_grid)
 
     def _calibration(self, frame: dict[str, Any]) -> Calibration:
         pinholes, features, labels = [], [], []

@@ -88,13 +88,13 @@ def camera_chain(pinholes: Matrices, to_camera: Matrices, geometry: Geometry) ->
         "image": np.broadcast_to(geometry.image, pinholes.shape),
         "reference": geometry.reference,
     }
-    return CameraChain(**{name: _single(value) for name, value in links.items()})
+    return CameraChain(**{name: single(value) for name, value in links.items()})
 
 
 def history(earlier: list[Shot], to_global: Matrices) -> History:
     """Earlier moments as the network's input, newest first, of a frame whose reference lies in the global frame like that."""
     projections = [shot.geometry.projection(shot.pinholes, shot.from_reference(to_global)) for shot in earlier]
-    return History(_single(np.stack([shot.images for shot in earlier])), _single(np.stack(projections)))
+    return History(single(np.stack([shot.images for shot in earlier])), single(np.stack(projections)))
 
 
 def neighbours(key: Shot, others: list[tuple[Shot, float] | None]) -> Neighbours:
@@ -105,15 +105,16 @@ def neighbours(key: Shot, others: list[tuple[Shot, float] | None]) -> Neighbours
     from_key[[other is None for other in others]] = np.eye(4)
     seconds = np.array([0.0 if other is None else other[1] for other in others])
     return Neighbours(
-        target=_single(key.images),
-        target_intrinsics=_single(key.geometry.image @ key.pinholes),
-        images=_single(np.stack([shot.images for shot in shots])),
-        intrinsics=_single(np.stack([shot.geometry.image @ shot.pinholes for shot in shots])),
-        from_target=_single(from_key),
-        seconds=_single(seconds),
+        target=single(key.images),
+        target_intrinsics=single(key.geometry.image @ key.pinholes),
+        images=single(np.stack([shot.images for shot in shots])),
+        intrinsics=single(np.stack([shot.geometry.image @ shot.pinholes for shot in shots])),
+        from_target=single(from_key),
+        seconds=single(seconds),
         valid=torch.tensor([[other is not None for other in others]]),
     )
 
 
-def _single(array: NDArray[Any]) -> Tensor:
+def single(array: NDArray[Any]) -> Tensor:
+    """float32 [1, ...] of an array [...]: a batch of one sample."""
     return torch.from_numpy(np.array(array, dtype=np.float32))[None]

@@ -8,7 +8,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from renderers.arrays import ArrayFileError, read_npy
 Float = NDArray[np.float32]
 _MAX_PIXELS = 1 << 26  # of a camera's image
 _MAX_DEPTH = 1e6  # metres; estimated depth is far beyond what a camera sees where the disparity is nearly none
+Kind = TypeVar("Kind", np.uint8, np.float32)
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,15 @@ class ImageTransform:
 
     def apply_to_depth(self, depth: Float) -> Float:
         """Resize (to the nearest pixel) and crop of a native [h, w] depth image to [height, width], as ``apply``."""
-        native_height, native_width = depth.shape
+        return self.apply_to_map(depth, cv2.INTER_NEAREST_EXACT)
+
+    def apply_to_map(self, values: NDArray[Kind], interpolation: int) -> NDArray[Kind]:
+        """The same of any native [h, w] image of one channel, with one of OpenCV's interpolations."""
+        native_height, native_width = values.shape
         rows = self._scaled_rows(native_width, native_height)
         if (native_width, native_height) != (self.width, rows):
-            depth = cv2.resize(depth, (self.width, rows), interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[assignment]
-        return depth[rows - self.height :]
+            values = cv2.resize(values, (self.width, rows), interpolation=interpolation)  # type: ignore[assignment]
+        return values[rows - self.height :]
 
     def normalise(self, image: NDArray[Any]) -> Float:
         """(image - mean) / std of a [h, w, 3] image as [3, h, w] float32."""

@@ -71,7 +71,7 @@ class FrameChecks(Dataset[tuple[int, str]]):
         self._check_classes(number, str(meta["token"]))
         self.frames.check_source(number)
         for part, files in self.optional.items():
-            if all(path.is_file() for path in files[number]):
+            if files[number] and all(path.is_file() for path in files[number]):
                 self.frames.check_part(part, number)
 
     def _check_classes(self, number: int, token: str) -> None:
