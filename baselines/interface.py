@@ -170,17 +170,19 @@ class History(BatchPart):
     images      [B, T, V, 3, H, W] float32, size, normalisation and augmentation those of the batch's ``images``
     projection  [B, T, V, 4, 4] the batch's own reference frame (augmented, at the time of the key frame) -> pixel of
                 ``images`` of t frames ago (u*z, v*z, z, 1): what does not move lands where that image shows it
+    to_reference  [B, T, 4, 4] reference frame of t frames ago, augmented as the batch's own is -> the batch's own, metres
     """
 
     images: Tensor
     projection: Tensor
+    to_reference: Tensor
 
     def check(self, images: Tensor) -> None:
         b, v, _, h, w = images.shape
         if self.images.dim() != 6 or not self.images.shape[1]:
             raise ValueError(f"History: images must be [B, T, V, 3, H, W] with T of at least 1, got {list(self.images.shape)}")
         t = self.images.shape[1]
-        self._expect(images=[b, t, v, 3, h, w], projection=[b, t, v, 4, 4])
+        self._expect(images=[b, t, v, 3, h, w], projection=[b, t, v, 4, 4], to_reference=[b, t, 4, 4])
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,44 @@ class RaySupervision(BatchPart):
 
 
 @dataclass(frozen=True)
+class ImageSupervision(BatchPart):
+    """What is known of the pixels of V cameras at T moments, the batch's own key frame among them, for losses on rendered images.
+
+    intrinsics           [B, T, V, 3, 3] for pixels of the label maps
+    reference_to_camera  [B, T, V, 4, 4] the batch's reference frame (of its key frame) -> camera when it took its image, metres
+    steps                [B, T] int64 key frames from the batch's own one, negative for an earlier one, 0 = own
+    semantic             [B, T, V, h, w] int64 class ids of the grid; ``grid.ignore`` where unknown, and in the sky
+    depth                [B, T, V, h, w] float32 metres along the camera's z axis, 0 where unknown
+    valid                [B, T] bool; False where the scene has no such moment
+    """
+
+    intrinsics: Tensor
+    reference_to_camera: Tensor
+    steps: Tensor
+    semantic: Tensor
+    depth: Tensor
+    valid: Tensor
+
+    def check(self, images: Tensor) -> None:
+        b, v = images.shape[:2]
+        if self.semantic.dim() != 5 or not self.semantic.shape[1]:
+            found = list(self.semantic.shape)
+            raise ValueError(f"ImageSupervision: semantic must be [B, T, V, h, w] with T of at least 1, got {found}")
+        t, (h, w) = self.semantic.shape[1], self.semantic.shape[-2:]
+        self._expect(semantic=[b, t, v, h, w], depth=[b, t, v, h, w], steps=[b, t], valid=[b, t])
+        self._expect(intrinsics=[b, t, v, 3, 3], reference_to_camera=[b, t, v, 4, 4])
+        for name, dtype in (("semantic", torch.int64), ("steps", torch.int64), ("valid", torch.bool)):
+            if getattr(self, name).dtype != dtype:
+                raise ValueError(f"ImageSupervision: {name} must be {dtype}, got {getattr(self, name).dtype}")
+        # Values are looked at where they are made, not on a GPU, which would have to be waited for.
+        if self.depth.device.type == "cpu":
+            if not (bool(torch.isfinite(self.depth).all()) and bool((self.depth >= 0).all())):
+                raise ValueError("ImageSupervision: depth must be finite and not negative; 0 where unknown")
+            if not bool((self.valid & (self.steps == 0)).any(dim=1).all()):
+                raise ValueError("ImageSupervision: a sample has no valid moment of its own, of step 0")
+
+
+@dataclass(frozen=True)
 class OccupancyBatch:
     """A batch of B samples with V cameras each.
 
@@ -289,7 +329,7 @@ class OccupancyBatch:
                         models that take it (Symphonies), None for the others
     sight               [B, X, Y, Z] bool, voxels that the label cameras see, for losses that treat the others differently;
                         None where no loss does
-    chain, history, rays, neighbours
+    chain, history, rays, neighbours, views
                         parts that some models take, None for the others
 
     Raises ValueError, naming the field, for a part that does not belong to the images.
@@ -310,6 +350,7 @@ class OccupancyBatch:
     history: History | None = None
     rays: RaySupervision | None = None
     neighbours: Neighbours | None = None
+    views: ImageSupervision | None = None
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -328,6 +369,16 @@ class OccupancyBatch:
             if isinstance(value := getattr(self, f.name), (Tensor, BatchPart))
         }
         return replace(self, **moved)
+
+    def one(self, index: int) -> OccupancyBatch:
+        """Sample ``index`` alone, as a batch of one."""
+        chosen: dict[str, Any] = {}
+        for f in fields(self):
+            if isinstance(value := getattr(self, f.name), Tensor):
+                chosen[f.name] = value[index : index + 1]
+            elif isinstance(value, BatchPart):
+                chosen[f.name] = value.one(index)
+        return replace(self, **chosen, meta=self.meta[index : index + 1])
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,7 @@ class DataPreset:
     distort              the augmentation of training frames: the published photometric distortion, or what the recipe names
     mirror               half of the training frames mirrored (``Recipe.augmentation``)
     bevdet               BEVDet's augmentation of training frames (``Recipe.augmentation``)
+    flips                that flips images, and turns round axes of the reference frame
     toyworld             fields of ToyWorldConfig
     """
 
@@ -153,6 +154,7 @@ class DataPreset:
     toyworld: dict[str, Any] = field(default_factory=dict)
     mirror: bool = False
     bevdet: bool = False
+    flips: bool = True
 
 
 @dataclass(frozen=True)
@@ -401,6 +403,7 @@ _LATER: dict[str, Any] = {
     "traits": {},
     "mirror": False,
     "bevdet": False,
+    "flips": True,
     "class_weights": "published",
     "class_bias": "drawn",
     "coarse_labels": "majority",
@@ -460,6 +463,8 @@ class Cell:
         if "image_size" in settings.section(self.overrides, "data"):
             size = data.image_size
         augmented: dict[str, Any] = {name: data.distort and chosen == name for name in ("distort", "mirror", "bevdet")}
+        if data.distort and chosen == "bevdet-images":
+            augmented |= {"bevdet": True, "flips": False}
         return replace(data, **augmented, image_size=size)
 
     @property

@@ -30,12 +30,14 @@ def build_dataset(
     sight: bool = False,
     rays: int = 0,
     even_rays: bool = False,
+    follow: bool = False,
 ) -> OccupancyFrames[Any]:
     """A split of the data set ``name`` at the preset's sizes; small generated data sets stay in memory.
 
     ``seed`` is that of the augmentation, which the training split alone has. ``reads``: parts of a batch beyond images and
     cameras, with the moments that they show (``Recipe.parts``) or without; ``sight``: with the voxels in sight, for losses that
-    ask; ``rays``: how many are drawn of a frame, 0: all, ``even_rays``: whatever their class. Raises DataError for an unknown
+    ask; ``rays``: how many are drawn of a frame, 0: all, ``even_rays``: whatever their class; ``follow``: frames know
+    which one comes before them. Raises DataError for an unknown
     name, for a part that the data set does not provide and for whatever is missing on disk.
     """
     shown = dict(reads) if isinstance(reads, Mapping) else {part: FRAMES.get(part, OWN) for part in reads}
@@ -54,6 +56,7 @@ def build_dataset(
         augment=split == "train",
         mirror=data.mirror,
         bevdet=data.bevdet,
+        flips=data.flips,
         seed=seed,
         cache=data.source == "toyworld",
         depth="depth" in shown,
@@ -64,4 +67,5 @@ def build_dataset(
         rays=shown.get("rays", ()),
         ray_count=rays,
         even_rays=even_rays,
+        follow=follow,
     )

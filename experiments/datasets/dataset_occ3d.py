@@ -21,6 +21,8 @@ DATASET = DataSet(
         gaussian_scale=(0.4, 0.27),
         camera_strategy="sensor",
         camera_draw=layout.NUSCENES_DRAW,
+        catch_all=("others",),
+        moving=layout.NUSCENES_MOVING,
     ),
     splits=layout.SPLITS,
     evaluated="val",
