@@ -162,8 +162,9 @@ class Schedule:
     """Optimisation of a preset (AdamW, linear warm-up into a cosine, per iteration).
 
     Exactly one of ``iterations`` and ``epochs`` is set. ``backbone_lr`` multiplies the image backbone's rate; ``amp``
-    trains in mixed precision; ``ema`` is the momentum of averaged weights, which then are the ones evaluated; ``betas`` are
-    AdamW's.
+    trains in mixed precision; ``ema`` is the momentum of averaged weights, which then are the ones evaluated; with ``ema_from``
+    that momentum is what it falls to, 1 - (1 - ema) (1 - exp(-n / 2000)) after n updates, counted from ``ema_from``; ``betas``
+    are AdamW's.
     """
 
     batch_size: int
@@ -179,6 +180,7 @@ class Schedule:
     amp: bool = False
     ema: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
+    ema_from: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +193,16 @@ class StepSchedule(Schedule):
 
     drop_epoch: int
     eps: float = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldSchedule(Schedule):
+    """The same but that the rate is held for some epochs, and then falls along a cosine once an epoch, to ``lr_min``.
+
+    held_epochs    for which it is held, linear warm-up from a thousandth included
+    """
+
+    held_epochs: int
 
 
 @dataclass(frozen=True)
@@ -409,6 +421,7 @@ _LATER: dict[str, Any] = {
     "coarse_labels": "majority",
     "loss_in_sight": 0.0,
     "betas": (0.9, 0.999),
+    "ema_from": None,
 }
 # Fields of a row that change nothing in its cell.
 _SHOWN = ("title", "note", "base", "presets", "cell_of")

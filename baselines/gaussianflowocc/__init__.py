@@ -1,7 +1,7 @@
 """GaussianFlowOcc; its model is in ``mmdet3d.registry.MODELS`` as soon as anything but the recipe is asked of this package.
 
-What boschresearch/GaussianFlowOcc does otherwise than one would expect, and what becomes of it here. On means: as published unless
-the option says otherwise.
+What boschresearch/GaussianFlowOcc does otherwise than one would expect, and what becomes of it here. On
+means: as published unless the option says otherwise.
 
 =====  ==================================================================  ================================================
 Q1     the last commit weighs losses and Gaussians' reach otherwise         last commit; ``COMMIT_3248A17`` are the options of

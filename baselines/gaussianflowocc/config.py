@@ -56,8 +56,8 @@ SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
 
 
 def check_options(config: dict[str, Any]) -> None:
-    """Raise ValueError or TypeError for arguments of the model whose ``teaching`` or ``read_out`` has no such fields, or some that
-    do not fit, and for class weights that are none of the grid."""
+    """Raise ValueError or TypeError for arguments of the model whose ``teaching`` or ``read_out`` has no such fields, or some
+    that do not fit, and for class weights that are none of the grid."""
     from baselines.gaussianflowocc.losses import Teaching
     from baselines.gaussianflowocc.voxels import ReadOut
 

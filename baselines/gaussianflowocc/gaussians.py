@@ -69,13 +69,14 @@ class Flow(nn.Module):
         self.register_buffer("moving", torch.tensor(moving, dtype=torch.long), persistent=False)
 
     def forward(self, cloud: Cloud, logits: Tensor, steps: Tensor) -> Tensor:
-        """Means [B, T, N, 3] at ``steps`` [B, T] key frames from now. Of step 0, and of what does not move, they are those of now.
+        """Means [B, T, N, 3] at ``steps`` [B, T] key frames from now; of step 0, and of what does not move, those of now.
 
         Offsets are computed for what moves alone, where they are published to be computed for all and then set to 0. Raises
         ValueError for steps beyond the horizon.
         """
-        if steps.numel() and int(steps.abs().max()) > self.horizon:
-            raise ValueError(f"views: steps must be within {self.horizon} key frames, got {int(steps[steps.abs().argmax()])}")
+        beyond = steps[steps.abs() > self.horizon]
+        if len(beyond):
+            raise ValueError(f"views: steps must be within {self.horizon} key frames, got {int(beyond[0])}")
         batch, count, times = *cloud.features.shape[:2], steps.shape[1]
         moves = torch.isin(logits.argmax(dim=-1), self.moving).flatten().nonzero()[:, 0]
         features = cloud.features.flatten(0, 1).index_select(0, moves)

@@ -73,23 +73,25 @@ class Teaching:
 
 
 def semantic_loss(logits: Tensor, channel: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean cross entropy over the pixels that have a channel; 0, with a gradient of 0, where none has.
+    """Mean cross entropy over the pixels that have a channel; 0 where none has.
 
     logits   [..., K] accumulated, not divided by alpha
-    channel  [...] int64 which of them should be the largest, negative where that is not known
+    channel  [...] int64 which of them should be the largest, -1 where that is not known
     weights  [K], or None: all alike. The sum is divided by the number of pixels, not by that of weights
     """
+    # Pixels are weighted, not picked out: on a CPU that takes a third of the time.
     known = channel >= 0
-    if not known.any():
-        return logits.sum() * 0
-    entropy = F.cross_entropy(logits[known], channel[known], reduction="none")
-    return (entropy if weights is None else entropy * weights[channel[known]]).mean()
+    flat = channel.flatten()
+    entropy = F.cross_entropy(logits.flatten(0, -2), flat, reduction="none", ignore_index=-1).view(channel.shape)
+    if weights is not None:
+        entropy = entropy * weights[channel.clamp(min=0)]
+    return entropy.sum() / known.sum().clamp(min=1)
 
 
 def depth_loss(depth: Tensor, target: Tensor) -> Tensor:
     """Mean of the squared differences in square metres over the pixels whose target [...] is not 0; 0 where all are."""
     known = target > 0
-    return F.mse_loss(depth[known], target[known]) if known.any() else depth.sum() * 0
+    return ((depth - target) * known).square().sum() / known.sum().clamp(min=1)
 
 
 def voxel_losses(
@@ -100,7 +102,7 @@ def voxel_losses(
 
     occupancy  [...] in 0..1
     semantics  [..., K]
-    channel    [...] int64 which of them should be the largest, negative where there is none
+    channel    [...] int64 which of them should be the largest, -1 where there is none
     occupied   [...] bool
     counted    [...] bool, voxels that teach
     """

@@ -49,15 +49,16 @@ class GaussianFlowOcc(Follower):
     first_twice    the first frame of a scene is gone through twice, the second time after itself, as published
     read_out       fields of ReadOut
     teaching       fields of Teaching
-    catch_all      classes that no image shows by name, and moving ones, by name; None: those published for the grid's data set,
-    moving         where no ``catch_all`` may be (every class but the empty one is rendered then), but ``moving`` must be
+    catch_all      names of classes that no image shows by name; None: those published for the grid's data set, if any
+    moving         names of classes that move by themselves; None: those published for the grid's data set, which must be there
     renderer       name of a backend that renders Gaussians, or a backend. What it has compiled in otherwise than ``RASTER`` says is
                    in ``departures``
     camera_seed    seed of the first means and features
 
-    Reads of a batch its ``chain``; in training ``history`` and ``views`` besides. Parameters have the published names. Everything
-    after the neck runs in float32, also under autocast. Without ``history``, ``extract`` and ``predict`` answer for first frames of
-    scenes alone and ``follow`` for all, as published; with it they look back as training does, to where the history begins.
+    Reads of a batch its ``chain``; in training ``history`` and ``views`` besides. Parameters have the published names.
+    Everything after the neck runs in float32, also under autocast. Without ``history``, ``extract`` and ``predict`` answer for
+    first frames of scenes alone and ``follow`` for all, as published; with it they look back as training does, to where the
+    history begins.
 
     Raises ValueError for sizes, classes and options that do not fit together.
     """
@@ -145,8 +146,8 @@ class GaussianFlowOcc(Follower):
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
         """Logits [B, C, X, Y, Z] (one scale).
 
-        Raises FrameMissing, without ``history``, for frames that are not the first ones of their scenes, and ValueError for a batch
-        without ``chain`` or with images of the wrong shape or of more cameras than the model has codes for.
+        Raises FrameMissing, without ``history``, for frames that are not the first ones of their scenes, and ValueError for a
+        batch without ``chain`` or with images of the wrong shape or of more cameras than the model has codes for.
         """
         if batch.history is not None:
             return self.voxelised(self.attributes(self.cloud(batch)))
@@ -155,8 +156,8 @@ class GaussianFlowOcc(Follower):
             if meta.get("previous", "") is not None:
                 what = "is not the first one" if "previous" in meta else "does not say in its meta whether it is the first one"
                 raise FrameMissing(
-                    f"frame {meta.get('token', index)} {what} of its scene: predict with follow(batch, states), or give the batch "
-                    "'history'"
+                    f"frame {meta.get('token', index)} {what} of its scene: predict with follow(batch, states), or give the "
+                    "batch 'history'"
                 )
         return self.voxelised(self.attributes(self._first(self._own(batch))))
 
@@ -179,6 +180,7 @@ class GaussianFlowOcc(Follower):
         history = batch.history
         if history is None:
             raise ValueError("GaussianFlowOcc needs the batch's 'history' to be trained")
+        check_images(batch, self.num_cameras)  # before what is of no key frame is gone through
         before: Cloud | None = None
         own = torch.eye(4, dtype=torch.float64, device=history.images.device).expand(len(history.images), 4, 4)
         # Newest first: the frame after that of ``number`` is the one before it, or the key frame.
@@ -237,7 +239,7 @@ class GaussianFlowOcc(Follower):
         )
 
     def rendered(self, cloud: Cloud, attributes: Attributes, views: ImageSupervision) -> Rendering:
-        """What all cameras see at all moments of ``views``, T * V images a sample in one call, with the class logits as features."""
+        """What all cameras see at all moments of ``views``, T * V images a sample in one call; features are class logits."""
         batch, times, cameras = views.semantic.shape[:3]
         height, width = views.semantic.shape[-2:]
         moments = torch.arange(times, device=views.steps.device).repeat_interleave(cameras)
@@ -250,9 +252,7 @@ class GaussianFlowOcc(Follower):
                 quaternions=attributes.quaternions,
             )
             poses = views.reference_to_camera.flatten(1, 2), width, height, moments
-            return self.backend.render(
-                gaussians, Cameras(views.intrinsics.flatten(1, 2), *poses), self.backend.native(RASTER)
-            )
+            return self.backend.render(gaussians, Cameras(views.intrinsics.flatten(1, 2), *poses), self.backend.native(RASTER))
 
     def loss(self, batch: OccupancyBatch) -> dict[str, Tensor]:
         """The weighted losses of ``Teaching`` by name: ``loss_gs_sem``, ``loss_gs_depth``, and those on voxels.
@@ -328,7 +328,9 @@ def moving_channels(grid: OccupancyGrid, classes: Sequence[int], moving: Sequenc
     published and none are given."""
     names = grid.published.moving if moving is None else tuple(moving)
     if names is None:
-        raise ValueError(f"{grid.dataset}: nothing is published of which classes move; name them with the option 'moving', [] for none")
+        raise ValueError(
+            f"{grid.dataset}: nothing is published of which classes move; name them with the option 'moving', [] for none"
+        )
     ids = class_ids(grid, "moving", names)
     return [channel for channel, number in enumerate(classes) if number in ids]
 

@@ -49,7 +49,7 @@ from experiments.metrics.prior import fit_prior
 from experiments.metrics.shares import class_bias, class_shares, class_weights
 from experiments.plan import Launcher, PlanError, pretrained_path
 from experiments.records import Record
-from experiments.spec import Cell, Schedule, StepSchedule
+from experiments.spec import Cell, HeldSchedule, Schedule, StepSchedule
 
 CURVE_INTERVAL = 10  # iterations between two points of a logged curve
 FIRST = 3  # iterations whose losses a record keeps
@@ -347,7 +347,8 @@ def _training(
         TrainClockHook(keep_time, interval, course.train_seconds),
     ]
     if schedule.ema is not None:
-        hooks.append(AveragedWeightsHook(momentum=schedule.ema))
+        ramp = {} if schedule.ema_from is None else {"ema_type": "RampedAverage", "start": schedule.ema_from}
+        hooks.append(AveragedWeightsHook(momentum=schedule.ema, **ramp))
     rank, world = get_dist_info()
     return {
         "train_dataloader": DataLoader(
@@ -389,6 +390,17 @@ def _rates(schedule: Schedule, iterations: int) -> dict[str, Any]:
             raise ValueError("a StepSchedule counts in epochs: set its 'epochs'")
         drop = round(iterations * schedule.drop_epoch / schedule.epochs)
         return {"type": "MultiStepLR", "milestones": [drop], "gamma": schedule.lr_min / schedule.lr, "by_epoch": False}
+    if isinstance(schedule, HeldSchedule):
+        if schedule.epochs is None or not 0 <= schedule.held_epochs < schedule.epochs:
+            raise ValueError("a HeldSchedule counts in epochs: set its 'epochs', and 'held_epochs' to fewer")
+        return {
+            "type": "HeldCosineLR",
+            "floor": schedule.lr_min / schedule.lr,
+            "warmup": schedule.warmup_iterations,
+            "held": schedule.held_epochs,
+            "epochs": schedule.epochs,
+            "iterations": iterations,
+        }
     return {
         "type": "WarmupCosineLR",
         "lr": schedule.lr,
@@ -398,10 +410,8 @@ def _rates(schedule: Schedule, iterations: int) -> dict[str, Any]:
     }
 
 
-def _tested(
-    cell: Cell, frames: OccupancyFrames[Any], dataset: Dataset[OccupancyBatch], first: int
-) -> Dataset[OccupancyBatch]:
-    """The ``first`` frames of a data set that is addressed as ``frames`` is; for a model that follows scenes with those before."""
+def _tested(cell: Cell, frames: OccupancyFrames[Any], dataset: Dataset[OccupancyBatch], first: int) -> Dataset[OccupancyBatch]:
+    """The ``first`` frames of a data set that is addressed as ``frames`` is; of scenes that are followed, with those before."""
     if cell.row.recipe.follows_scenes:
         return SceneFrames(dataset, frames.predecessors(), range(first))
     return dataset if first == len(frames) else Subset(dataset, range(first))

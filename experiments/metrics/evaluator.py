@@ -41,6 +41,7 @@ class OccupancyMetric(BaseMetric):
     """
 
     default_prefix = None
+    results: list[Any]
 
     def __init__(
         self,
