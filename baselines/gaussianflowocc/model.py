@@ -51,8 +51,8 @@ class GaussianFlowOcc(Follower):
     teaching       fields of Teaching
     catch_all      names of classes that no image shows by name; None: those published for the grid's data set, if any
     moving         names of classes that move by themselves; None: those published for the grid's data set, which must be there
-    renderer       name of a backend that renders Gaussians, or a backend. What it has compiled in otherwise than ``RASTER`` says is
-                   in ``departures``
+    renderer       name of a backend that renders Gaussians, or a backend; what it has compiled in otherwise than ``RASTER`` says
+                   is in ``departures``
     camera_seed    seed of the first means and features
 
     Reads of a batch its ``chain``; in training ``history`` and ``views`` besides. Parameters have the published names.

@@ -89,6 +89,18 @@ def signs(batch: OccupancyBatch) -> tuple[int, ...]:
 # ---- what is drawn ----
 
 
+def test_without_flips_all_else_is_drawn_the_same() -> None:
+    for seed in range(5):
+        whole, own = (Augmentation.drawn(np.random.default_rng(seed), 6, flips) for flips in (True, False))
+        assert not own.flip.any() and (own.reference == 1).all()
+        assert all((getattr(whole, name) == getattr(own, name)).all() for name in ("resize", "left", "rotation"))
+    occ3d = load_table("table_occ3d")
+    row = replace(occ3d.row("tpvformer"), model="gaussianflowocc")
+    read = {preset: Cell(occ3d, row, "cpu", preset, 0).data for preset in ("toy", "paper")}  # type: ignore[arg-type]
+    assert (read["paper"].bevdet, read["paper"].flips, read["paper"].distort) == (True, False, False)
+    assert not read["toy"].bevdet and read["paper"].image_size == (704, 256)
+
+
 def test_draws_are_the_published_ones() -> None:
     image, size = ImageTransform(width=1408, height=512), (1600, 900)
     generator = np.random.default_rng(0)
