@@ -91,7 +91,8 @@ class GaussianFlowOcc(Follower):
         camera_seed: int = 0,
     ) -> None:
         grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
-        super().__init__(grid, camera_seed=camera_seed)
+        # It has losses of its own on voxels, which know no weights.
+        super().__init__(grid, camera_seed=camera_seed, loss={"class_weights": (1.0,) * grid.num_classes})
         if dim % heads:
             raise ValueError(f"dim {dim} must be a multiple of the number of heads {heads}")
         if gaussians < 1 or neighbourhood < 0 or not largest_scale > 0:

@@ -206,6 +206,15 @@ def test_classes_follow_from_what_is_published() -> None:
         rendered_classes(OCC3D, OCC3D.class_names)
 
 
+def test_a_grid_of_nobodys_needs_nothing_but_what_moves() -> None:
+    plain = OccupancyGrid((-8.0, -8.0, 0.0), (8.0, 8.0, 4.0), 1.0, ("free", "wall", "robot"), empty=0)
+    own = toy(plain, moving=["robot"])
+    assert own.classes == (1, 2) and own.temporal_module.moving.tolist() == [1]
+    assert own.initial_means.min() >= -8 and own.initial_means[:, 2].min() >= 0
+    with pytest.raises(ValueError, match="unnamed: nothing is published of which classes move"):
+        toy(plain)
+
+
 def test_a_mean_is_encoded_by_its_place_in_the_range_unclamped() -> None:
     encoding = PointEncoding(SMALL, 8)
     place: list[Tensor] = []
