@@ -259,6 +259,16 @@ def load_bevdet_pretrain(model: nn.Module, path: str | Path) -> list[str]:
     return _load_pretrain(model, path, read_state_dict(path), whole=("img_backbone.", "img_neck."))
 
 
+def load_resnet_pretrain(model: nn.Module, path: str | Path) -> list[str]:
+    """Start a backbone that is a plain ResNet from torchvision's (``resnet50-0676ba61.pth``), which must be there completely; its
+    classifier is ignored.
+
+    Returns the names that were loaded. Raises CheckpointError if it is incomplete or of another shape.
+    """
+    state = {f"img_backbone.{name}": value for name, value in read_state_dict(path).items()}
+    return _load_pretrain(model, path, state, whole="img_backbone.")
+
+
 def _load_pretrain(model: nn.Module, path: str | Path, state: Mapping[str, Tensor], whole: str | tuple[str, ...]) -> list[str]:
     """Load what fits; CheckpointError unless that is everything below ``whole``. Returns the names loaded."""
     own = model.state_dict()

@@ -170,17 +170,19 @@ class History(BatchPart):
     images      [B, T, V, 3, H, W] float32, size, normalisation and augmentation those of the batch's ``images``
     projection  [B, T, V, 4, 4] the batch's own reference frame (augmented, at the time of the key frame) -> pixel of
                 ``images`` of t frames ago (u*z, v*z, z, 1): what does not move lands where that image shows it
+    to_reference  [B, T, 4, 4] reference frame of t frames ago, augmented as the batch's own is -> the batch's own, metres
     """
 
     images: Tensor
     projection: Tensor
+    to_reference: Tensor
 
     def check(self, images: Tensor) -> None:
         b, v, _, h, w = images.shape
         if self.images.dim() != 6 or not self.images.shape[1]:
             raise ValueError(f"History: images must be [B, T, V, 3, H, W] with T of at least 1, got {list(self.images.shape)}")
         t = self.images.shape[1]
-        self._expect(images=[b, t, v, 3, h, w], projection=[b, t, v, 4, 4])
+        self._expect(images=[b, t, v, 3, h, w], projection=[b, t, v, 4, 4], to_reference=[b, t, 4, 4])
 
 
 @dataclass(frozen=True)
@@ -373,6 +375,16 @@ class OccupancyBatch:
             if isinstance(value := getattr(self, f.name), (Tensor, BatchPart))
         }
         return replace(self, **moved)
+
+    def one(self, index: int) -> OccupancyBatch:
+        """Sample ``index`` alone, as a batch of one."""
+        chosen: dict[str, Any] = {}
+        for f in fields(self):
+            if isinstance(value := getattr(self, f.name), Tensor):
+                chosen[f.name] = value[index : index + 1]
+            elif isinstance(value, BatchPart):
+                chosen[f.name] = value.one(index)
+        return replace(self, **chosen, meta=self.meta[index : index + 1])
 
 
 @dataclass(frozen=True)

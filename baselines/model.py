@@ -93,6 +93,12 @@ class OccupancyModel(BaseModel):
         """The rendering plug-in, or None for a model trained on voxels alone."""
         return self._gaussrender[0] if self._gaussrender else None
 
+    @property
+    def departures(self) -> dict[str, tuple[object, object]]:
+        """What a renderer of the model's own, of another configuration than an evaluation's, has compiled in otherwise than it is
+        asked for: setting -> (asked for, used)."""
+        return {}
+
     def attach_rendering(self, plugin: GaussRender, owner: nn.Module) -> None:
         """Train with ``plugin``'s rendered losses too; ``owner`` is the submodule under which its weights are published.
 

@@ -20,6 +20,8 @@ class Published:
                      without them (GaussianOcc, GaussianFlowOcc)
     camera_draw      weights with which a camera is drawn, one a camera in the order of the batches; a single one: the first
                      camera, whatever there are
+    catch_all        names of classes that stand for whatever is none of the others: no image shows them by name
+    moving           names of classes of things that can move by themselves
     """
 
     class_weights: tuple[float, ...] | None = None
@@ -27,3 +29,5 @@ class Published:
     camera_strategy: Strategy | None = None
     camera_draw: tuple[float, ...] | None = None
     unseen_classes: tuple[str, ...] = ()
+    catch_all: tuple[str, ...] | None = None
+    moving: tuple[str, ...] | None = None

@@ -9,7 +9,7 @@ from typing import Literal
 Target = str
 """What is imported only when it is needed, as "module:attribute"."""
 
-Augmentation = Literal["distort", "mirror", "bevdet", "none"]
+Augmentation = Literal["distort", "mirror", "bevdet", "bevdet-images", "none"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,11 @@ class Recipe:
     first_weights  by size, from which a preset that asks for them starts
     own_rate       parts of the model, by parameter name, with a learning rate of their own (``Schedule.backbone_lr``)
     augmentation   of training frames, in presets that have one: photometric distortion; half of the frames mirrored; or BEVDet's
-                   of images and bird's eye view (resized, cropped, flipped, rotated; x and y axes turned round)
+                   of images and bird's eye view (resized, cropped, flipped, rotated; x and y axes turned round), or its
+                   of images alone without flips
     checkpoints    how published checkpoints name their content
+    follows_scenes  its model (a ``baselines.following.Follower``) predicts scenes frame after frame; frames that are not of a
+                   training come with what those before them left
     marks          what fingerprints of its cells say besides, so that cells of before there were recipes stay the same ones
     """
 
@@ -86,6 +89,7 @@ class Recipe:
     own_rate: tuple[str, ...] = ()
     augmentation: Augmentation = "distort"
     checkpoints: CheckpointNames = field(default_factory=CheckpointNames)
+    follows_scenes: bool = False
     marks: Mapping[str, str] = field(default_factory=dict)
 
     def parts(self, training: bool) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,7 @@ BASELINES: Registry[Recipe] = Registry(
         "symphonies": "baselines.symphonies.recipe:RECIPE",
         "renderocc": "baselines.renderocc.recipe:RECIPE",
         "bevdetocc": "baselines.bevdetocc.recipe:RECIPE",
+        "gaussianflowocc": "baselines.gaussianflowocc.recipe:RECIPE",
     },
     "baselines",
 )

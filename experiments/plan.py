@@ -257,7 +257,7 @@ def _check_settings(cells: Sequence[Cell]) -> None:
     """Raise SettingError or PlanError for what --set names and a row does not have."""
     for cell in {cell.row.name: cell for cell in cells}.values():
         _ = cell.schedule
-        if fixed := [name for name in ("data.mirror", "data.bevdet") if name in cell.overrides]:
+        if fixed := [name for name in ("data.mirror", "data.bevdet", "data.flips") if name in cell.overrides]:
             raise PlanError(f"--set {fixed[0]} has no effect: which augmentation there is, the baseline's recipe says")
         if any(name.startswith(("options.", "gaussrender.")) for name in cell.overrides):
             from experiments.cell import models

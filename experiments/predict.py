@@ -36,8 +36,7 @@ from experiments.shell import runnable
 from experiments.spec import Cell, TableSpec, load_table
 
 if TYPE_CHECKING:
-    from baselines.interface import OccupancyBatch
-    from baselines.model import OccupancyModel
+    from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -150,6 +149,7 @@ def _predict(
 
     from baselines.checkpoints import load_released
     from experiments.cell import models
+    from experiments.cell.scenes import predicted
     from experiments.datasets.build import build_dataset
     from experiments.metrics.prior import fit_prior
     from experiments.predictions import save
@@ -158,7 +158,8 @@ def _predict(
         instructions.fix_threads()
     data_root = plan.data_root or toy_data(spec, plan.preset, plan.overrides, plan.reads)
     data = replace(cell.data, distort=False, mirror=False, bevdet=False)  # the training split too is shown as it is
-    frames = build_dataset(spec.dataset, data_root, split, data, cell.seed, cell.row.parts(training=False))
+    follows, reads = cell.row.recipe.follows_scenes, cell.row.parts(training=False)
+    frames = build_dataset(spec.dataset, data_root, split, data, cell.seed, reads, follow=follows)
     for index in paths:
         if not 0 <= index < len(frames):
             raise PlanError(f"--index {index} is not in {split}, whose frames are 0 to {len(frames) - 1}")
@@ -171,26 +172,30 @@ def _predict(
     model.to(device).eval()
     bar = Bar(console, f"{cell.name}: predict", len(paths))
     try:
-        for index, path in paths.items():
-            save(_answer(model, frames[index], cell, index, frames.camera_names, device), path)
+        for index, sample, prediction in predicted(model, frames, list(paths), follows):
+            save(_answer(prediction, sample, cell, index, model.grid, frames.camera_names), paths[index])
             bar.advance()
     finally:
         bar.close()
 
 
 def _answer(  # type: ignore[no-untyped-def]
-    model: OccupancyModel, sample: OccupancyBatch, cell: Cell, index: int, camera_names: tuple[str, ...], device: str
+    prediction: OccupancyPrediction,
+    sample: OccupancyBatch,
+    cell: Cell,
+    index: int,
+    grid: OccupancyGrid,
+    camera_names: tuple[str, ...],
 ):
     import numpy as np
 
     from experiments.predictions import SavedPrediction
 
-    predicted = model.predict(sample.to(device)).labels[0].cpu().numpy()
     meta = sample.meta[0]
     paths = tuple(os.path.realpath(path) for path in meta["image_paths"])
     return SavedPrediction(
-        grid=model.grid,
-        predicted=predicted.astype(np.uint8),
+        grid=grid,
+        predicted=prediction.labels[0].cpu().numpy().astype(np.uint8),
         true=sample.labels[0].numpy().astype(np.uint8),
         camera_mask=sample.camera_mask[0].numpy(),
         intrinsics=sample.intrinsics[0].double().numpy(),

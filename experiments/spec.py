@@ -144,6 +144,7 @@ class DataPreset:
     bevdet               BEVDet's augmentation of training frames (``Recipe.augmentation``)
     pseudo_labels        of the images of a generated world, for models that learn from them: with errors like those of the models
                          that make them of real images, or exact
+    flips                that flips images, and turns round axes of the reference frame
     toyworld             fields of ToyWorldConfig
     """
 
@@ -158,6 +159,7 @@ class DataPreset:
     mirror: bool = False
     bevdet: bool = False
     pseudo_labels: Literal["noisy", "exact"] = "noisy"
+    flips: bool = True
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,9 @@ class Schedule:
     """Optimisation of a preset (AdamW, linear warm-up into a cosine, per iteration).
 
     Exactly one of ``iterations`` and ``epochs`` is set. ``backbone_lr`` multiplies the image backbone's rate; ``amp``
-    trains in mixed precision; ``ema`` is the momentum of averaged weights, which then are the ones evaluated; ``betas`` are
-    AdamW's.
+    trains in mixed precision; ``ema`` is the momentum of averaged weights, which then are the ones evaluated; with ``ema_from``
+    that momentum is what it falls to, 1 - (1 - ema) (1 - exp(-n / 2000)) after n updates, counted from ``ema_from``; ``betas``
+    are AdamW's.
     """
 
     batch_size: int
@@ -182,6 +185,7 @@ class Schedule:
     amp: bool = False
     ema: float | None = None
     betas: tuple[float, float] = (0.9, 0.999)
+    ema_from: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +198,16 @@ class StepSchedule(Schedule):
 
     drop_epoch: int
     eps: float = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldSchedule(Schedule):
+    """The same but that the rate is held for some epochs, and then falls along a cosine once an epoch, to ``lr_min``.
+
+    held_epochs    for which it is held, linear warm-up from a thousandth included
+    """
+
+    held_epochs: int
 
 
 @dataclass(frozen=True)
@@ -407,11 +421,13 @@ _LATER: dict[str, Any] = {
     "mirror": False,
     "bevdet": False,
     "pseudo_labels": "noisy",
+    "flips": True,
     "class_weights": "published",
     "class_bias": "drawn",
     "coarse_labels": "majority",
     "loss_in_sight": 0.0,
     "betas": (0.9, 0.999),
+    "ema_from": None,
 }
 # Fields of a row that change nothing in its cell.
 _SHOWN = ("title", "note", "base", "presets", "cell_of", "metrics")
@@ -466,6 +482,8 @@ class Cell:
         if "image_size" in settings.section(self.overrides, "data"):
             size = data.image_size
         augmented: dict[str, Any] = {name: data.distort and chosen == name for name in ("distort", "mirror", "bevdet")}
+        if data.distort and chosen == "bevdet-images":
+            augmented |= {"bevdet": True, "flips": False}
         return replace(data, **augmented, image_size=size)
 
     @property

@@ -19,9 +19,9 @@ import torch
 from mmengine.dist import master_only
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import MMLogger
-from mmengine.model import MMDistributedDataParallel, is_model_wrapper
+from mmengine.model import ExponentialMovingAverage, MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import _ParamScheduler
-from mmengine.registry import LOOPS, PARAM_SCHEDULERS
+from mmengine.registry import LOOPS, MODELS, PARAM_SCHEDULERS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
@@ -102,6 +102,27 @@ class WarmupCosineLR(_ParamScheduler):
             return self.start + t * (base - self.start) / self.warmup
         phase = min(t / self.iterations, 1.0)
         return self.lr_min + 0.5 * (base - self.lr_min) * (1 + math.cos(math.pi * phase))
+
+
+@PARAM_SCHEDULERS.register_module()
+class HeldCosineLR(_ParamScheduler):
+    """The rate of boschresearch/GaussianFlowOcc (mmdet3d/models/gaussianflowocc_modules/hooks.py): linear warm-up from a
+    thousandth of each group's rate, then that rate for ``held`` of the epochs, then a cosine that takes a step at the beginning
+    of an epoch and would reach the share ``floor`` of it behind the last one."""
+
+    def __init__(self, optimizer: Any, floor: float, warmup: int, held: int, epochs: int, iterations: int, **kwargs: Any) -> None:
+        self.floor, self.warmup, self.held, self.epochs, self.iterations = floor, warmup, held, epochs, iterations
+        super().__init__(optimizer, param_name="lr", by_epoch=False, **kwargs)
+
+    def _get_value(self) -> list[float]:
+        return [base * self.share(self.last_step) for base in self.base_values]
+
+    def share(self, t: int) -> float:
+        """Of a group's rate at iteration ``t``."""
+        epoch = min(t * self.epochs // self.iterations, self.epochs)
+        phase = max(epoch - self.held, 0) / (self.epochs - self.held)
+        share = self.floor + 0.5 * (1 - self.floor) * (1 + math.cos(math.pi * phase))
+        return share * (1 - (1 - t / self.warmup) * (1 - 1e-3)) if t < self.warmup else share
 
 
 class EndlessSampler(Sampler[tuple[int, int]]):
@@ -262,6 +283,19 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, groups: list[dict[str, An
                 shape = torch.Size() if name == "step" else parameter.shape
                 if not isinstance(value, torch.Tensor) or value.shape != shape or not value.is_floating_point():
                     raise CheckpointError(f"its optimizer's '{name}' is not that of the model")
+
+
+@MODELS.register_module()
+class RampedAverage(ExponentialMovingAverage):
+    """mmengine's average with a momentum that falls to the given one, see ``Schedule.ema``."""
+
+    def __init__(self, model: nn.Module, start: int, **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        self.start = start
+
+    def avg_func(self, averaged_param: torch.Tensor, source_param: torch.Tensor, steps: int) -> None:
+        momentum = 1 - (1 - self.momentum) * (1 - math.exp(-(self.start + int(steps)) / 2000))
+        averaged_param.lerp_(source_param, momentum)
 
 
 class AveragedWeightsHook(EMAHook):

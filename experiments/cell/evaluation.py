@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,22 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from baselines.gaussrender import GaussRenderConfig, render_views
-from baselines.interface import BatchPart, OccupancyBatch, OccupancyGrid
+from baselines.interface import OccupancyBatch, OccupancyGrid
 from renderers import Cameras, Renderer
 
 SHORT = 101  # samples of a short evaluation: `valeoai/GaussRender eval.py` stops after as many
 SMOKE = 2  # of one that only shows that everything runs
 
 Views = dict[str, Tensor]
-
-
-def one(batch: OccupancyBatch, index: int) -> OccupancyBatch:
-    """Sample ``index`` of a batch, as a batch of one."""
-    chosen: dict[str, Any] = {
-        f.name: value[index : index + 1] for f in fields(batch) if isinstance(value := getattr(batch, f.name), Tensor)
-    }
-    chosen |= {f.name: part.one(index) for f in fields(batch) if isinstance(part := getattr(batch, f.name), BatchPart)}
-    return replace(batch, **chosen, meta=batch.meta[index : index + 1])
 
 
 @dataclass(frozen=True)
@@ -75,7 +66,7 @@ class RenderingEvaluator(Evaluator):
         assert data_batch is not None
         with torch.no_grad():
             samples = [
-                {**sample, "views": self._views(sample["logits"], one(data_batch["batch"], index))}
+                {**sample, "views": self._views(sample["logits"], data_batch["batch"].one(index))}
                 for index, sample in enumerate(data_samples)
             ]
         super().process(samples, data_batch)

@@ -40,6 +40,7 @@ from experiments.cell.engine import (
 from experiments.cell.evaluation import SHORT, SMOKE, RenderingEvaluator, ShuffledImages, ViewRenderer
 from experiments.cell.folder import WEIGHTS, CellFolder, Progress, Stale, iteration_of, now
 from experiments.cell.progress import ProgressHook
+from experiments.cell.scenes import SceneFrames, SceneLoop, SceneSampler, predicted
 from experiments.cell.tracking import Tracker
 from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames, collate
@@ -50,7 +51,7 @@ from experiments.metrics.prior import fit_prior
 from experiments.metrics.shares import class_bias, class_shares, class_weights
 from experiments.plan import Launcher, PlanError, pretrained_path
 from experiments.records import Record
-from experiments.spec import Cell, Schedule, StepSchedule
+from experiments.spec import Cell, HeldSchedule, Schedule, StepSchedule
 
 CURVE_INTERVAL = 10  # iterations between two points of a logged curve
 FIRST = 3  # iterations whose losses a record keeps
@@ -135,17 +136,24 @@ def set_up(
     tracker.params(_params(cell, job, iterations))
     # The preset's options, not the row's: all rows are looked at alike, whatever they were trained with.
     views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
-    metric = OccupancyMetric(val.grid, rays=val.has_ray_origins, others=counted(cell.metrics), of_sums=of_sums(cell.metrics))
+    follows = cell.row.recipe.follows_scenes
+    metric = OccupancyMetric(
+        val.grid,
+        rays=val.has_ray_origins,
+        others=counted(cell.metrics),
+        of_sums=of_sums(cell.metrics),
+        any_order=follows,
+    )
     shown = ProgressHook(job.console, f"{cell.name}:")
     smoke = cell.overrides.get("smoke")
     short = cell.preset.short_evaluation or cell.overrides.get("short") or smoke
-    test_set: Dataset[OccupancyBatch] = Subset(val, range(min(SMOKE if smoke else SHORT, len(val)))) if short else val
+    test_set = _tested(cell, val, val, min(SMOKE if smoke else SHORT, len(val)) if short else len(val))
     times = IterationTimesHook()
     runner = CellRunner(
         model=model,
         work_dir=str(folder.work_dir),
         test_dataloader=_test_loader(cell, test_set),
-        test_cfg={},
+        test_cfg={"type": "SceneLoop"} if follows else {},
         test_evaluator=RenderingEvaluator([metric], views),
         launcher=job.launcher,
         env_cfg={"cudnn_benchmark": True},
@@ -210,7 +218,7 @@ def work(
         if trains:
             _keep_weights(runner, folder.work_dir / WEIGHTS)
         if draws and runner.rank == 0:
-            _draw(_bare(runner), views, val, folder.work_dir / "figures", tracker, cell.name)
+            _draw(_bare(runner), views, val, folder.work_dir / "figures", tracker, cell)
     finally:
         shown.close()
     record = Record(
@@ -223,7 +231,9 @@ def work(
         per_class=per_class,
         checks=checks,
         overrides=cell.overrides,
-        renderer_settings={name: used for name, (_, used) in views.renderer.departures(views.config.raster).items()},
+        renderer_settings={
+            name: used for name, (_, used) in {**views.renderer.departures(views.config.raster), **_departures(model)}.items()
+        },
         fingerprint=cell.fingerprint(job.data_fingerprint),
         data_fingerprint=cell.data_read(job.data_fingerprint),
         git_commit=progress.git_commit,
@@ -270,6 +280,7 @@ def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
     frames = build_dataset(
         cell.table.dataset, job.data_root, split, cell.data, cell.seed, reads, sight, rays, recipe.even_rays,
         views=recipe.views.get(size, VIEWS), view_size=recipe.view_size.get(size),
+        follow=recipe.follows_scenes and split != "train",
     )  # fmt: skip
     if split == "train" and "rays" in reads and cell.preset.class_weights == "counted" and not recipe.even_rays:
         frames.count_rays()
@@ -346,7 +357,8 @@ def _training(
         TrainClockHook(keep_time, interval, course.train_seconds),
     ]
     if schedule.ema is not None:
-        hooks.append(AveragedWeightsHook(momentum=schedule.ema, strict_load=True))
+        ramp = {} if schedule.ema_from is None else {"ema_type": "RampedAverage", "start": schedule.ema_from}
+        hooks.append(AveragedWeightsHook(momentum=schedule.ema, strict_load=True, **ramp))
     rank, world = get_dist_info()
     return {
         "train_dataloader": DataLoader(
@@ -388,6 +400,17 @@ def _rates(schedule: Schedule, iterations: int) -> dict[str, Any]:
             raise ValueError("a StepSchedule counts in epochs: set its 'epochs'")
         drop = round(iterations * schedule.drop_epoch / schedule.epochs)
         return {"type": "MultiStepLR", "milestones": [drop], "gamma": schedule.lr_min / schedule.lr, "by_epoch": False}
+    if isinstance(schedule, HeldSchedule):
+        if schedule.epochs is None or not 0 <= schedule.held_epochs < schedule.epochs:
+            raise ValueError("a HeldSchedule counts in epochs: set its 'epochs', and 'held_epochs' to fewer")
+        return {
+            "type": "HeldCosineLR",
+            "floor": schedule.lr_min / schedule.lr,
+            "warmup": schedule.warmup_iterations,
+            "held": schedule.held_epochs,
+            "epochs": schedule.epochs,
+            "iterations": iterations,
+        }
     return {
         "type": "WarmupCosineLR",
         "lr": schedule.lr,
@@ -397,13 +420,25 @@ def _rates(schedule: Schedule, iterations: int) -> dict[str, Any]:
     }
 
 
+def _tested(cell: Cell, frames: OccupancyFrames[Any], dataset: Dataset[OccupancyBatch], first: int) -> Dataset[OccupancyBatch]:
+    """The ``first`` frames of a data set that is addressed as ``frames`` is; of scenes that are followed, with those before."""
+    if cell.row.recipe.follows_scenes:
+        return SceneFrames(dataset, frames.predecessors(), range(first))
+    return dataset if first == len(frames) else Subset(dataset, range(first))
+
+
+def _departures(model: OccupancyModel) -> dict[str, tuple[object, object]]:
+    """What the training's renderer does otherwise than the model asks for: "training NAME" -> (asked for, used)."""
+    return {f"training {name}": pair for name, pair in model.departures.items()}
+
+
 def _test_loader(cell: Cell, dataset: Dataset[OccupancyBatch]) -> DataLoader[Any]:
     from mmengine.dataset import DefaultSampler
 
     return DataLoader(
         dataset,
         batch_size=1,
-        sampler=DefaultSampler(dataset, shuffle=False),  # type: ignore[arg-type]
+        sampler=SceneSampler(dataset) if isinstance(dataset, SceneFrames) else DefaultSampler(dataset, shuffle=False),  # type: ignore[arg-type]
         num_workers=cell.data.workers,
         collate_fn=collate,
         generator=torch.Generator().manual_seed(cell.seed),
@@ -418,15 +453,15 @@ def _shuffled(
     Nothing where the scenes do not allow it, and where no voxel counts.
     """
     try:
-        dataset: Dataset[OccupancyBatch] = ShuffledImages(val, [val[index].meta[0]["scene"] for index in range(len(val))])
+        shuffled = ShuffledImages(val, [val[index].meta[0]["scene"] for index in range(val.reachable)])
     except ValueError as error:
         console.print(f"{escape(cell.name)}: check left out: {error}", soft_wrap=True)
         return {}, {}
-    if cell.overrides.get("smoke"):
-        dataset = Subset(dataset, range(min(SMOKE, len(val))))
+    dataset = _tested(cell, val, shuffled, min(SMOKE, len(val)) if cell.overrides.get("smoke") else len(val))
     shown.title = f"{cell.name}: shuffled images,"
-    metric = OccupancyMetric(val.grid, rays=False)
-    metrics = TestLoop(runner, _test_loader(cell, dataset), Evaluator([metric])).run()
+    metric = OccupancyMetric(val.grid, rays=False, any_order=isinstance(dataset, SceneFrames))
+    loop = SceneLoop if isinstance(dataset, SceneFrames) else TestLoop
+    metrics = loop(runner, _test_loader(cell, dataset), Evaluator([metric])).run()
     if "mIoU" not in metrics:
         console.print(f"{escape(cell.name)}: check left out: no voxel of the labels counts", soft_wrap=True)
         return {}, {}
@@ -452,17 +487,17 @@ def _keep_weights(runner: CellRunner, path: Path) -> None:
 
 
 def _draw(
-    model: OccupancyModel, views: ViewRenderer, val: OccupancyFrames[Any], folder: Path, tracker: Tracker, title: str
+    model: OccupancyModel, views: ViewRenderer, val: OccupancyFrames[Any], folder: Path, tracker: Tracker, cell: Cell
 ) -> None:
     """Figures of two evaluated frames, to the work folder and to MLflow."""
     model.eval()
-    for index in sorted({0, len(val) // 2}):
-        sample = val[index]
-        logits = model.predict(sample).logits[-1][0]
+    drawn_frames = sorted({0, len(val) // 2})
+    for index, sample, prediction in predicted(model, val, drawn_frames, cell.row.recipe.follows_scenes):
+        logits = prediction.logits[-1][0]
         seen = {name: value.cpu().numpy() for name, value in views(logits, sample).items()}
         images = figures.normalised_to_rgb(sample.images[0].numpy(), val.image.mean, val.image.std)
         labels, visible = sample.labels[0].numpy(), sample.camera_mask[0].numpy()
-        heading = f"{title}\n{sample.meta[0]['scene']}, frame {sample.meta[0]['token']}"
+        heading = f"{cell.name}\n{sample.meta[0]['scene']}, frame {sample.meta[0]['token']}"
         drawn = {
             "input": figures.input_views(images, val.camera_names, heading),
             "occupancy": figures.occupancy_from_above(logits.argmax(0).cpu().numpy(), labels, visible, val.grid, heading),

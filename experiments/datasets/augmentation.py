@@ -7,7 +7,7 @@ images (IDA) and of the bird's eye view (BDA).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -43,15 +43,17 @@ class Augmentation:
     reference: NDArray[np.float64]
 
     @classmethod
-    def drawn(cls, generator: np.random.Generator, views: int) -> Augmentation:
-        """As published: x and y axes are turned round half of the time each, the frame is neither rotated nor scaled."""
-        return cls(
+    def drawn(cls, generator: np.random.Generator, views: int, flips: bool = True) -> Augmentation:
+        """As published: x and y axes are turned round half of the time each, the frame is neither rotated nor scaled. Without
+        ``flips`` no image is flipped and no axis turned round; all else is drawn the same."""
+        drawn = cls(
             resize=generator.uniform(*RESIZE, views),
             left=generator.random(views),
             flip=generator.integers(2, size=views).astype(bool),
             rotation=generator.uniform(-ROTATION, ROTATION, views),
             reference=np.append(1.0 - 2.0 * generator.integers(2, size=2), 1.0),
         )
+        return drawn if flips else replace(drawn, flip=np.zeros(views, bool), reference=np.ones(3))
 
     def geometry(self, image: ImageTransform, width: int, height: int) -> Geometry:
         """Of views whose own images are width x height; raises ValueError if the network's are too narrow for the draws."""

@@ -32,14 +32,16 @@ def build_dataset(
     even_rays: bool = False,
     views: int = 0,
     view_size: tuple[int, int] | None = None,
+    follow: bool = False,
 ) -> OccupancyFrames[Any]:
     """A split of the data set ``name`` at the preset's sizes; small generated data sets stay in memory.
 
     ``seed`` is that of the augmentation, which the training split alone has. ``reads``: parts of a batch beyond images and
     cameras, with the moments that they show (``Recipe.parts``) or without; ``sight``: with the voxels in sight, for losses that
     ask; ``rays``: how many are drawn of a frame, 0: all, ``even_rays``: whatever their class; ``views``: how many moments besides
-    the own are drawn of a frame, 0: all, ``view_size``: their (width, height), None: that of the images. Raises DataError for an
-    unknown name, for a part that the data set does not provide and for whatever is missing on disk.
+    the own are drawn of a frame, 0: all, ``view_size``: their (width, height), None: that of the images; ``follow``: frames know
+    which one comes before them. Raises DataError for an unknown name, for a part that the data set does not provide and for
+    whatever is missing on disk.
     """
     shown = dict(reads) if isinstance(reads, Mapping) else {part: FRAMES.get(part, OWN) for part in reads}
     dataset = DATASETS.load(name)
@@ -57,6 +59,7 @@ def build_dataset(
         augment=split == "train",
         mirror=data.mirror,
         bevdet=data.bevdet,
+        flips=data.flips,
         seed=seed,
         cache=data.source == "toyworld",
         depth="depth" in shown,
@@ -71,4 +74,5 @@ def build_dataset(
         view_count=views,
         view_size=view_size,
         exact_views=data.pseudo_labels == "exact",
+        follow=follow,
     )

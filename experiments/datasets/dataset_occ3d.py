@@ -22,6 +22,8 @@ DATASET = DataSet(
         camera_strategy="sensor",
         camera_draw=layout.NUSCENES_DRAW,
         unseen_classes=("others", "other_flat"),
+        catch_all=("others",),
+        moving=layout.NUSCENES_MOVING,
     ),
     splits=layout.SPLITS,
     evaluated="val",

@@ -21,6 +21,7 @@ DATASET = DataSet(
         gaussian_scale=(0.5, 0.25),
         camera_strategy="trajectory",
         camera_draw=layout.NUSCENES_DRAW,
+        moving=layout.NUSCENES_MOVING,
     ),
     splits=layout.SPLITS,
     evaluated="val",

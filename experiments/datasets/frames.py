@@ -103,6 +103,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     bevdet              augmented frames are as BEVDet's family takes them: each view resized, cropped, flipped and rotated, the
                         reference frame's axes turned round (``Augmentation``). All of the batch follows, cameras too, but
                         for ``meta``
+    flips               False: that without flips and without axes turned round
     seed                seed of the augmentation
     cache               keep decoded images and labels in memory; for small data sets only
     depth               fill the batch's ``depth``, at the size of the network's input
@@ -120,6 +121,9 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
                         has; 0: all. Where there are fewer, the first ones are not valid
     view_size           (width, height) of the label maps, None for that of the network's input
     exact_views         take a generated world's exact labels, not those with errors like the ones of models
+    follow              ``meta`` holds besides: "previous", the token of the scene's key frame before, None for its first one, and
+                        "to_global", [4, 4] float64 reference frame -> global frame. Frames of the split that ``mini`` leaves
+                        out are there too, behind the others: from ``len`` to ``reachable``
 
     Other key frames are those that the split's list has of the scene, in order of time, also where ``mini`` leaves them out.
     Items are addressed by an index or by a pair (index, draw), where ``draw`` (say, the epoch; see ``TrainSampler``)
@@ -165,6 +169,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         augment: bool = False,
         mirror: bool = False,
         bevdet: bool = False,
+        flips: bool = True,
         seed: int = 0,
         cache: bool = False,
         depth: bool = False,
@@ -179,10 +184,12 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         view_count: int = 0,
         view_size: tuple[int, int] | None = None,
         exact_views: bool = False,
+        follow: bool = False,
     ) -> None:
         asked = {"depth": depth, "history": history, "neighbours": neighbours, "rays": rays, "views": views}
+        asked |= {"order of time": follow}
         has = {"depth": bool(self.get_depth), "rays": self.has_rays, "views": self.has_views}
-        has |= dict.fromkeys(("history", "neighbours"), self.has_moments)
+        has |= dict.fromkeys(("history", "neighbours", "order of time"), self.has_moments)
         if lacking := [part for part, wanted in asked.items() if wanted and not has[part]]:
             raise DataError(f"{type(self).__name__} has no {lacking[0]}: take another data set, or a model that does not need it")
         if any(offset >= 0 for offset in history):
@@ -200,13 +207,13 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self.image = image or ImageTransform()
         self.coarsen = coarsen
         self.official_grid = self._official_grid()
-        if bevdet:
+        if bevdet and flips:
             check_turns(type(self).__name__, self.official_grid)
         self.grid = self.official_grid if coarsen == 1 else self.official_grid.coarsened(coarsen)
         self.label_camera_width = label_camera_width
         self.augment = augment
         self.mirror = mirror
-        self.bevdet = bevdet
+        self.bevdet, self.flips = bevdet, flips
         self.seed = seed
         self.with_depth = depth
         self.with_sight = sight
@@ -219,9 +226,13 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         with refusing(f"{self._index()}: split {split}", "copy or download it again"):
             self._all_frames = self._list()
         self._chosen = mini_indices(len(self._all_frames)) if mini else list(range(len(self._all_frames)))
-        moved = any(offset != 0 for offset in (*history, *neighbours, *rays, *views))
+        self._count, self._follow = len(self._chosen), follow
+        if follow:
+            self._chosen += sorted(set(range(len(self._all_frames))) - set(self._chosen))
+        moved = follow or any(offset != 0 for offset in (*history, *neighbours, *rays, *views))
         with refusing(f"{self._index()}: the moments of its frames", "copy or download it again"):
             self._timeline = Timeline([self._moment(frame) for frame in self._all_frames]) if moved else None
+        self._predecessors = self.predecessors() if follow else []
         self._pixels: dict[int, Pixels] | None = {} if cache else None
         self._depth: dict[int, NDArray[np.float32]] | None = {} if cache else None
         self._labels: dict[int, Labels] | None = {} if cache else None
@@ -282,7 +293,19 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         """What the batch says about the frame."""
 
     def __len__(self) -> int:
+        return self._count
+
+    @property
+    def reachable(self) -> int:
+        """Number of frames that can be addressed: those of ``len``, and behind them what has only to be looked at before."""
         return len(self._chosen)
+
+    def predecessors(self) -> list[int | None]:
+        """For each reachable frame the index of the one before it in its scene; ``follow`` alone knows."""
+        assert self._follow and self._timeline is not None
+        index = {position: number for number, position in enumerate(self._chosen)}
+        before = [self._timeline.at(position, -1) for position in self._chosen]
+        return [None if position is None else index[position] for position in before]
 
     def __getitem__(self, key: int | tuple[int, int]) -> OccupancyBatch:
         index, draw = key if isinstance(key, tuple) else (key, 0)
@@ -297,7 +320,8 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     def _sample(self, index: int, draw: int, position: int) -> OccupancyBatch:
         frame = self._all_frames[position]
         generator = np.random.default_rng((self.seed, draw, index))
-        augmentation = Augmentation.drawn(generator, len(self.camera_names)) if self.augment and self.bevdet else None
+        turned = self.augment and self.bevdet
+        augmentation = Augmentation.drawn(generator, len(self.camera_names), self.flips) if turned else None
         pixels = self._read_pixels(position, augmentation)
         geometry = pixels.geometry
         depth = self._depth_of(position, pixels) if self.with_depth else None
@@ -336,11 +360,16 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             camera_size=size,
             labels=torch.from_numpy(labels.astype(np.int64))[None],
             camera_mask=torch.from_numpy(counted)[None],
-            meta=[self._meta(index, frame)],
+            meta=[self._meta(index, frame) | (self._place_in_scene(index) if self._follow else {})],
             depth=None if depth is None else torch.from_numpy(depth)[None],
             sight=None if sight is None else torch.from_numpy(sight)[None],
             **parts,
         )
+
+    def _place_in_scene(self, index: int) -> dict[str, Any]:
+        before = self._predecessors[index]
+        previous = None if before is None else self._meta(before, self._frame(before))["token"]
+        return {"previous": previous, "to_global": self._to_global(self._frame(index))}
 
     def _other_moments(
         self, position: int, pixels: Pixels, augmentation: Augmentation | None, mirrored: bool, generator: np.random.Generator

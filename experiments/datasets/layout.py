@@ -39,6 +39,9 @@ EMPTY_WEIGHT = 0.5
 # to one).
 NUSCENES_DRAW = (0.25, 0.125, 0.125, 0.25, 0.125, 0.125)
 
+# Classes whose things move by themselves (boschresearch/GaussianFlowOcc mmdet3d/models/detectors/gaussianflowocc.py).
+NUSCENES_MOVING = ("bicycle", "bus", "car", "construction_vehicle", "motorcycle", "pedestrian", "trailer", "truck")
+
 # The order in which GaussRender stacks the cameras (dataset/nuscenes.py:33-40).
 CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
 

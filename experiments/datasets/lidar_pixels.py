@@ -85,7 +85,7 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
 
     def count_rays(self) -> None:
         self._points = np.zeros(NUM_CLASSES, np.int64)
-        for position in self._chosen:
+        for position in self._chosen[: len(self)]:
             for image in self._image_paths(self._all_frames[position]):
                 self._points += np.bincount(read_points(self.data_root, image)[1], minlength=NUM_CLASSES)
         self._points[self.grid.empty : self.grid.empty + 1] = 0  # never a ray

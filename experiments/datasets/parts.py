@@ -94,7 +94,9 @@ def camera_chain(pinholes: Matrices, to_camera: Matrices, geometry: Geometry) ->
 def history(earlier: list[Shot], to_global: Matrices) -> History:
     """Earlier moments as the network's input, newest first, of a frame whose reference lies in the global frame like that."""
     projections = [shot.geometry.projection(shot.pinholes, shot.from_reference(to_global)) for shot in earlier]
-    return History(single(np.stack([shot.images for shot in earlier])), single(np.stack(projections)))
+    to_own = np.linalg.inv(to_global)
+    moves = [square4(shot.geometry.reference) @ to_own @ shot.to_global @ shot.geometry.before() for shot in earlier]
+    return History(single(np.stack([shot.images for shot in earlier])), single(np.stack(projections)), single(np.stack(moves)))
 
 
 def neighbours(key: Shot, others: list[tuple[Shot, float] | None]) -> Neighbours:

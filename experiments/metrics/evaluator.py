@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.evaluator import BaseMetric
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
@@ -40,6 +41,8 @@ class OccupancyMetric(BaseMetric):
     rays  compute RayIoU; needs ``meta["ray_origins"]`` in every sample
     others  further metrics by name, see ``counted``
     of_sums  and those that follow from what is counted anyway, see ``of_sums``
+    any_order  samples come in any order and on any process, not as a distributed sampler deals them out: they are put back by
+           ``meta["index"]``, each once
 
     ``process`` takes ``{"batch": OccupancyBatch}`` and one dict a sample of it, in order: "labels" [X, Y, Z], the
     predicted class ids, and optionally "views", see ``sample_counts``. Other keys are not read. After ``evaluate``
@@ -47,6 +50,7 @@ class OccupancyMetric(BaseMetric):
     """
 
     default_prefix = None
+    results: list[Any]
 
     def __init__(
         self,
@@ -55,12 +59,15 @@ class OccupancyMetric(BaseMetric):
         collect_device: str = "cpu",
         others: Mapping[str, Counted] | None = None,
         of_sums: Mapping[str, OfSums] | None = None,
+        any_order: bool = False,
     ) -> None:
         super().__init__(collect_device=collect_device)
         self.grid = grid
         self.others = dict(others or {})
         self.of_sums = dict(of_sums or {})
         self.rays = rays
+        self.any_order = any_order
+        self._indices: list[int] = []
         self.last: Scores | None = None
 
     def process(self, data_batch: Mapping[str, OccupancyBatch], data_samples: Sequence[Mapping[str, Any]]) -> None:
@@ -86,7 +93,23 @@ class OccupancyMetric(BaseMetric):
                 )
             )
             voxels = (array(sample["labels"]), array(batch.labels[index]), array(batch.camera_mask[index]).astype(bool))
+            if self.any_order:
+                self._indices.append(int(batch.meta[index]["index"]))
             self.results[-1] |= {_OTHER + name: other.count(*voxels, self.grid) for name, other in self.others.items()}
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """As mmengine does it; ``size``: number of different samples. Raises ValueError if, in any order, others came."""
+        if self.any_order:
+            everywhere = all_gather_object(list(zip(self._indices, self.results, strict=True)))
+            found = dict(sorted((pair for process in everywhere for pair in process), key=lambda pair: pair[0]))
+            if len(found) != size:
+                raise ValueError(f"{len(found)} different samples were scored, {size} were to be")
+            ordered, (rank, world) = list(found.values()), get_dist_info()
+            # As a distributed sampler would have dealt them out, which fills the last round up.
+            self.results = [ordered[number % size] for number in range(rank, -(-size // world) * world, world)]
+            self._indices = []
+        scores: dict[str, float] = super().evaluate(size)
+        return scores
 
     def compute_metrics(self, results: list[Counts]) -> dict[str, float]:
         """Called by mmengine on the main process with the counts of all samples."""

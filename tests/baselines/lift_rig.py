@@ -51,6 +51,7 @@ def lift_batch(
     history = History(
         images=torch.randn(batch, frames, cameras, 3, height, width, generator=g),
         projection=torch.stack([plain.projection @ forward(SPEED * (t + 1)) for t in range(frames)], dim=1),
+        to_reference=torch.stack([forward(-SPEED * (t + 1)).expand(batch, 4, 4) for t in range(frames)], dim=1),
     )
     depth = torch.rand(batch, cameras, height, width, generator=g) * 60
     depth[torch.rand(depth.shape, generator=g) > 0.05] = 0

@@ -89,6 +89,18 @@ def signs(batch: OccupancyBatch) -> tuple[int, ...]:
 # ---- what is drawn ----
 
 
+def test_without_flips_all_else_is_drawn_the_same() -> None:
+    for seed in range(5):
+        whole, own = (Augmentation.drawn(np.random.default_rng(seed), 6, flips) for flips in (True, False))
+        assert not own.flip.any() and (own.reference == 1).all()
+        assert all((getattr(whole, name) == getattr(own, name)).all() for name in ("resize", "left", "rotation"))
+    occ3d = load_table("table_occ3d")
+    row = replace(occ3d.row("tpvformer"), model="gaussianflowocc")
+    read = {preset: Cell(occ3d, row, "cpu", preset, 0).data for preset in ("toy", "paper")}  # type: ignore[arg-type]
+    assert (read["paper"].bevdet, read["paper"].flips, read["paper"].distort) == (True, False, False)
+    assert not read["toy"].bevdet and read["paper"].image_size == (704, 256)
+
+
 def test_draws_are_the_published_ones() -> None:
     image, size = ImageTransform(width=1408, height=512), (1600, 900)
     generator = np.random.default_rng(0)
@@ -166,7 +178,7 @@ def test_pixels_come_to_where_the_matrix_says(number: int) -> None:
 def test_a_draw_that_changes_nothing_leaves_the_frame(
     world: Path, plain: OccupancyBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Augmentation, "drawn", lambda generator, views: NOTHING)
+    monkeypatch.setattr(Augmentation, "drawn", lambda *_: NOTHING)
     for name, value in tensors(train(world)[1]):
         assert torch.allclose(value, dict(tensors(plain))[name], rtol=1e-6, atol=1e-6), name
     assert train(world)[1].images.equal(plain.images)
@@ -174,7 +186,7 @@ def test_a_draw_that_changes_nothing_leaves_the_frame(
 
 def test_what_the_crop_without_augmentation_cuts_off_is_shown(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of smaller images, all: the bottom stays where it is, and what is above and beside them is black."""
-    monkeypatch.setattr(Augmentation, "drawn", lambda generator, views: replace(NOTHING, resize=np.full(6, -0.06)))
+    monkeypatch.setattr(Augmentation, "drawn", lambda *_: replace(NOTHING, resize=np.full(6, -0.06)))
     frames = train(world)
     images = frames[1].images[0].permute(0, 2, 3, 1) + torch.tensor(IMAGE.mean)
     for image, path in zip(images, frames._image_paths(frames._all_frames[1]), strict=True):

@@ -11,7 +11,7 @@ import pytest
 from grids import kitti360_grid
 from kitti360_layout import FAR, voxels, write_layout
 
-from experiments.cell.evaluation import ShuffledImages, one
+from experiments.cell.evaluation import ShuffledImages
 from experiments.datasets import layout_kitti360 as official
 from experiments.datasets.frames import collate
 from experiments.datasets.kitti360 import SSCBenchKITTI360, read_labels
@@ -187,7 +187,7 @@ def test_depth_at_the_size_of_the_input(layout: Path) -> None:
     assert np.array_equal(dataset.depth(0), depth[0].numpy())
     batch = collate([dataset[0], dataset[0]])["batch"]
     assert batch.depth is not None and batch.depth.shape == (2, 1, 94, 352)
-    second = one(batch, 1)
+    second = batch.one(1)
     assert second.depth is not None and second.depth.shape == (1, 1, 94, 352)
     assert batch.to("cpu").depth is not None
 

@@ -24,7 +24,7 @@ from baselines.interface import BatchPart, Neighbours, OccupancyBatch, RaySuperv
 from baselines.registry import BASELINES
 from baselines.tpvformer.recipe import RECIPE as TPVFORMER
 from experiments import data, plan, toyworld
-from experiments.cell.evaluation import ShuffledImages, one
+from experiments.cell.evaluation import ShuffledImages
 from experiments.datasets import prepare_renderocc, verification
 from experiments.datasets.dataset_occ3d import DATASET
 from experiments.datasets.frames import OccupancyFrames, collate
@@ -216,7 +216,7 @@ def test_parts_leave_the_rest_alone_and_are_joined_and_moved(occ3d: Path) -> Non
     assert batch.rays is not None and batch.rays.scene.unique().tolist() == [0, 1, 2]
     for index, sample in enumerate(samples):
         assert {name for name, _ in tensors(sample)} >= {"history.images", "neighbours.valid", "rays.depth", "chain.image"}
-        own = dict(tensors(one(batch, index)))
+        own = dict(tensors(batch.one(index)))
         assert all(own[name].equal(value) for name, value in tensors(sample))
     moved = batch.to("meta")
     assert all(value.device.type == "meta" for _, value in tensors(moved))

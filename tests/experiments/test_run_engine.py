@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from experiments.cell.engine import EndlessSampler, FirstLossesHook, WarmupCosineLR, scalars
+from experiments.cell.engine import EndlessSampler, FirstLossesHook, HeldCosineLR, RampedAverage, WarmupCosineLR, scalars
 from experiments.datasets.sampling import TrainSampler
 
 
@@ -33,6 +34,38 @@ def test_warm_up_and_cosine_are_the_published_ones() -> None:
     assert seen[500] == pytest.approx((2e-7 + 1.998e-4 * 0.853553, 2e-7 + 1.98e-5 * 0.853553), rel=1e-5)
     assert seen[1000] == pytest.approx((1.001e-4, 1.01e-5), rel=1e-5)
     assert seen[2000] == pytest.approx((2e-7, 2e-7), rel=1e-5), "the floor is absolute"
+
+
+def test_a_held_rate_falls_once_an_epoch() -> None:
+    """GaussianFlowOcc's: 18 epochs of 100 iterations, held for 9, warm-up of 200."""
+    optimizer = torch.optim.AdamW([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1e-4, 1e-5)])
+    schedule = HeldCosineLR(optimizer, floor=1e-2, warmup=200, held=9, epochs=18, iterations=1800)
+    seen = []
+    for _ in range(1800):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    assert seen[0] == pytest.approx([1e-7, 1e-8]) and seen[100] == pytest.approx([0.5005e-4, 0.5005e-5])
+    assert seen[200] == seen[999] == [1e-4, 1e-5]
+    for epoch in range(9, 18):
+        expected = 1e-6 + 0.5 * (1e-4 - 1e-6) * (1 + math.cos(math.pi * (epoch - 9) / 9))
+        assert seen[100 * epoch][0] == seen[100 * epoch + 99][0] == pytest.approx(expected)
+    assert seen[-1][0] == pytest.approx(1e-6 + 0.99e-4 * 0.5 * (1 + math.cos(math.pi * 8 / 9)))
+
+
+def test_the_momentum_of_averages_falls_as_published() -> None:
+    """decay = 0.999 (1 - exp(-n / 2000)), n counted from 10560."""
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = RampedAverage(model, start=10560, momentum=0.001)
+    torch.nn.init.zeros_(model.weight)
+    average.update_parameters(model)  # the first one is copied
+    expected = 0.0
+    for n in range(1, 6):
+        torch.nn.init.constant_(model.weight, float(n))
+        average.update_parameters(model)
+        decay = 0.999 * (1 - math.exp(-(10560 + n) / 2000))
+        expected = decay * expected + (1 - decay) * n
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("start", [0, 3, 5, 12])

@@ -1,0 +1,102 @@
+"""GaussianFlowOcc's sizes: the published one and one that two CPU cores can train."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+from baselines.interface import OccupancyGrid
+from baselines.tpvformer.config import TOY as TPVFORMER_TOY
+
+Size = Literal["toy", "paper"]
+
+# configs/gaussianflowocc.py of boschresearch/GaussianFlowOcc.
+PAPER: dict[str, Any] = dict(
+    backbone=dict(
+        type="ResNet",
+        depth=50,
+        num_stages=4,
+        out_indices=(1, 2, 3),
+        frozen_stages=-1,
+        norm_cfg=dict(type="BN", requires_grad=True),
+        norm_eval=False,
+        with_cp=True,
+        style="pytorch",
+    ),
+    neck=dict(type="FPN", in_channels=[512, 1024, 2048], out_channels=256, start_level=0, num_outs=3),
+    gaussians=10_000,
+    dim=256,
+    heads=8,
+    blocks=3,
+    points=8,
+    inducing=500,
+    horizon=6,
+    flow_layers=3,
+    dropout=0.1,
+    neighbourhood=4,
+)
+
+# The same model for images of 112 x 200 and a grid of 100 x 100 x 8 voxels of 0.8 m, trained from scratch.
+TOY: dict[str, Any] = dict(
+    backbone=TPVFORMER_TOY["backbone"],
+    neck=TPVFORMER_TOY["neck"],
+    gaussians=2_000,
+    dim=64,
+    heads=4,
+    blocks=3,
+    points=4,
+    inducing=64,
+    horizon=6,
+    flow_layers=3,
+    dropout=0.0,
+    neighbourhood=2,
+)
+
+SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
+
+
+def check_options(config: dict[str, Any]) -> None:
+    """Raise ValueError or TypeError for arguments of the model whose ``teaching`` or ``read_out`` has no such fields, or some
+    that do not fit, and for class weights that are none of the grid."""
+    from baselines.gaussianflowocc.losses import Teaching
+    from baselines.gaussianflowocc.voxels import ReadOut
+
+    teaching = Teaching(**(config.get("teaching") or {}))
+    ReadOut(**(config.get("read_out") or {}))
+    check_class_weights(teaching.class_weights, len(config["grid"]["class_names"]))
+
+
+def check_class_weights(weights: Any, classes: int) -> None:
+    """Raise ValueError for class weights that are not one a class."""
+    if weights is not None and len(weights) != classes:
+        raise ValueError(f"teaching: class_weights must be one for each of the {classes} classes, got {len(weights)}")
+
+
+def gaussianflowocc_config(
+    size: Size,
+    grid: OccupancyGrid,
+    renderer: str = "cpu",
+    camera_seed: int = 0,
+    loss: dict[str, Any] | None = None,
+    gaussrender: dict[str, Any] | None = None,
+    num_cameras: int = 6,
+) -> dict[str, Any]:
+    """A config for ``mmdet3d.registry.MODELS.build`` (after ``import baselines.gaussianflowocc``), plain data throughout.
+
+    renderer  name of the backend that renders Gaussians
+    loss      for other models: nothing that voxels say, shares of classes neither, weighs the losses on images
+
+    Raises ValueError for an unknown size, and for ``gaussrender``: that is for models that are taught by voxels.
+    """
+    if size not in SIZES:
+        raise ValueError(f"unknown GaussianFlowOcc size '{size}' (known: {', '.join(SIZES)})")
+    if gaussrender is not None:
+        raise ValueError("GaussianFlowOcc renders Gaussians of its own: it takes no gaussrender")
+    return dict(
+        type="GaussianFlowOcc",
+        grid=asdict(grid),
+        renderer=renderer,
+        camera_seed=camera_seed,
+        num_cameras=num_cameras,
+        **SIZES[size],
+    )
