@@ -44,7 +44,7 @@ from renderers.rays.conformance import check as check_rays
 from renderers.registry import Kind
 from renderers.scenes import pinhole
 from renderers.summary import print_summary, result_line
-from renderers.workloads import LabelError, RayWorkload, Source, UnknownWorkload, Workload, load_label, select
+from renderers.workloads import WORKLOADS, LabelError, RayWorkload, Source, UnknownWorkload, Workload, load_label, select
 
 TABLE = "table_renderers"
 CONFORMANCE = "conformance"
@@ -244,7 +244,7 @@ def _measured(name: str, workload: Workload | RayWorkload, request: Request) -> 
 
 def _measure(name: str, workload: str, shrink: int, data: Path | None, device: str, repeat: int | None) -> Result:
     source = Source(shrink, None if data is None else load_label(data))
-    (chosen,) = select([workload])
+    chosen = WORKLOADS[workload]  # not select: a name may be that of a group too
     if isinstance(chosen, RayWorkload):
         return rays_measure.measure(name, chosen, source, device, repeat)
     return measure(name, chosen, source, device, repeat)

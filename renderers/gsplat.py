@@ -220,10 +220,6 @@ class GsplatRenderer(Renderer):
         means, quaternions, scales, opacities, features = (field.contiguous() for field in fields)
         channels = features.shape[-1]
         plan = plan_channels(channels, self._version)
-        background = None
-        if settings.background is not None:
-            background = torch.nn.functional.pad(settings.background, (0, plan.padding))
-            background = background.expand(*poses.shape[:-2], -1).contiguous()
         image, alpha, _ = self._rasterization(
             means=means,
             quats=quaternions,
@@ -239,9 +235,12 @@ class GsplatRenderer(Renderer):
             far_plane=settings.far,
             eps2d=settings.low_pass,
             packed=self.packed,
-            backgrounds=background,
             render_mode="RGB+D" if settings.depth == "accumulated" else "RGB+ED",
             rasterize_mode="classic",
             channel_chunk=plan.chunk,
         )
-        return image[..., :channels], image[..., -1], alpha[..., 0]
+        shown = image[..., :channels]
+        # Not by gsplat: 1.5.3 takes no background with packed=True (the assertion of cuda/_wrapper.py:598 fails).
+        if settings.background is not None:
+            shown = shown + (1 - alpha) * settings.background
+        return shown, image[..., -1], alpha[..., 0]

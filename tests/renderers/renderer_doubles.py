@@ -90,6 +90,7 @@ class FakeGsplat:
         def batched(t: Tensor) -> Tensor:
             return t if lead else t[None]
 
+        assert backgrounds is None or not packed, "gsplat 1.5.3 fails to take both"
         background = None
         if backgrounds is not None:
             assert backgrounds.shape == (*lead, views, colors.shape[-1])
