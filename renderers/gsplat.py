@@ -28,8 +28,6 @@ COMPILED_1_5 = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33)
 COMPILED_1_6 = (1, 2, 3, 4, 5, 6, 8, 9, 16, 17, 21, 23, 24, 32, 33)
 CHUNK = 32  # channels a kernel pass when one pass cannot hold all: gsplat's own default
 
-Fields = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # means, quaternions, scales, opacities, features
-
 
 @dataclass(frozen=True)
 class ChannelPlan:
@@ -61,55 +59,36 @@ def parse_version(text: str) -> tuple[int, int]:
     return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
 
 
-def view_groups(cameras: Cameras, alone: bool) -> list[tuple[list[int], Tensor]]:
-    """The views in as few calls as gsplat allows: for each call the times [G] of its groups and their views [G, C] int64.
+def view_groups(cameras: Cameras, alone: bool) -> list[tuple[int, list[int]]]:
+    """The views in as few calls as gsplat allows: of each call the time and the views.
 
-    A call takes any number of groups of Gaussians, each seen by the same number of cameras. Views of one time make a group;
-    with ``alone`` (a mask for every view: gsplat has one opacity a Gaussian for all cameras of a group) each is its own.
+    Views of one time are drawn together; with ``alone`` (a mask for every view: gsplat has one opacity a Gaussian for all
+    cameras of a call) each by itself.
     """
     times = [0] * cameras.views if cameras.time_index is None else cameras.time_index.tolist()
     groups: dict[tuple[int, int], list[int]] = {}
     for view, time in enumerate(times):
         groups.setdefault((time, view if alone else 0), []).append(view)
-    calls: dict[int, tuple[list[int], list[list[int]]]] = {}
-    for (time, _), views in groups.items():
-        call = calls.setdefault(len(views), ([], []))
-        call[0].append(time)
-        call[1].append(views)
-    return [(times, torch.tensor(views)) for times, views in calls.values()]
+    return [(time, views) for (time, _), views in groups.items()]
 
 
-def _expanded(fields: Fields, times: list[int]) -> Fields:
-    """means [B, T, N, 3] and others [B, N, *] -> [B * G, N, *] at ``times`` [G]."""
-    means, *others = fields
-    if times != list(range(means.shape[1])):
-        means = means[:, times]
-    repeated = (field[:, None].expand(-1, len(times), *field.shape[1:]) for field in others)
-    return tuple(field.flatten(0, 1) for field in (means, *repeated))  # type: ignore[return-value]
-
-
-def _kept(fields: Fields, times: list[int], visible: Tensor, most: int) -> Fields:
-    """means [B, T, N, 3], others [B, N, *] -> [B * G, most, *]: what ``visible`` [B, G, N] keeps, in its order.
-
-    Groups that keep fewer than ``most`` are filled up with Gaussians of opacity zero, which gsplat never draws.
-    """
-    means, quaternions, scales, opacities, features = fields
-    visible, index = (t[..., :most] for t in torch.sort(visible, dim=-1, descending=True, stable=True))
-    # Not gather: its backward pass adds in any order on a GPU.
-    scene = torch.arange(len(means), device=means.device)[:, None, None]
-    time = torch.tensor(times, device=means.device)[:, None]
-    kept = (
-        means[scene, time, index],
-        quaternions[scene, index],
-        scales[scene, index],
-        opacities[scene, index] * visible,
-        features[scene, index],
-    )
-    return tuple(field.flatten(0, 1) for field in kept)  # type: ignore[return-value]
+def _chosen(gaussians: Gaussians, scene: int, time: int | None, kept: Tensor | None) -> ViewGaussians:
+    """Scene ``scene`` at a time, where there are several, of which a mask [N] keeps some."""
+    means = gaussians.means[scene] if time is None else gaussians.means[scene, time]
+    quaternions, scales = shapes(gaussians)
+    fields = (means, quaternions[scene], scales[scene], gaussians.opacities[scene], gaussians.features[scene])
+    if kept is not None and not bool(kept.all()):
+        index = kept.nonzero().squeeze(1)
+        fields = tuple(field[index] for field in fields)  # type: ignore[assignment]
+    return ViewGaussians(*fields)
 
 
 class GsplatRenderer(Renderer):
-    """gsplat's CUDA kernels; float32 on a CUDA device, all views and scenes a call (see ``view_groups``).
+    """gsplat's CUDA kernels; float32 on a CUDA device, all views of a scene and time a call (see ``view_groups``).
+
+    Not several scenes or times as its batch, which 1.5.3 gets wrong: its packed projection culls all by the first one's opacities
+    (cuda/csrc/ProjectionEWA3DGSPacked.cu:183), and gradients of Gaussians of one number are added up across the batch where they
+    meet in a warp (line 592 there).
 
     packed       gsplat's memory layout: True stores only the visible (view, Gaussian) pairs; same numbers
     library      the gsplat package, or what stands in for it in tests; None imports it
@@ -186,37 +165,32 @@ class GsplatRenderer(Renderer):
     def _render(self, gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, visible: Tensor | None) -> Rendering:
         require_float32_on(self.device_type, self.name, gaussians)
         size, (b, v) = (cameras.width, cameras.height), (gaussians.batch, cameras.views)
-        quaternions, scales = shapes(gaussians)
-        means = gaussians.means if cameras.time_index is not None else gaussians.means[:, None]
-        fields = (means, quaternions, scales, gaussians.opacities, gaussians.features)
-        most = gaussians.count if visible is None else int(visible.sum(-1).max())
-        if most == 0:
-            nothing = background_only(ViewGaussians(*fields), cameras, settings)
-            return Rendering(*(image.expand(b, v, *image.shape) for image in nothing))
-        order: list[int] = []
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        drawn: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         with torch.cuda.device_of(gaussians.means):
-            for times, views in view_groups(cameras, visible is not None):
-                order += views.flatten().tolist()
-                chosen = _expanded(fields, times) if visible is None else _kept(fields, times, visible[:, views[:, 0]], most)
-                poses, intrinsics = (m[:, views].flatten(0, 1) for m in (cameras.world_to_camera, cameras.intrinsics))
-                drawn = self._rasterize(chosen, poses, intrinsics, size, settings)
-                parts.append(tuple(image.reshape(b, -1, *image.shape[2:]) for image in drawn))  # type: ignore[arg-type]
-        images = [torch.cat(of, 1) if len(parts) > 1 else of[0] for of in zip(*parts, strict=True)]
-        if order != list(range(v)):
-            back = torch.tensor(order).argsort().to(means.device)
-            images = [image[:, back] for image in images]
-        return Rendering(*images)
+            for scene in range(b):
+                for time, views in view_groups(cameras, visible is not None):
+                    kept = None if visible is None else visible[scene, views[0]]
+                    chosen = _chosen(gaussians, scene, time if cameras.time_index is not None else None, kept)
+                    if len(chosen.means) == 0:
+                        images = background_only(chosen, cameras, settings)
+                        drawn |= {scene * v + view: images for view in views}
+                        continue
+                    fields = (chosen.means, chosen.quaternions, chosen.scales, chosen.opacities, chosen.features)
+                    poses, intrinsics = cameras.world_to_camera[scene, views], cameras.intrinsics[scene, views]
+                    together = self._rasterize(fields, poses, intrinsics, size, settings)
+                    drawn |= {scene * v + view: one for view, one in zip(views, zip(*together, strict=True), strict=True)}  # type: ignore[misc]
+        in_order = zip(*(drawn[number] for number in range(b * v)), strict=True)
+        return Rendering(*(torch.stack(images).unflatten(0, (b, v)) for images in in_order))
 
     def _rasterize(
         self,
-        fields: Fields,
+        fields: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
         poses: Tensor,
         intrinsics: Tensor,
         size: tuple[int, int],
         settings: RasterSettings,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One gsplat call: fields [G, N, *], poses [G, V, 4, 4] -> features [G, V, H, W, C], depth, alpha."""
+        """One gsplat call: fields [N, *], poses [V, 4, 4] -> features [V, H, W, C], depth, alpha."""
         means, quaternions, scales, opacities, features = (field.contiguous() for field in fields)
         channels = features.shape[-1]
         plan = plan_channels(channels, self._version)

@@ -78,22 +78,20 @@ class FakeGsplat:
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         self.calls.append({k: v for k, v in locals().items() if k != "self"})
         assert rasterize_mode == "classic"
-        lead, views = means.shape[:-2], viewmats.shape[-3]
+        assert means.dim() == 2, "gsplat 1.5.3 renders batches wrongly"
+        views = viewmats.shape[-3]
         assert quats.shape == (*means.shape[:-1], 4) and scales.shape == means.shape
-        assert opacities.shape == means.shape[:-1] and Ks.shape == (*lead, views, 3, 3)
+        assert opacities.shape == means.shape[:-1] and Ks.shape == (views, 3, 3)
         assert all(t.is_contiguous() for t in (means, quats, scales, opacities, viewmats, Ks))
         with_depth = render_mode in ("RGB+D", "RGB+ED")
         total = colors.shape[-1] + with_depth
         passes = [min(channel_chunk, total - start) for start in range(0, total, channel_chunk)]
         assert set(passes) <= COMPILED[self.__version__], f"no kernel for {passes} channels"
 
-        def batched(t: Tensor) -> Tensor:
-            return t if lead else t[None]
-
         assert backgrounds is None or not packed, "gsplat 1.5.3 fails to take both"
         background = None
         if backgrounds is not None:
-            assert backgrounds.shape == (*lead, views, colors.shape[-1])
+            assert backgrounds.shape == (views, colors.shape[-1])
             background = backgrounds.reshape(-1, colors.shape[-1])[0]
             assert bool((backgrounds == background).all())
         below = torch.nextafter(torch.tensor(near_plane), torch.tensor(0.0))  # the real one keeps z == near_plane
@@ -105,13 +103,13 @@ class FakeGsplat:
             depth="expected" if render_mode == "RGB+ED" else "accumulated",
         )
         out = ReferenceRenderer().render(
-            Gaussians(batched(means), batched(scales), batched(opacities), batched(colors), batched(quats)),
-            Cameras(batched(Ks), batched(viewmats), width, height),
+            Gaussians(means[None], scales[None], opacities[None], colors[None], quats[None]),
+            Cameras(Ks[None], viewmats[None], width, height),
             settings,
         )
         image = torch.cat([out.features, out.depth[..., None]], -1) if with_depth else out.features
         alpha = out.alpha[..., None]
-        return (image, alpha, {}) if lead else (image[0], alpha[0], {})
+        return image[0], alpha[0], {}
 
 
 class _Settings(NamedTuple):
