@@ -340,12 +340,13 @@ def march(
     empty, clear, _s, _r = _activate(c, zero, zero, ACTIVATION)  # outside of the grid, whatever the spacing
     stop = c[TRANSMITTANCE_MIN]
     t = _distance(numbers, 0, samples, line[7], JITTER)
-    behind = t
     s = 0
     going = 1
     while (s < samples) & (going > 0):
         for _ in range(STRIDE):
             alive = valid & (through >= stop) & (s < samples)
+            # Looked up, not handed on: compiled by Triton 3.6, it was the ray's first one again after STRIDE samples.
+            behind = _distance(numbers, tl.maximum(s - 1, 0), samples, line[7], JITTER)
             ahead = _distance(numbers, s + 1, samples, line[7], JITTER)
             kept, within, cell, sides, m, spacing, way, px, py, pz = _place(
                 c, s, samples, line, t, behind, ahead, way, px, py, pz, alive, X, Y, Z_,
@@ -379,7 +380,7 @@ def march(
                 c0, c1, c2, c3, c4, c5, c6, c7 = _corners(sides, tl.where(entry, weight, 0.0))
                 k0, k1, k2, k3 = k0 + c0, k1 + c1, k2 + c2, k3 + c3
                 k4, k5, k6, k7 = k4 + c4, k5 + c5, k6 + c6, k7 + c7
-            behind, t = t, ahead
+            t = ahead
             s += 1
         going = tl.max((valid & (through >= stop)).to(tl.int32), 0)
     row = list_of + number
@@ -492,12 +493,13 @@ def differentiate(
             p0, p1, p2, p3, p4, p5, p6, p7 = none, none, none, none, none, none, none, none
             k0, k1, k2, k3, k4, k5, k6, k7 = none, none, none, none, none, none, none, none
             t = _distance(numbers, 0, samples, line[7], JITTER)
-            behind = t
             s = 0
             going = 1
             while (s < samples) & (going > 0):
                 for _ in range(STRIDE):
                     alive = valid & (through >= stop) & (s < samples)
+                    # Looked up, not handed on: compiled by Triton 3.6, it was the ray's first one again after STRIDE samples.
+                    behind = _distance(numbers, tl.maximum(s - 1, 0), samples, line[7], JITTER)
                     ahead = _distance(numbers, s + 1, samples, line[7], JITTER)
                     kept, within, cell, sides, m, spacing, way, px, py, pz = _place(
                         c, s, samples, line, t, behind, ahead, way, px, py, pz, alive, X, Y, Z_,
@@ -556,7 +558,7 @@ def differentiate(
                             c0, c1, c2, c3, c4, c5, c6, c7 = _corners(sides, tl.where(entry, own, 0.0))
                             k0, k1, k2, k3 = k0 + c0, k1 + c1, k2 + c2, k3 + c3
                             k4, k5, k6, k7 = k4 + c4, k5 + c5, k6 + c6, k7 + c7
-                    behind, t = t, ahead
+                    t = ahead
                     s += 1
                 going = tl.max((valid & (through >= stop)).to(tl.int32), 0)
             if turn == 1:
