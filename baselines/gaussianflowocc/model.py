@@ -16,7 +16,8 @@ from baselines.gaussianflowocc.decoder import Cloud, DecoderSizes, GaussianDecod
 from baselines.gaussianflowocc.gaussians import Attributes, Flow, drawn_start, head
 from baselines.gaussianflowocc.losses import Teaching, depth_loss, semantic_loss, voxel_losses
 from baselines.gaussianflowocc.recipe import RECIPE
-from baselines.gaussianflowocc.voxels import ReadOut, splat_to_voxels, voxel_logits
+from baselines.gaussianflowocc.voxelise import voxelise
+from baselines.gaussianflowocc.voxels import ReadOut, voxel_logits
 from baselines.images import build_image_network, check_images
 from baselines.interface import ImageSupervision, OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from renderers import Cameras, Gaussians, RasterSettings, Renderer, Rendering, get
@@ -226,11 +227,12 @@ class GaussianFlowOcc(Follower):
             )
 
     def voxels(self, attributes: Attributes) -> tuple[Tensor, Tensor]:
-        """Occupancy [B, X, Y, Z] and semantics [B, X, Y, Z, K], see ``splat_to_voxels``."""
+        """Occupancy [B, X, Y, Z] in 0..1 and semantics [B, X, Y, Z, K], which opacity has no part in (Q7): the sums of
+        ``voxelise``, occupancy cut at 1."""
         a = attributes
         samples = zip(a.means, a.quaternions, a.scales, a.opacities, a.logits, strict=True)
-        found = [splat_to_voxels(*sample, self.grid, self.neighbourhood) for sample in samples]
-        return torch.stack([one[0] for one in found]), torch.stack([one[1] for one in found])
+        found = [voxelise(*sample, self.grid, self.neighbourhood) for sample in samples]
+        return torch.stack([one[0] for one in found]).clamp(0, 1), torch.stack([one[1] for one in found])
 
     def voxelised(self, attributes: Attributes) -> OccupancyPrediction:
         """The answer of Gaussians, as ``read_out`` says."""

@@ -34,7 +34,7 @@ FEW: dict[str, Any] = dict(
     neck=dict(type="FPN", in_channels=[8, 16, 32], out_channels=16, num_outs=3),
     gaussians=150, dim=16, heads=2, blocks=2, points=2, inducing=8, neighbourhood=2,
 )  # fmt: skip
-STEPS = (0, -1, 2)
+STEPS = (-1, 2, 0)
 
 
 def toy(grid: OccupancyGrid = SMALL, **options: Any) -> GaussianFlowOcc:
@@ -382,7 +382,7 @@ def test_every_trained_parameter_gets_a_finite_gradient(batch: OccupancyBatch, r
 def test_losses_take_what_is_known_of_valid_moments_alone(batch: OccupancyBatch, model: GaussianFlowOcc) -> None:
     """Rendered one by one with the plain formulas; sky, unknown depth, classes without a channel and missing moments are out."""
     assert batch.views is not None
-    valid = torch.tensor([[True, True, False], [True, False, False]])
+    valid = torch.tensor([[True, False, True], [False, False, True]])
     views = replace(batch.views, valid=valid, depth=batch.views.depth.clone())
     with torch.no_grad():
         found = model.loss(replace(batch, views=views))
@@ -519,8 +519,8 @@ BATCHES: dict[str, tuple[Callable[[OccupancyBatch], OccupancyBatch], str]] = {
     "resolution": (broken_views(depth=lambda d: d[..., :-1]), r"depth must be \[2, 3, 6, 32, 48\], got \[2, 3, 6, 32, 47\]"),
     "class": (broken_views(semantic=lambda s: torch.where(s == 3, 18, s)), "class id in 0..17 or 255, got 18"),
     "steps": (broken_views(steps=lambda s: s * 4), "steps must be within 6 key frames, got 8"),
-    "own moment": (broken_views(valid=lambda v: v & torch.tensor([False, True, True])), "no valid moment of its own"),
-    "kind": (broken_views(semantic=lambda s: s.int()), "semantic must be torch.int64"),
+    "own moment": (broken_views(valid=lambda v: v & torch.tensor([True, True, False])), "last moment must be the batch's own"),
+    "kind": (broken_views(semantic=lambda s: s.int()), "semantic must be int64"),
 }
 
 
