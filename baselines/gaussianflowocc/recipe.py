@@ -22,6 +22,8 @@ RECIPE = Recipe(
         "history": (-1, -2, -3, -4, -5),
         "views": (0, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6),
     },
+    views={"paper": 6, "toy": 2},
+    view_size={"toy": (100, 56)},
     image_size={"paper": (704, 256)},
     first_weights={"paper": _RESNET50},
     augmentation="bevdet-images",
