@@ -28,8 +28,8 @@ TABLE = TableSpec(
     ),
     presets=OCC3D.presets,
     notes=(
-        "Voxels of the cameras' mask count; over 15 classes those whose true class is neither 'others' nor 'other_flat', for which "
-        "models of images have no prompt. GaussianOcc evaluates on the voxels that lidar saw besides. RayIoU knows no mask.",
+        "Voxels of the cameras' mask count, over 15 classes those whose true class is neither 'others' nor 'other_flat', for "
+        "which models of images have no prompt. GaussianOcc evaluates where lidar saw besides. RayIoU knows no mask.",
         "GaussianFlowOcc's 16.47 and 18.67 RayIoU are of one model, over 17 and over 15 classes.",
     ),
 )
