@@ -93,8 +93,9 @@ def uncounted(record: Record, metric: str) -> bool:
 
 
 def without_number(record: Record) -> list[str]:
-    """The metrics that were measured and for which nothing in the ground truth counts."""
-    return [metric for metric in (*_MEANS, *_MEASURED_WITH, "RayIoU") if uncounted(record, metric)]
+    """The metrics that every evaluation measures and for which nothing in the ground truth counts."""
+    measured = [metric for metric in _MEASURED_WITH if not own()[metric].of_sums]
+    return [metric for metric in (*_MEANS, *measured, "RayIoU") if uncounted(record, metric)]
 
 
 def no_number(records: Sequence[Record], metric: str) -> str:

@@ -167,7 +167,7 @@ def _toyworld() -> Iterator[Finding]:
     from experiments.spec import load_table, table_names
 
     seen: set[str] = set()
-    for table in sorted(map(load_table, table_names()), key=lambda table: table.brief):
+    for table in sorted(map(load_table, table_names()), key=lambda table: (table.brief, not table.main)):
         name, preset = table.name, table.presets.get("toy")
         if preset is None or preset.data.source != "toyworld":
             continue

@@ -260,6 +260,11 @@ class TableSpec:
     notes: tuple[str, ...] = ()
     brief: bool = False
 
+    @property
+    def main(self) -> bool:
+        """Whether it is the table of its data set, first among those that read that."""
+        return self.name == f"table_{self.dataset}"
+
     def row(self, name: str) -> Row:
         """The row called ``name``; raises SpecError with a suggestion."""
         for row in self.rows:

@@ -24,7 +24,9 @@ _SMALL = {
 def render(summaries: Sequence[Summary], views: Sequence[ViewSpec], machines: Mapping[str, Sequence[RendererRecord]]) -> str:
     """Markdown between the section's markers."""
     order = DATASETS.names()
-    main = sorted((s for s in summaries if not s.spec.brief), key=lambda s: (order.index(s.spec.dataset), s.spec.name))
+    main = sorted(
+        (s for s in summaries if not s.spec.brief), key=lambda s: (order.index(s.spec.dataset), not s.spec.main, s.spec.name)
+    )
     parts = [_published(summary) for summary in main]
     parts += [_small(main, preset) for preset in PRESETS if preset != "paper"]
     lines = [f"- {_link(view.name, view.title)}" for view in views]

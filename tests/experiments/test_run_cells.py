@@ -6,13 +6,18 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_records import make_record
+from test_records import make_record as any_record
 
 from experiments import records
 from experiments.cell.folder import CellFolder, Progress, ResultsError
 from experiments.spec import Cell, load_table
 
 FINGERPRINT = "f" * 16
+
+
+def make_record(**changes: object) -> records.Record:
+    """Of the cell in ``folder``."""
+    return any_record(table="table_occ3d", row="tpvformer", **changes)
 
 
 @pytest.fixture
