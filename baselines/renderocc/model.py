@@ -16,8 +16,10 @@ from baselines.renderocc.losses import Teaching, check_splats, ray_losses, taugh
 from baselines.renderocc.rendering import Caster, Scene, caster
 from baselines.renderocc.splats import splatter
 
-FOG = 0.5
-"""What first densities lack to the threshold, where a training starts from biases."""
+FOG = 2.5
+"""What first densities lack to the threshold, where a training starts from biases. Air that no ray crosses keeps about this, so
+that it must not be within the network's own noise: after the toy preset's 400 steps, validation mIoU was 4.7 from rays alone;
+with 0.5 it was 0.9 after 150, with much air that counted as occupied."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,8 @@ class RenderOcc(LiftSplat):
         return losses
 
     def start_from_bias(self, bias: Sequence[float]) -> None:
-        """Give the classes but the empty one these first biases [C], and densities one just below the threshold: a fog that dims
-        a ray by a third on its way. At the published start, a density of 0.7, a ray passes as if nothing were there."""
+        """Give the classes but the empty one these first biases [C], and densities one below the threshold: a fog that dims a
+        ray by some hundredths on its way. At the published start, a density of 0.7, a ray passes as if nothing were there."""
         if len(bias) != self.grid.num_classes:
             raise ValueError(f"a bias for each of the {self.grid.num_classes} classes is needed, got {len(bias)}")
         last = self.semantic_mlp[-1]
