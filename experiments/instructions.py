@@ -24,8 +24,10 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from experiments.records import Hardware
+if TYPE_CHECKING:
+    from experiments.records import Hardware
 
 THREADS = 2
 _VARIABLES = {
