@@ -243,10 +243,15 @@ def activation() -> str:
     return f"source {shlex.quote(os.path.relpath(VENV / 'bin' / 'activate'))}"
 
 
+def compiled_sources(folder: Path) -> list[Path]:
+    """C++ below a folder; not Python's own compiled files, whose names have a ".c" too."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".cpp", ".h"))
+
+
 def steps() -> list[tuple[str, str, Callable[[Path], None]]]:
     """Name, key (of what it depends on) and action of every step, in order."""
     base = digest(platform.python_version(), TORCH, *BUILD_TOOLS)
-    renderer = "".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "renderers" / "cpu").glob("**/*.[ch]*")))
+    renderer = "".join(path.read_text(encoding="utf-8") for path in compiled_sources(ROOT / "renderers" / "cpu"))
     return [
         ("torch", base, lambda log: pip("install", TORCH, *BUILD_TOOLS, log=log)),
         ("packages", digest(base, LOCK.read_text(encoding="utf-8")), install_packages),

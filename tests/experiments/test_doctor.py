@@ -12,6 +12,7 @@ import pytest
 
 from experiments import doctor
 from experiments.doctor import Finding, examine, main
+from experiments.install import compiled_sources
 from experiments.records import ROOT
 from renderers import registry
 from renderers.interface import Availability
@@ -54,6 +55,15 @@ def test_everything_a_run_depends_on_is_looked_at() -> None:
     assert not found["data root"].ok and "OCC_DATA_ROOT" in found["data root"].remedy
     assert not found["MLflow"].ok and "127.0.0.1" in found["MLflow"].detail
     assert "not generated yet" in found["toy world of table_occ3d"].detail
+
+
+def test_what_python_compiled_is_no_source_of_the_renderer(tmp_path: Path) -> None:
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__/build.cpython-311.pyc").write_bytes(b"\xa7\r\r\n")
+    for name in ("op.cpp", "simd.h", "build.py"):
+        (tmp_path / name).write_text(name)
+    assert [path.name for path in compiled_sources(tmp_path)] == ["op.cpp", "simd.h"]
+    assert all(path.suffix in (".cpp", ".h") for path in compiled_sources(ROOT / "renderers/cpu"))
 
 
 def test_a_missing_package_is_a_line_with_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ def train(folder: Path, iterations: int, start: Path | None = None) -> Line:
     torch.manual_seed(SEED)
     model = Line()
     CellRunner(
+        default_scope=None,  # as a cell's: a name would be every later registry's in this process
         model=model,
         work_dir=str(folder),
         train_dataloader=torch.utils.data.DataLoader(
