@@ -22,6 +22,7 @@ _CLOSE = 1e-6  # of a mean that was computed from the same numbers
 
 # Metrics without numbers per class, and the one that is measured whenever they are.
 _MEASURED_WITH = {name: metric.measured_with for name, metric in own().items() if metric.measured_with}
+_ALWAYS = tuple(name for name in _MEASURED_WITH if not own()[name].of_sums)  # by every evaluation
 
 
 def absent(record: Record, metric: str, classes: Sequence[str]) -> list[str]:
@@ -94,8 +95,7 @@ def uncounted(record: Record, metric: str) -> bool:
 
 def without_number(record: Record) -> list[str]:
     """The metrics that every evaluation measures and for which nothing in the ground truth counts."""
-    measured = [metric for metric in _MEASURED_WITH if not own()[metric].of_sums]
-    return [metric for metric in (*_MEANS, *measured, "RayIoU") if uncounted(record, metric)]
+    return [metric for metric in (*_MEANS, *_ALWAYS, "RayIoU") if uncounted(record, metric)]
 
 
 def no_number(records: Sequence[Record], metric: str) -> str:

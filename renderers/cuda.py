@@ -115,16 +115,21 @@ def select(
     gaussians: Gaussians, cameras: Cameras, settings: RasterSettings, scene: int, view: int, visible: Tensor | None
 ) -> ViewGaussians:
     """Scene ``scene`` as ``view`` sees it: its time slice, its visibility mask, and nothing beyond ``settings.far``."""
-    means = gaussians.means[scene]
-    if cameras.time_index is not None:
-        means = means[int(cameras.time_index[view])]
-    quaternions, scales = shapes(gaussians)
-    fields = (means, quaternions[scene], scales[scene], gaussians.opacities[scene], gaussians.features[scene])
+    time = None if cameras.time_index is None else int(cameras.time_index[view])
+    means = gaussians.means[scene] if time is None else gaussians.means[scene, time]
     pose = cameras.world_to_camera[scene, view]
     keep = means.detach() @ pose[2, :3] + pose[2, 3] <= settings.far
     if visible is not None:
         keep &= visible[scene, view]
-    if not bool(keep.all()):
+    return scene_at(gaussians, scene, time, keep)
+
+
+def scene_at(gaussians: Gaussians, scene: int, time: int | None, keep: Tensor | None) -> ViewGaussians:
+    """Scene ``scene`` at a time, None where there is one alone, of which a mask [N] keeps some, None all."""
+    means = gaussians.means[scene] if time is None else gaussians.means[scene, time]
+    quaternions, scales = shapes(gaussians)
+    fields = (means, quaternions[scene], scales[scene], gaussians.opacities[scene], gaussians.features[scene])
+    if keep is not None and not bool(keep.all()):
         index = keep.nonzero().squeeze(1)
         fields = tuple(field[index] for field in fields)  # type: ignore[assignment]
     return ViewGaussians(*fields)

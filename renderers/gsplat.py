@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from renderers.cuda import ViewGaussians, background_only, cuda_state, nvcc, require_float32_on, shapes
+from renderers.cuda import background_only, cuda_state, nvcc, require_float32_on, scene_at
 from renderers.dialects import DIALECTS, Dialect
 from renderers.interface import Availability, Cameras, Gaussians, RasterSettings, Renderer, Rendering
 from renderers.registry import RendererUnavailable
@@ -59,28 +59,17 @@ def parse_version(text: str) -> tuple[int, int]:
     return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
 
 
-def view_groups(cameras: Cameras, alone: bool) -> list[tuple[int, list[int]]]:
-    """The views in as few calls as gsplat allows: of each call the time and the views.
+def view_groups(cameras: Cameras, alone: bool) -> list[tuple[int | None, list[int]]]:
+    """The views in as few calls as gsplat allows: of each call the time, None where there is one alone, and the views.
 
     Views of one time are drawn together; with ``alone`` (a mask for every view: gsplat has one opacity a Gaussian for all
     cameras of a call) each by itself.
     """
-    times = [0] * cameras.views if cameras.time_index is None else cameras.time_index.tolist()
-    groups: dict[tuple[int, int], list[int]] = {}
+    times: list[int | None] = [None] * cameras.views if cameras.time_index is None else cameras.time_index.tolist()
+    groups: dict[tuple[int | None, int], list[int]] = {}
     for view, time in enumerate(times):
         groups.setdefault((time, view if alone else 0), []).append(view)
     return [(time, views) for (time, _), views in groups.items()]
-
-
-def _chosen(gaussians: Gaussians, scene: int, time: int | None, kept: Tensor | None) -> ViewGaussians:
-    """Scene ``scene`` at a time, where there are several, of which a mask [N] keeps some."""
-    means = gaussians.means[scene] if time is None else gaussians.means[scene, time]
-    quaternions, scales = shapes(gaussians)
-    fields = (means, quaternions[scene], scales[scene], gaussians.opacities[scene], gaussians.features[scene])
-    if kept is not None and not bool(kept.all()):
-        index = kept.nonzero().squeeze(1)
-        fields = tuple(field[index] for field in fields)  # type: ignore[assignment]
-    return ViewGaussians(*fields)
 
 
 class GsplatRenderer(Renderer):
@@ -169,8 +158,7 @@ class GsplatRenderer(Renderer):
         with torch.cuda.device_of(gaussians.means):
             for scene in range(b):
                 for time, views in view_groups(cameras, visible is not None):
-                    kept = None if visible is None else visible[scene, views[0]]
-                    chosen = _chosen(gaussians, scene, time if cameras.time_index is not None else None, kept)
+                    chosen = scene_at(gaussians, scene, time, None if visible is None else visible[scene, views[0]])
                     if len(chosen.means) == 0:
                         images = background_only(chosen, cameras, settings)
                         drawn |= {scene * v + view: images for view in views}

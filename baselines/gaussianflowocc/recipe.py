@@ -17,12 +17,9 @@ RECIPE = Recipe(
     options="baselines.gaussianflowocc.config:check_options",
     reads=("chain",),
     taught_by=("history", "views"),
-    # Five frames before, and up to six of the twelve around (configs/gaussianflowocc.py); the reader draws those.
-    frames={
-        "history": (-1, -2, -3, -4, -5),
-        "views": (0, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6),
-    },
-    views={"paper": 6, "toy": 2},
+    # Five frames before (configs/gaussianflowocc.py); what views show besides the own moment is the default.
+    frames={"history": (-1, -2, -3, -4, -5)},
+    views={"toy": 2},
     view_size={"toy": (100, 56)},
     image_size={"paper": (704, 256)},
     first_weights={"paper": _RESNET50},

@@ -1,6 +1,6 @@
 """Occ3D-nuScenes: all systems that no 3D label teaches, on one scale."""
 
-from experiments.spec import Column, Row, TableSpec, same_cell
+from experiments.spec import Row, TableSpec, same_cell
 from experiments.tables.table_gaussianflowocc import TABLE as GAUSSIANFLOWOCC
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
@@ -8,14 +8,7 @@ TABLE = TableSpec(
     name="table_2d_supervised",
     title="Occ3D-nuScenes without 3D labels: taught by images, pseudo labels or lidar points in images",
     dataset=OCC3D.dataset,
-    columns=(
-        Column("mIoU_15_classes"),
-        Column("mIoU", "mIoU over 17 classes"),
-        Column("IoU_15_classes"),
-        Column("IoU"),
-        Column("RayIoU_15_classes"),
-        Column("RayIoU", "RayIoU over 17 classes"),
-    ),
+    columns=GAUSSIANFLOWOCC.columns,
     rows=(
         Row("selfocc", "SelfOcc", note="quoted only"),
         Row("occnerf", "OccNeRF", note="quoted only"),

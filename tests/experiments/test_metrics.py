@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from two_ranks import outputs_of_two_ranks
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from baselines.published import Published
@@ -259,26 +258,12 @@ finally:
 
 def test_two_processes_count_every_sample_once(tmp_path: Path) -> None:
     """gloo: five samples on two ranks (one filled up twice) give the single process's numbers on both."""
-    script = tmp_path / "rank.py"
-    script.write_text(_TWO_PROCESSES.format(tests=str(Path(__file__).parent)))
-    root = Path(__file__).resolve().parents[2]
-    runs = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(tmp_path / "store"), str(tmp_path / "out")],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [run.communicate(timeout=600)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], errors
+    found = outputs_of_two_ranks(_TWO_PROCESSES, tmp_path)
     metric = OccupancyMetric(GRID)
     for index in range(5):
         metric.process(*batch_of([index]))
     alone = repr(sorted(metric.evaluate(5).items()))
-    assert [(tmp_path / f"out{rank}").read_text() for rank in range(2)] == [alone, alone]
+    assert found == [alone, alone]
 
 
 class _Frames:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +16,7 @@ from mmdet3d.registry import MODELS
 from mmengine.evaluator import Evaluator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from two_ranks import outputs_of_two_ranks
 
 from baselines.following import Follower, FrameMissing
 from baselines.gaussianflowocc import gaussianflowocc_config
@@ -174,23 +173,9 @@ finally:
 
 def test_two_processes_have_the_numbers_of_one(tmp_path: Path) -> None:
     """gloo: all frames, some of them in batches, and a single one, which leaves nothing to the second process."""
-    script = tmp_path / "rank.py"
-    script.write_text(_RANK.format(tests=str(Path(__file__).parent)))
-    root = Path(__file__).resolve().parents[2]
-    runs = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(tmp_path / "store"), str(tmp_path / "out")],
-            cwd=tmp_path,
-            env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [run.communicate(timeout=600)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], errors
+    found = outputs_of_two_ranks(_RANK, tmp_path)
     alone = [evaluated(Frames())[0], evaluated(Frames(), 3, range(3))[0], evaluated(Frames(), 1, [2])[0]]
-    assert [json.loads((tmp_path / f"out{rank}").read_text()) for rank in range(2)] == [alone, alone]
+    assert [json.loads(output) for output in found] == [alone, alone]
 
 
 # Real frames -------------------------------------------------------------------------------------------------------
