@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -240,9 +241,10 @@ def test_json_and_records(tmp_path: Path, small, monkeypatch, capfd) -> None:
     assert found["status"] == "measured" and all(isinstance(found[key], float) for key in KEYS)
     assert found["stages"]["blend_part_of_peak"] == pytest.approx(found["stages"]["blend_gflops"] / 100.0)
     assert content["machine"]["cores"] == 2 and content["machine"]["fma_gflops"] == 100.0
-    assert content["machine"]["bandwidth_gbs"] == 10.0 and content["versions"]["torch"] == torch.__version__
+    assert content["machine"]["bandwidth_gbs"] == 10.0 and content["versions"]["torch"] == version("torch")
     assert content["command"].startswith("python -m renderers.compare --renderer cpu --workload toy")
     record = tmp_path / "results/table_renderers/cpu-some-cpu-2-threads-avx2/toy--cpu.json"
+    pytest.importorskip("pydantic", reason="renderers were measured; the suite's records need pydantic")
     from experiments.renderer_records import load_all
 
     ((path, loaded),) = load_all(tmp_path / "results")
