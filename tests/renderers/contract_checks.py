@@ -12,6 +12,11 @@ from renderers.interface import Cameras, Gaussians, RasterSettings, Renderer, Re
 from renderers.scenes import one_view, pinhole, random_scene
 
 
+def device_of(backend: str) -> str:
+    """Where the tensors of a backend that is available belong; Triton's kernels are interpreted where there is no GPU."""
+    return "cuda" if torch.cuda.is_available() and backend not in ("reference", "cpu") else "cpu"
+
+
 def _leaves(gaussians: Gaussians) -> dict[str, Tensor]:
     return {n: t.detach().clone().requires_grad_() for n in FIELDS if (t := getattr(gaussians, n)) is not None}
 

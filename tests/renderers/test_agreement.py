@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from contract_checks import device_of
 
 import renderers.reference as reference
 from renderers import availability, get, names
@@ -56,8 +57,7 @@ def test_views_scenes_and_empty_images(case: str) -> None:
 @pytest.mark.parametrize("backend", AVAILABLE)
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_backends_that_run_here_agree_with_every_dialect(backend: str, dialect: str) -> None:
-    device = "cuda" if torch.cuda.is_available() and backend not in ("reference", "cpu") else "cpu"
-    result = compare(get(backend), emulate(dialect), CASES["random_opaque"](), devices=(device, "cpu"))
+    result = compare(get(backend), emulate(dialect), CASES["random_opaque"](), devices=(device_of(backend), "cpu"))
     assert result.ok, str(result)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from contract_checks import device_of
 
 from experiments.datasets.geometry import rigid
 from experiments.datasets.unpickle import load_infos
@@ -62,7 +63,7 @@ def test_official_label_in_a_window_of_the_front_camera(
 ) -> None:
     labels, cameras = official
     case = voxel_case("occ3d front", labels, window(one_of(cameras, 1), 8, 70, 50, 48, 32), opacity)
-    result = check(get(backend), case, device="cuda" if backend in ("gsplat", "diff_gauss") else "cpu")
+    result = check(get(backend), case, device=device_of(backend))
     assert result.ok, str(result)
     assert int(case.visible.sum()) > 300 and int(case.gaussians.features.sum(1).count_nonzero()) > 5
 
@@ -72,10 +73,9 @@ def test_official_label_in_a_window_of_the_front_camera(
 @pytest.mark.parametrize("view", range(6), ids=RIG)
 def test_official_label_in_each_camera(official: tuple[np.ndarray, Cameras], backend: str, view: int) -> None:
     labels, cameras = official
-    device = "cuda" if backend in ("gsplat", "diff_gauss") else "cpu"
     for opacity in (0.27, 1.0):
         case = voxel_case(RIG[view], labels, window(one_of(cameras, view), 16, 0, 0, 100, 56), opacity)
-        result = check(get(backend), case, device=device)
+        result = check(get(backend), case, device=device_of(backend))
         assert result.ok, str(result)
         assert int(case.visible.sum()) > 300
 
@@ -102,7 +102,7 @@ def test_toy_world_in_its_cameras(tmp_path: Path, backend: str) -> None:
     cameras = Cameras(intrinsics[None], torch.from_numpy(ego).float()[None], 64, 36)
     for view in (1, 4):
         case = voxel_case(f"toy world {RIG[view]}", labels, one_of(cameras, view), 0.6)
-        result = check(get(backend), case, device="cuda" if backend in ("gsplat", "diff_gauss") else "cpu")
+        result = check(get(backend), case, device=device_of(backend))
         assert result.ok, str(result)
         out = get("cpu" if availability("cpu") else "reference").render(case.gaussians, case.cameras, case.settings, case.visible)
         assert float(out.alpha.mean()) > 0.3
