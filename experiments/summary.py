@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from experiments import absences, records, sources
+from experiments import absences, intervals, records, sources
 from experiments.cell.folder import CellFolder, Stale
 from experiments.cell.tracking import viewing
 from experiments.comparable import TIMED, Marks, mixed
@@ -144,6 +144,66 @@ def _print_numbers(console: Console, plan: Plan, spec: TableSpec | ViewSpec, don
     )
     for note in marks.lines():
         console.print(escape(note), soft_wrap=True)
+    _print_gains(console, plan, spec, done)
+
+
+def _print_gains(console: Console, plan: Plan, spec: TableSpec | ViewSpec, done: Mapping[str, Record]) -> None:
+    """Differences to the base rows with their intervals, where several seeds of both are done; else nothing."""
+    headings = [(column, renderer) for renderer in plan.renderers for column in spec.columns]
+    lines, marks = [], Marks()
+    for row in plan.table.rows:
+        if row.base is None:
+            continue
+        pairs = {(column, renderer): _pair(plan, done, row, renderer) for column, renderer in headings}
+        texts = [_gain(*pairs[place], place[0], marks) for place in headings]
+        if any(text != "-" for text in texts):
+            lines.append((f"{row.title} - {plan.table.row(row.base).title}", *texts))
+    if not lines:
+        return
+    filled = [place for place in range(len(headings)) if any(line[place + 1] != "-" for line in lines)]
+    shown = [headings[place] for place in filled]
+    _print(
+        console,
+        f"differences to the base, seed by seed: mean ({100 * intervals.CONFIDENCE:.0f} % interval)",
+        ("", *(f"{column.title}\n{renderer}" for column, renderer in shown)),
+        [(line[0], *(line[place + 1] for place in filled)) for line in lines],
+        right=lambda column: column > 0,
+    )
+    console.print("* 0 is not in the interval; without it, neither row is better", soft_wrap=True)
+    for note in marks.lines():
+        console.print(escape(note), soft_wrap=True)
+
+
+def _pair(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str) -> tuple[list[Record], list[Record]]:
+    """Records of a row and of its base, of the seeds that both have."""
+    own, base = (
+        {record.seed: record for record in _records(plan, done, one, renderer)} for one in (row, plan.table.row(row.base or ""))
+    )
+    seeds = [seed for seed in own if seed in base]
+    return [own[seed] for seed in seeds], [base[seed] for seed in seeds]
+
+
+def _gain(own: Sequence[Record], base: Sequence[Record], column: Column, marks: Marks) -> str:
+    """``+0.84 (+0.36 to +1.32) *``; "-" for fewer than two seeds with the number."""
+    values, starts = (
+        {record.seed: value for record in found if (value := record.number(column.metric)) is not None} for found in (own, base)
+    )
+    differences = list(intervals.paired(values, starts, column.relative).values())
+    if len(differences) < 2:
+        return "-"
+    digits, unit = (1, " %") if column.relative else (column.digits, "")
+    star = " *" if intervals.resolved(differences) else ""
+    return f"{intervals.text(differences, digits, unit)}{star}{marks(mixed([*own, *base], timed=column.metric in TIMED))}"
+
+
+def _records(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str) -> list[Record]:
+    """Finished records of a row's cells."""
+    shown = plan.table.origin(row, plan.preset)
+    return [
+        done[cell.key]
+        for cell in plan.cells
+        if (cell.table.name, cell.row.name) == shown and cell.renderer == renderer and cell.key in done
+    ]
 
 
 def _variant(plan: Plan) -> str:
@@ -161,12 +221,7 @@ def _print(console: Console, title: str, headings: Sequence[str], rows: Sequence
 
 
 def _ours(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str, column: Column, marks: Marks) -> str:
-    shown = plan.table.origin(row, plan.preset)
-    all_of_row = [
-        done[cell.key]
-        for cell in plan.cells
-        if (cell.table.name, cell.row.name) == shown and cell.renderer == renderer and cell.key in done
-    ]
+    all_of_row = _records(plan, done, row, renderer)
     found = [record for record in all_of_row if record.number(column.metric) is not None]
     values = [value for record in found if (value := record.number(column.metric)) is not None]
     if not values:

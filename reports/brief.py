@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments import absences
+from experiments import absences, intervals
 from experiments.comparable import Marks
 from experiments.spec import PRESETS, Column
 from reports import markdown
@@ -37,8 +37,10 @@ def shown(summary: Summary) -> list[Group]:
 
 def _legend(summary: Summary, groups: list[Group]) -> str:
     several = any(summary.seed_count(group) > 1 for group in groups)
-    spread = "; mean ± sample standard deviation over seeds" if several else ""
-    return f"In the second line of a cell, the difference to the row's base{spread}."
+    second = "In the second line of a cell, {} the row's base"
+    if not several:
+        return f"{second.format('the difference to')}."
+    return f"Mean ± sample standard deviation over seeds. {second.format('against')}: {intervals.LEGEND}."
 
 
 def _numbers(summary: Summary, group: Group) -> str:
@@ -61,8 +63,7 @@ def _numbers(summary: Summary, group: Group) -> str:
 
 
 def difference(gain: Gain, column: Column) -> str:
-    """``+0.41 ± 0.12``, or ``+12.3 ± 0.4 %`` where the column compares by ratio."""
+    """``+0.41 (+0.11 to +0.71)``, or ``+12.3 % (+11.9 to +12.7)`` where the column compares by ratio."""
     number, digits = gain.difference, 1 if column.relative else column.digits
-    deviation = "" if number.std is None else f" ± {number.std:.{digits}f}"
     others = absences.bracketed(number.others, digits, "+")
-    return f"{number.mean:+.{digits}f}{deviation}{' %' if column.relative else ''}{others}"
+    return f"{intervals.marked(number.values, digits, ' %' if column.relative else '')}{others}"

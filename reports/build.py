@@ -21,7 +21,7 @@ import pandas as pd
 import typer
 
 from camera_occupancy_bench import files
-from experiments import renderer_records
+from experiments import intervals, renderer_records
 from experiments.cell.folder import results_root
 from experiments.command import complain, guarded
 from experiments.records import QUOTED, ROOT, RecordError
@@ -165,10 +165,11 @@ def replace_section(text: str, name: str, section: str) -> str:
 
 
 def csv(summary: Summary) -> str:
-    """Every number and gain of a table, one a line, with its origin, seeds, spread and source."""
+    """Every number and gain of a table, one a line, with its origin, seeds, spread and source; gains with their 95 % interval."""
 
     def line(quantity: str, number: Number, *notes: str, base: str = "") -> dict[str, str]:
         group = number.group
+        ends = intervals.interval(number.values) if quantity == "gain" else None
         return {
             "quantity": quantity,
             "row": number.row,
@@ -183,6 +184,8 @@ def csv(summary: Summary) -> str:
             "std": "" if number.std is None else f"{number.std:.6g}",
             "min": f"{min(number.values):.6g}",
             "max": f"{max(number.values):.6g}",
+            "low": "" if ends is None else f"{ends[0]:.6g}",
+            "high": "" if ends is None else f"{ends[1]:.6g}",
             "source": number.source,
             "note": "; ".join(part for part in (number.note, *notes, number.mixed, _absent(number)) if part),
         }

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments import intervals
 from reports.summary import RERUN, Summary
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def stored_digest(path: Path) -> str | None:
 
 
 def draw(figure: ClassFigure) -> bytes:
-    """PNG bytes. Left: scores with their spread over seeds; right: paired differences, a dot a seed."""
+    """PNG bytes. Left: scores with their spread over seeds; right: paired differences, their dots and interval."""
     from statistics import fmean, stdev
 
     from matplotlib.figure import Figure
@@ -115,7 +116,8 @@ def draw(figure: ClassFigure) -> bytes:
     for place, differences in zip(places, figure.differences.values(), strict=True):
         mean = fmean(differences)
         gains.barh(place, mean, height=0.6, color=_ROW_COLOUR if mean >= 0 else _LOSS_COLOUR, alpha=0.55)
-        if len(differences) > 1:
+        if (ends := intervals.interval(differences)) is not None:
+            gains.plot(ends, [place] * 2, "|-", color="black", linewidth=1, markersize=6)
             gains.plot(differences, [place] * len(differences), "o", color="black", markersize=3)
     gains.axvline(0, color="black", linewidth=0.8)
     gains.set_xlabel("difference to the base [percentage points]" + _dots(figure))
@@ -138,4 +140,4 @@ def png(canvas: Figure, digest: str) -> bytes:
 
 def _dots(figure: ClassFigure) -> str:
     several = any(len(v) > 1 for v in figure.differences.values())
-    return "; a dot a seed" if several else ""
+    return "\na dot a seed, a line the mean's 95 % interval" if several else ""

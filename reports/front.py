@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from experiments import intervals
 from experiments.comparable import Marks
 from experiments.datasets.registry import DATASETS
 from experiments.renderer_records import TABLE, RendererRecord
@@ -68,7 +69,7 @@ def _small(summaries: Sequence[Summary], preset: str) -> str:
     keys = list(dict.fromkeys(key for line in lines.values() for key in line))
     table = markdown.markdown_table(({key: line.get(key, "-") for key in keys} for line in lines.values()), marks)
     said = f"**Ours, `{preset}` preset, not comparable with any published number** ({_SMALL[preset]}); mean ± sample standard "
-    said += "deviation over seeds, in the second line the difference to the row's base, seed by seed"
+    said += f"deviation over seeds, in the second line, against the row's base: {intervals.LEGEND}"
     return f"{said}\n\n{compact(table)}"
 
 

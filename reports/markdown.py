@@ -8,7 +8,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from experiments import absences
+from experiments import absences, intervals
 from experiments.comparable import Marks, mixed
 from experiments.datasets.layouts import layout_of
 from experiments.records import Record
@@ -79,14 +79,14 @@ def cell(number: Number | None, digits: int, expected: int, marks: Marks) -> str
 
 
 def gain_cell(gain: Gain | None, digits: int, expected: int, marks: Marks) -> str:
-    """``+0.41 ± 0.12 (+0.30 to +0.55)``: mean, sample standard deviation and range of the paired differences.
+    """``+0.41 (+0.11 to +0.71)``: mean of the paired differences and its 95 % interval, bold where 0 is not in it.
 
     A mark where its records differ, where it is of one seed, or where classes do not occur.
     """
     if gain is None:
         return ABSENT
     number = gain.difference
-    text = difference(number, digits) + _odd_count(number, expected) + absences.bracketed(number.others, digits, "+")
+    text = intervals.marked(number.values, digits) + _odd_count(number, expected) + absences.bracketed(number.others, digits, "+")
     return text + gain_marks(gain, marks)
 
 
@@ -99,15 +99,9 @@ def gain_marks(gain: Gain, marks: Marks) -> str:
 def difference_cell(number: Number, digits: int, marks: Marks) -> str:
     """A gain's text and the number of seeds."""
     count = len(number.seeds)
-    text = f"{difference(number, digits)}, {count} seed{'s' * (count != 1)}{absences.bracketed(number.others, digits, '+')}"
+    text = f"{intervals.marked(number.values, digits)}, {count} seed{'s' * (count != 1)}"
+    text += absences.bracketed(number.others, digits, "+")
     return text + marks(number.mixed, ONE_SEED if count == 1 else "", absences.remark(number.absent, number.others))
-
-
-def difference(number: Number, digits: int) -> str:
-    text = f"{number.mean:+.{digits}f}"
-    if number.std is not None:
-        text += f" ± {number.std:.{digits}f} ({min(number.values):+.{digits}f} to {max(number.values):+.{digits}f})"
-    return text
 
 
 def _odd_count(number: Number, expected: int) -> str:
@@ -245,10 +239,7 @@ def gain_table(summary: Summary, columns: Sequence[Column], groups: Sequence[Gro
             "either."
         ]
     if any(not group.published for group in groups):
-        text += [
-            "Ours with ours of the same preset, renderer, data and seed: mean ± sample standard deviation (smallest to largest) "
-            "of the differences seed by seed."
-        ]
+        text += [f"Ours with ours of the same preset, renderer, data and seed: {intervals.LEGEND}."]
     return "\n\n".join(("**Gains, like for like**", " ".join(text), markdown_table(lines, marks)))
 
 
@@ -282,9 +273,8 @@ def renderer_table(summary: Summary, preset: str, columns: Sequence[Column]) -> 
     if not lines:
         return ""
     return (
-        "**Renderers: paired difference.** The same rows, seeds and data trained with each renderer: mean ± sample standard "
-        "deviation (smallest to largest) of the differences seed by seed. Two runs of one seed with the same renderer may "
-        "differ as well where a renderer adds in no fixed order.\n\n"
+        f"**Renderers: paired difference.** The same rows, seeds and data trained with each renderer: {intervals.LEGEND}. Two "
+        "runs of one seed with the same renderer may differ as well where a renderer adds in no fixed order.\n\n"
     ) + markdown_table(lines, marks)
 
 

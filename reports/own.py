@@ -16,20 +16,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Annotated, NamedTuple
 
 import pandas as pd
 import typer
 
 from camera_occupancy_bench import files
-from experiments import records, settings
+from experiments import intervals, records, settings
 from experiments.cell.folder import results_root
 from experiments.command import guarded
 from experiments.comparable import mixed
 from experiments.records import Record
 from experiments.spec import Column, TableSpec, load_table
-from reports.summary import ABSENT, ReportError, behind
+from reports.summary import ABSENT, ReportError, behind, spread
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -95,7 +94,7 @@ def markdown(spec: TableSpec, groups: dict[Group, list[Record]]) -> str:
     units = [f"{column.title}{f' ({column.unit})' if column.unit else ''}" for column in spec.columns]
     headings = ["row", "changed", "preset", "renderer", "seeds", *units, "not alike"]
     table = pd.DataFrame(lines, columns=headings).to_markdown(index=False, disable_numparse=True)
-    legend = "In brackets: difference to the same row without the change, over the seeds that both have."
+    legend = f"In brackets: difference to the same row without the change, over the seeds that both have; {intervals.LEGEND}."
     return f"# {spec.title}\n\n{table}\n\n{legend}\n"
 
 
@@ -104,10 +103,9 @@ def _cell(column: Column, made: Sequence[Record], plain: Sequence[Record] | None
     if not own:
         return ABSENT
     digits = column.digits
-    spread = f" ± {stdev(own.values()):.{digits}f}" if len(own) > 1 else ""
     theirs = {record.seed: value for record in plain or () if (value := record.number(column.metric)) is not None}
-    both = [own[seed] - theirs[seed] for seed in own if seed in theirs]
-    return f"{fmean(own.values()):.{digits}f}{spread}" + (f" [{fmean(both):+.{digits}f}]" if both else "")
+    both = list(intervals.paired(own, theirs).values())
+    return spread(list(own.values()), digits) + (f" [{intervals.marked(both, digits)}]" if both else "")
 
 
 def numbers(spec: TableSpec, groups: dict[Group, list[Record]]) -> pd.DataFrame:

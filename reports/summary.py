@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Literal
 
-from experiments import absences, plausible, records
+from experiments import absences, intervals, plausible, records
 from experiments.comparable import TIMED, mixed
 from experiments.datasets.layouts import layout_of
 from experiments.records import QuotedNumber, Record
@@ -473,15 +473,11 @@ def _where(group: Group) -> str:
 
 def _paired(number: Number, base: Number, relative: bool = False) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Differences seed by seed over the seeds that both have, ``relative`` in percent; for published numbers, the one."""
-
-    def difference(value: float, start: float) -> float:
-        return 100 * (value / start - 1) if relative else value - start
-
     if not number.seeds:
-        return (), (difference(number.values[0], base.values[0]),)
-    reference = dict(zip(base.seeds, base.values, strict=True))
-    pairs = [(s, difference(v, reference[s])) for s, v in zip(number.seeds, number.values, strict=True) if s in reference]
-    return tuple(s for s, _ in pairs), tuple(v for _, v in pairs)
+        return (), tuple(intervals.paired({0: number.values[0]}, {0: base.values[0]}, relative).values())
+    own, reference = (dict(zip(one.seeds, one.values, strict=True)) for one in (number, base))
+    found = intervals.paired(own, reference, relative)
+    return tuple(found), tuple(found.values())
 
 
 def _outdated(spec: TableSpec, ours: list[Record]) -> list[str]:

@@ -144,7 +144,7 @@ def test_the_table_marks_means_and_gains_over_two_codes(project: Path, make_reco
     lines = [line for line in ours.splitlines() if line.startswith("| TPVFormer")]
     assert any("10.50 ± 0.71 |" in line for line in lines), "the base's seeds are of one code"
     assert any("12.00 ± 1.41 †1" in line for line in lines)
-    assert any("+1.50 ± 0.71 (+1.00 to +2.00) †1" in line for line in lines)
+    assert any("+1.50 (-4.85 to +7.85) †1" in line for line in lines)
     said = "- †1: its records differ: code aaaaaaaa (commit 0123456789ab) / bbbbbbbb (commit 0123456789ab)"
     assert ours.count(said) == 5, "below numbers, gains, checks, classes and times"
     assert "†1: its records differ: code" in page(project, "table_2d")
@@ -223,6 +223,16 @@ def test_a_run_marks_its_means(made) -> None:
     text = printed({(BASE, 0): made(0), (BASE, 1): made(1, metrics={"mIoU": 12.0}, **OTHER["iterations"])})
     assert "11.00 ± 1.41 †1" in text and "†1: its records differ: iterations 10 / 20" in text
     assert "†" not in printed({(BASE, 0): made(0), (BASE, 1): made(1)})
+
+
+def test_a_run_of_several_seeds_prints_differences_with_their_intervals(made) -> None:
+    scores = {(BASE, 0): 10.0, (BASE, 1): 11.0, (ROW, 0): 10.5, (ROW, 1): 11.6, (ROW, 2): 99.0}
+    found = {(row, seed): made(seed, metrics={"mIoU": score}) for (row, seed), score in scores.items()}
+    text = printed(found)
+    line = next(line for line in text.splitlines() if "TPVFormer + GaussRender - TPVFormer" in line)
+    assert "+0.55 (-0.09 to +1.19)" in line and " *" not in line, "of the two seeds that both have"
+    del found[ROW, 1]
+    assert "differences to the base" not in printed(found), "one seed has no interval"
 
 
 def test_a_run_at_toy_size_prints_no_published_numbers(made) -> None:

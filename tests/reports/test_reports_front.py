@@ -39,7 +39,7 @@ def test_toy_numbers_stand_apart_from_published_ones(project: Path, make_record)
     assert cells(found[titles[0]], "TPVFormer") == ["27.83", "30.07", "41.32", "37.20"]
     small = found["Ours, `toy` preset, not comparable with any published number"]
     assert cells(small, "TPVFormer") == ["11.00 ± 1.00", "7.00 ± 1.00"], "a column a table and renderer"
-    assert cells(small, "TPVFormer + GaussRender") == ["12.00 ± 1.50<br>+1.00 ± 0.50", "-"]
+    assert cells(small, "TPVFormer + GaussRender") == ["12.00 ± 1.50<br>+1.00 (-0.24 to +2.24)", "-"]
     assert "mIoU, cpu, 3 seeds" in small and "mIoU, gsplat, 3 seeds" in small and "27.83" not in small
     assert "11.00" not in "".join(found[title] for title in titles[:6])
 

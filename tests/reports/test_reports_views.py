@@ -39,7 +39,7 @@ def test_a_views_block_keeps_origins_apart_and_folds_classes(pair: Path) -> None
     block = page(pair, "table_2d").split("\n## ")[1]
     published, ours = block.split("**Ours, `toy` preset**")
     assert "-0.455" in published, "depth L1 of the rerun: 1.669 - 2.124"
-    assert "+1.50 ± 0.71 (+1.00 to +2.00)" in ours and "+1.50" not in published, "gains too, each within its origin"
+    assert "+1.50 (-4.85 to +7.85)" in ours and "+1.50" not in published, "gains too, each within its origin"
     assert "15.50 ± 0.71" in ours and "15.50" not in published
     assert ours.index("Not comparable") < ours.index("| Method")
     for part, title in ((published, "Published numbers per class"), (ours, "Ours, toy, per class")):
@@ -70,10 +70,10 @@ def test_an_ablation_stands_beside_the_cells_that_it_shares(pair: Path, make_rec
     assert text.startswith("# Ablation: cameras rendered in a step")
     assert "Ours, toy, cpu, 2 seeds" in text and "Not comparable with any published number" in text
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
-    assert "base; mean ± sample standard deviation over seeds" in text and "one seed" not in text
+    assert "against the row's base: mean of the differences seed by seed" in text and "one seed" not in text
     assert "9.50 ± 0.71" in lines["TPVFormer"] and "<br>" not in lines["TPVFormer"], "not the main table's, of another schedule"
-    assert "10.00 ± 0.71<br>+0.50 ± 0.00" in lines["2 drawn cameras"]
-    assert "11.00 ± 1.41<br>+1.50 ± 0.71" in lines["1 drawn camera, as published"]
+    assert "10.00 ± 0.71<br>**+0.50 (+0.50 to +0.50)**" in lines["2 drawn cameras"]
+    assert "11.00 ± 1.41<br>+1.50 (-4.85 to +7.85)" in lines["1 drawn camera, as published"]
     assert "3 drawn cameras" not in lines, "rows that were not run are left out"
     assert command in text, "the conditions of all its records are told"
     summary = summarise(load_table("table_ablation_views"), root, pair / "results/quoted")
@@ -112,8 +112,8 @@ def test_cost_is_compared_by_ratio(project: Path, make_record) -> None:
             )
     text = page(project, "table_cost")
     line = next(line for line in text.splitlines() if line.startswith("| TPVFormer + GaussRender"))
-    assert "0.525 ± 0.035<br>+17.5 ± 10.6 %" in line, "+10 % and +25 %, seed by seed"
-    assert "1100 ± 0<br>+10.0 ± 0.0 %" in line and "203 ± 0<br>+1.5 ± 0.0 %" in line
+    assert "0.525 ± 0.035<br>+17.5 % (-77.8 to +112.8)" in line, "+10 % and +25 %, seed by seed"
+    assert "1100 ± 0<br>**+10.0 % (+10.0 to +10.0)**" in line and "203 ± 0<br>**+1.5 % (+1.5 to +1.5)**" in line
     assert "median of all iterations but the first five" in text
     assert "trained parameters (lower is better)" in text, "a count has no unit"
 
