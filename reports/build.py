@@ -27,7 +27,7 @@ from experiments.command import complain, guarded
 from experiments.records import QUOTED, ROOT, RecordError
 from experiments.renderer_records import RendererRecord
 from experiments.spec import SpecError, TableSpec, ViewSpec, load_spec, spec_names
-from reports import brief, front, markdown, renderer_figures, renderers, status, views
+from reports import brief, claims, front, markdown, renderer_figures, renderers, status, views
 from reports.figures import figures, stored_digest
 from reports.summary import Number, ReportError, Summary, summarise
 
@@ -103,7 +103,7 @@ def read(results: Path, quoted: Path, leave_out: Callable[[str], object] | None 
 
 
 def pages(content: Content, folder: Path) -> Outputs:
-    """A page a table in ``folder``/pages, with its CSV file and figures in folders beside that one."""
+    """A page a table in ``folder``/pages, with its CSV file and figures in folders beside that one, and the page of claims."""
     outputs = Outputs()
 
     def add(drawn: Sequence[Figure]) -> dict[str, str]:
@@ -126,6 +126,7 @@ def pages(content: Content, folder: Path) -> Outputs:
     if content.machines:
         outputs.texts[folder / "tables" / f"{renderer_records.TABLE}.csv"] = renderers.csv(content.machines)
     outputs.texts |= {folder / "pages" / markdown.page(name): f"{text}\n" for name, text in texts.items()}
+    outputs.texts[folder / "claims.md"] = f"{claims.render(content.summaries, content.views)}\n"
     return outputs
 
 

@@ -30,7 +30,8 @@ def render(summaries: Sequence[Summary], views: Sequence[ViewSpec], machines: Ma
     )
     parts = [_published(summary) for summary in main]
     parts += [_small(main, preset) for preset in PRESETS if preset != "paper"]
-    lines = [f"- {_link(view.name, view.title)}" for view in views]
+    lines = ["- [What the papers claim, and what our records say](reports/claims.md)"]
+    lines += [f"- {_link(view.name, view.title)}" for view in views]
     lines += [f"- {_link(s.spec.name, s.spec.title)}: {_state(s)}" for s in summaries if s.spec.brief]
     measured = "; ".join(renderers.heading(records[0]) for records in machines.values())
     lines.append(f"- {_link(TABLE, renderers.TITLE)}: {measured or 'not measured yet'}")
