@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TextIO
 
 MM = ("mmengine", "mmcv", "mmdet", "mmdet3d")
-READING = ("typer", "rich", "pydantic", "filelock", "numpy")
+READING = ("typer", "rich", "pydantic", "filelock", "numpy", "scipy")
 """What commands need that only read and write files."""
 
-TRAINING = (*READING, *MM, "torch", "numba", "scipy", "cv2", "PIL", "matplotlib")
+TRAINING = (*READING, *MM, "torch", "numba", "cv2", "PIL", "matplotlib")
 """What a cell needs."""
 
 

@@ -27,7 +27,7 @@ from experiments.command import complain, guarded
 from experiments.records import QUOTED, ROOT, RecordError
 from experiments.renderer_records import RendererRecord
 from experiments.spec import SpecError, TableSpec, ViewSpec, load_spec, spec_names
-from reports import brief, claims, front, markdown, renderer_figures, renderers, status, views
+from reports import brief, claims, front, latex, markdown, renderer_figures, renderers, status, views
 from reports.figures import figures, stored_digest
 from reports.summary import Number, ReportError, Summary, summarise
 
@@ -218,8 +218,19 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Write pages, CSV files and figures of these records here, and nothing in the project.")
     ] = None,
+    tex: Annotated[
+        Path | None, typer.Option("--latex", help="Write every table as LaTeX into this folder, and nothing else.")
+    ] = None,
 ) -> int:
     """Rewrite the README's summaries and the files in reports/ from results/records and results/quoted."""
+    if tex is not None:
+        if check or out is not None:
+            raise ReportError("--latex writes LaTeX alone: give it without --check and --out")
+        for name, summary in read(results or ROOT / "results/records", QUOTED).summaries.items():
+            if text := latex.render(summary):
+                files.write(tex / f"{name}.tex", text)
+                typer.echo(f"wrote: {tex / f'{name}.tex'}")
+        return 0
     if out is None:
         if results is not None:
             raise ReportError("--results needs --out FOLDER: README and reports are made from results/records alone")
