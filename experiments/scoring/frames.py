@@ -144,4 +144,4 @@ class _start_of:
         import numba
 
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(self.threads, numba.get_num_threads()))

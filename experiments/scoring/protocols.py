@@ -41,7 +41,7 @@ def frame_counts(
     grid: OccupancyGrid,
     origins: NDArray[Any] | None,
 ) -> Counts:
-    """The counts of one frame: of ``sample_counts`` with the data set's own mask, and "voxels <mask>" with each of the ``others``."""
+    """The counts of a frame: ``sample_counts`` with the data set's own mask, and "voxels <mask>" with each of the ``others``."""
     counts = sample_counts(predicted, labels, own, grid, ray_origins=origins)
     for name, mask in others.items():
         counts[f"voxels {name}"] = confusion(predicted, labels, mask, num_classes=grid.num_classes, ignore=grid.ignore)

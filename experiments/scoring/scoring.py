@@ -179,8 +179,8 @@ def _kind(paths: Sequence[Path], grid: OccupancyGrid, dataset: str) -> tuple[str
         factor = round(own.voxel_size / grid.voxel_size)
         if own.dataset != dataset or factor < 1 or any(n % factor for n in grid.shape) or grid.coarsened(factor) != own:
             raise ScoreError(
-                f"{path} has a grid of {own.dataset}, {list(own.shape)} voxels of {own.voxel_size:g} m, which is none of {dataset} "
-                f"({list(grid.shape)}, {grid.voxel_size:g} m): name its data set with --dataset"
+                f"{path} has a grid of {own.dataset}, {list(own.shape)} voxels of {own.voxel_size:g} m, which is none of "
+                f"{dataset} ({list(grid.shape)}, {grid.voxel_size:g} m): name its data set with --dataset"
             )
         return content.format, factor
     raise ScoreError(f"no file can be scored: {described(problems)}")
@@ -210,15 +210,15 @@ def _matched(
         except formats.BadPrediction as error:
             problems.append((error.kind, f"{path.parent.name}/{path.name} ({error})"))
             continue
-        number = next((called[name] for name in names if name in called), None)
-        if number is None:
+        numbered = [called[name] for name in names if name in called]
+        if not numbered:
             what = f" ({names[0]})" if kind == formats.OURS else ""
             problems.append((f"of no frame of {frames.split}", f"{path.relative_to(folder)}{what}"))
-        elif number in found:
-            both = f"{found[number].relative_to(folder)} and {path.relative_to(folder)}"
-            problems.append(("doubled", f"{frames.names(number)[0]} ({both})"))
+        elif numbered[0] in found:
+            both = f"{found[numbered[0]].relative_to(folder)} and {path.relative_to(folder)}"
+            problems.append(("doubled", f"{frames.names(numbered[0])[0]} ({both})"))
         else:
-            found[number] = path
+            found[numbered[0]] = path
     if len(sources) > 1:
         problems += [("made by different cells", source) for source in sources]
     wanted = range(len(frames)) if subset is None else _chosen(subset, called, frames)
