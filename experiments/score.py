@@ -49,7 +49,7 @@ def command(
     subset: Annotated[
         Path | None, typer.Option(help="File with the tokens of the frames to score, one a line. Default: all.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that count. Default: one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that count. Default: one a core for many frames.")] = None,
     results: Annotated[Path | None, typer.Option(help="Results folder. Default: OCC_RESULTS, else results/local.")] = None,
 ) -> int:
     """Score saved predictions by all published protocols, and keep the numbers as a record."""
@@ -75,7 +75,7 @@ def command(
             results_root(results),
             split=split,
             subset=subset,
-            workers=workers or len(os.sched_getaffinity(0)),
+            workers=workers,
             begin=told,
             done=lambda: bar.advance() if bar else None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,7 @@ from experiments.scoring.protocols import Numbers, numbers
 VERSION = 1
 """Of what is counted of a frame; raise it with every change to that."""
 
+_FEW = 32  # frames that one process scores sooner than others have started
 NAMED = 5  # of one kind that are named before only their number is given
 
 
@@ -66,7 +68,7 @@ def score(
     *,
     split: str | None = None,
     subset: Path | None = None,
-    workers: int = 1,
+    workers: int | None = 1,
     begin: Callable[[int, int], None] = lambda total, earlier: None,
     done: Callable[[], None] = lambda: None,
 ) -> Score:
@@ -76,8 +78,8 @@ def score(
     split        by default the one on which numbers are published
     subset       a file that names the frames to be scored, one a line, instead of all
     results      folder of results: below its ``scores`` counts are kept frame by frame, so that a later call goes on
-    workers      processes that count; the numbers do not depend on it. With more than one, a script has to be a module that
-                 can be imported (``if __name__ == "__main__":``)
+    workers      processes that count, None: one a core where there are many frames; the numbers do not depend on it. With more
+                 than one, a script has to be a module that can be imported (``if __name__ == "__main__":``)
     begin, done  told how many frames there are and how many were scored before, and of each frame that was scored
 
     Raises ScoreError for frames that are missing or doubled, files of unknown frames, and, behind all others, frames whose file
@@ -96,7 +98,7 @@ def score(
     begin(len(numbered), len(numbered) - len(todo))
     problems: list[tuple[str, str]] = []
     try:
-        for outcome in outcomes(frames, todo, workers):
+        for outcome in outcomes(frames, todo, workers or (len(os.sched_getaffinity(0)) if len(todo) > _FEW else 1)):
             if outcome.problem:
                 problems.append((outcome.kind, outcome.problem))
             else:
