@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,18 +35,22 @@ def read_npy(path: str | Path) -> NDArray[Any]:
             raise _unreadable(error) from error
 
 
-def read_npz(path: str | Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an npz file by name; raises OSError, and ArrayFileError for what is no such file."""
+def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file by name, all or those of ``names`` that it has; raises OSError, and ArrayFileError for what is no
+    such file."""
     arrays: dict[str, NDArray[Any]] = {}
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
+                name = info.filename.removesuffix(".npy")
+                if names is not None and name not in names:
+                    continue
                 if info.file_size > _MAX_PACKED:
                     raise ArrayFileError(f"{info.filename} has {info.file_size} bytes when unpacked, more than {_MAX_PACKED}")
                 if info.flag_bits & 1:
                     raise ArrayFileError(f"{info.filename} is encrypted")
                 with archive.open(info) as file:
-                    arrays[info.filename.removesuffix(".npy")] = _read(file, info.file_size)
+                    arrays[name] = _read(file, info.file_size)
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001 - zipfile and numpy take the file's word, and fail in as many ways as it may lie

@@ -26,6 +26,7 @@ LIGHT = (
     "experiments.plan",
     "experiments.records",
     "experiments.run",
+    "experiments.score_records",
     "experiments.sources",
     "experiments.spec",
     "experiments.summary",

@@ -157,6 +157,9 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     has_ray_origins = False
     """Whether ``meta`` holds "ray_origins", from which RayIoU casts its rays."""
 
+    own_mask = "voxels with a known label"
+    """What the mask of ``labels`` is called where numbers are shown."""
+
     def __init__(
         self,
         data_root: str | Path,
@@ -442,6 +445,26 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         if self._labels is not None:
             self._labels[index] = labels, counted
         return labels, counted
+
+    def other_masks(self, index: int) -> dict[str, NDArray[np.bool_]]:
+        """Masks [X, Y, Z] of voxels that count in other protocols than the data set's own, each under its name for people; none
+        where the labels have no other."""
+        return {}
+
+    def meta(self, index: int) -> dict[str, Any]:
+        """What the batch says about a frame, without reading its images."""
+        with refusing(f"{self._index()}: frame {self._chosen[index]}", "copy or download the file again"):
+            return self._meta(index, self._frame(index))
+
+    def names(self, index: int) -> tuple[str, ...]:
+        """What files of predictions call a frame, its token first."""
+        return (str(self.meta(index)["token"]),)
+
+    def _coarse_mask(self, labels: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A mask of the official grid on the grid of ``labels``, as that of the data set itself."""
+        if self.coarsen == 1:
+            return mask
+        return coarsen_labels(labels, mask, self.coarsen, self.grid.empty, self.grid.num_classes, self.grid.ignore)[1]
 
     def _in_sight(
         self, index: int, intrinsics: NDArray[np.float64], to_camera: NDArray[np.float64], size: tuple[int, int]

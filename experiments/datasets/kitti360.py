@@ -66,6 +66,11 @@ class SSCBenchKITTI360(OccupancyFrames[layout.Frame]):
         labels = read_labels(layout.label_path(self.data_root, frame), self.official_grid)
         return labels, labels != self.official_grid.ignore
 
+    def names(self, index: int) -> tuple[str, ...]:
+        """<drive>/<frame>, and the frame's number alone, which is enough where a split has one drive."""
+        frame = self._frame(index)
+        return f"{frame.drive}/{frame.name}", frame.name
+
     def check_source(self, index: int) -> None:
         check_against_raw(self.data_root, self._frame(index), self._read_labels(self._frame(index))[0])
 

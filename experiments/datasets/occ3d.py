@@ -23,14 +23,14 @@ from experiments.datasets.unpickle import DataError, refusing
 from renderers.arrays import read_npz
 
 
-def read_labels(path: Path, grid: OccupancyGrid) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Class ids and camera mask [X, Y, Z] of a ``labels.npz``; raises DataError naming the file."""
+def read_labels(path: Path, grid: OccupancyGrid, mask: str = "mask_camera") -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Class ids and a mask, that of the cameras, [X, Y, Z] of a ``labels.npz``; raises DataError naming the file."""
     if not path.is_file():
         raise DataError(f"label {path} is missing: {GET_LABELS}")
     with refusing(f"label {path}", "copy or download it again"):
         arrays = read_npz(path)
-        labels, visible = arrays["semantics"], arrays["mask_camera"]
-    for name, array in (("semantics", labels), ("mask_camera", visible)):
+        labels, visible = arrays["semantics"], arrays[mask]
+    for name, array in (("semantics", labels), (mask, visible)):
         if array.shape != grid.shape or array.dtype.kind not in "biu":
             raise DataError(f"label {path}: {name} is {array.dtype} {list(array.shape)}, expected integers {list(grid.shape)}")
     if int(labels.min()) < 0 or int(labels.max()) >= grid.num_classes:
@@ -55,6 +55,7 @@ class Occ3DNuScenes(PseudoLabelFrames[dict[str, Any]]):
     has_moments = True
     has_camera_mask = True
     has_ray_origins = True
+    own_mask = "camera mask"
 
     def __init__(self, data_root: str | Path, split: str, *, static_projection: bool = True, **options: Any) -> None:
         self.static_projection = static_projection
@@ -84,6 +85,16 @@ class Occ3DNuScenes(PseudoLabelFrames[dict[str, Any]]):
 
     def _read_labels(self, frame: dict[str, Any]) -> Labels:
         return read_labels(self._label_path(frame), self.official_grid)
+
+    def other_masks(self, index: int) -> dict[str, NDArray[np.bool_]]:
+        """Both masks together, by which GaussianOcc is scored, and all voxels, unobserved ones counting as free."""
+        path = self._label_path(self._frame(index))
+        (labels, camera), (_, lidar) = (read_labels(path, self.official_grid, f"mask_{name}") for name in ("camera", "lidar"))
+        masks = {"camera and lidar mask": camera & lidar, "no mask": np.ones_like(camera)}
+        return {name: self._coarse_mask(labels, mask) for name, mask in masks.items()}
+
+    def names(self, index: int) -> tuple[str, ...]:
+        return (str(field(self._frame(index), "token", self.pickle)),)
 
     def _calibration(self, frame: dict[str, Any]) -> Calibration:
         pinholes, features, labels = [], [], []

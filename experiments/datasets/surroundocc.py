@@ -92,6 +92,14 @@ class SurroundOccNuScenes(LidarPixelFrames[layout.KeyFrame]):
         labels = read_sparse_labels(layout.label_path(self.data_root, frame, self.pickle), self.official_grid)
         return labels, labels != self.official_grid.ignore
 
+    def names(self, index: int) -> tuple[str, ...]:
+        """The token, and the name of the lidar file, after which SurroundOcc calls labels and predictions."""
+        frame = self._frame(index)
+        return self._token(frame), layout.lidar_path(self.data_root, frame, self.pickle).name
+
+    def _token(self, frame: layout.KeyFrame) -> str:
+        return str(frame.info.get("token", f"{frame.scene}__{frame.index}"))
+
     def _calibration(self, frame: layout.KeyFrame) -> Calibration:
         pinholes, lidar_to_camera = [], []
         name = layout.LIDAR
@@ -124,7 +132,7 @@ class SurroundOccNuScenes(LidarPixelFrames[layout.KeyFrame]):
 
     def _meta(self, index: int, frame: layout.KeyFrame) -> dict[str, Any]:
         return {
-            "token": frame.info.get("token", f"{frame.scene}__{frame.index}"),
+            "token": self._token(frame),
             "scene": frame.scene,
             "frame_idx": frame.index,
             "index": index,

@@ -102,18 +102,24 @@ class Notes:
 
     folder  where notes are kept
     files   for each frame the files it is read from, all of them there for the frames asked about
+    of      of what else than the data set the notes are, if anything: they lie under another name, and another word for it
+            makes them void
+    name    of the file, by default the data set's and the split's; what they are of, and where, is added to it
 
     A frame counts for as long as the index's content and the sizes and times of the frame's files stay what they were.
     Raises OSError if the file cannot be written.
     """
 
-    def __init__(self, folder: Path, dataset: str, data_root: Path, split: str, files: list[list[Path]]) -> None:
+    def __init__(
+        self, folder: Path, dataset: str, data_root: Path, split: str, files: list[list[Path]], of: str = "", name: str = ""
+    ) -> None:
         root = Path(os.path.realpath(data_root))
-        place = hashlib.sha256(str(root).encode()).hexdigest()[:12]
-        self.path = folder / f"{dataset}-{split}-{place}.jsonl"
+        place = hashlib.sha256(f"{root}{of}".encode()).hexdigest()[:12]
+        self.path = folder / f"{name or f'{dataset}-{split}'}-{place}.jsonl"
         self._index = hashlib.sha256(layout_of(dataset).listing(root, split)).hexdigest()
-        self._files = files
+        self._files, self._of = files, of
         self._good: dict[int, str] = {}
+        self._found: dict[int, Any] = {}
         if self.path.is_file():
             text = self.path.read_text(encoding="utf-8", errors="replace")
             for line in text.splitlines():
@@ -129,6 +135,7 @@ class Notes:
             entry = json.loads(line)
             if "frame" in entry:
                 self._good[int(entry["frame"])] = str(entry["fingerprint"])
+                self._found[int(entry["frame"])] = entry.get("found")
         except (ValueError, TypeError, KeyError, RecursionError):
             return  # what a process wrote when it was killed: the frame is read again
 
@@ -136,20 +143,25 @@ class Notes:
         """Whether the frame was found good as it is now."""
         return number in self._good and self._good[number] == self._fingerprint(number)
 
-    def add(self, number: int) -> None:
-        """Note that the frame was found good."""
-        self._good[number] = self._fingerprint(number)
-        self._append({"frame": number, "fingerprint": self._good[number]})
+    def found(self, number: int) -> Any:
+        """What was noted of a known frame."""
+        return self._found[number]
+
+    def add(self, number: int, found: Any = None) -> None:
+        """Note that the frame was found good, and what was found."""
+        self._good[number], self._found[number] = self._fingerprint(number), found
+        content = {} if found is None else {"found": found}
+        self._append({"frame": number, "fingerprint": self._good[number], **content})
 
     def _append(self, entry: dict[str, Any]) -> None:
         self._write(json.dumps(entry) + "\n")
 
     def _write(self, text: str) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        with self.path.open("ab", buffering=0) as file:  # a line at a time, also where two processes write
+            file.write(text.encode())
 
     def _fingerprint(self, number: int) -> str:
-        digest = hashlib.sha256(f"{CHECKS} {self._index}".encode())
+        digest = hashlib.sha256(f"{CHECKS} {self._index}{self._of}".encode())
         for path in self._files[number]:
             state = path.stat()
             digest.update(f" {state.st_size} {state.st_mtime_ns}".encode())

@@ -21,7 +21,7 @@ from pathlib import Path
 sys.modules |= dict.fromkeys({rest})
 import torch
 import baselines.gaussrender, baselines.interface, baselines.losses, renderers, renderers.compare
-from experiments.metrics import counts, depth, prior, rayiou, shares, voxel
+from experiments.metrics import counts, depth, functions, prior, rayiou, shares, voxel
 import camera_occupancy_bench as bench
 from renderers import machine
 assert Path(renderers.__file__).is_relative_to({prefix!r}), renderers.__file__
