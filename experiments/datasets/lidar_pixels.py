@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from baselines.interface import RaySupervision
 from experiments.datasets.augmentation import Pixels
 from experiments.datasets.frames import Frame, OccupancyFrames
-from experiments.datasets.layout_lidar_pixels import DEPTH, GET, NUM_CLASSES, path_of, read_depths, read_points
+from experiments.datasets.layout_lidar_pixels import GET, NUM_CLASSES, depth_path, read_depths, read_points
 from experiments.datasets.parts import Geometry, Matrices
 
 # Points of each class in nuScenes' training set (nuscenes_dataset_occ.py:87-92), and those classes whose rays teach at their own
@@ -91,9 +91,9 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
         self._points[self.grid.empty : self.grid.empty + 1] = 0  # never a ray
 
     def _read_depth(self, position: int, pixels: Pixels) -> NDArray[np.float32]:
-        points = [read_depths(path_of(self.data_root, path, DEPTH)) for path in self._image_paths(self._all_frames[position])]
+        points = [read_depths(depth_path(self.data_root, path)) for path in self._image_paths(self._all_frames[position])]
         size = self.image.width, self.image.height
-        return np.stack([_nearest(rows, matrix, *size) for rows, matrix in zip(points, pixels.geometry.image, strict=True)])
+        return np.stack([nearest(rows, matrix, *size) for rows, matrix in zip(points, pixels.geometry.image, strict=True)])
 
     def _read_rays(
         self, shown: list[tuple[int, Matrices]], geometry: Geometry, generator: np.random.Generator, count: int
@@ -130,7 +130,7 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
         return RaySet(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _nearest(points: NDArray[np.float32], matrix: Matrices, width: int, height: int) -> NDArray[np.float32]:
+def nearest(points: NDArray[np.float32], matrix: Matrices, width: int, height: int) -> NDArray[np.float32]:
     """[height, width] depth of points (u, v, depth) of the camera's own image, at pixels that ``matrix`` brings them to."""
     place = np.floor(points[:, :2] @ matrix[:2, :2].T + matrix[:2, 2]).astype(np.int64)
     inside = ((place >= 0) & (place < (width, height))).all(axis=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import kitti360_layout
 import numpy as np
+import occ3d_layout
 import pytest
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("augmented") / "world"
     toyworld.ensure_at(toyworld.ToyWorldConfig(train_scenes=1, val_scenes=1, train_frames=2, val_frames=1, image_width=192), root)
     assert data.main(["prepare", "renderocc", "--data-root", str(root)]) == 0
+    occ3d_layout.list_key_frames(root, "train")
     return root
 
 
@@ -277,10 +279,10 @@ def test_neighbours_follow_the_images(augmented: list[OccupancyBatch], plain: Oc
         around, chain, earlier = batch.neighbours, batch.chain, batch.history
         assert around is not None and chain is not None and earlier is not None and plain.neighbours is not None
         intrinsics = chain.image @ chain.intrinsics
-        assert torch.allclose(around.target_intrinsics, intrinsics) and torch.allclose(around.intrinsics[:, 0], intrinsics)
-        assert torch.allclose(around.from_target, plain.neighbours.from_target)
-        assert torch.allclose(around.target * 255 - mean, batch.images, atol=1e-3)
-        assert torch.allclose(around.images * 255 - mean, earlier.images, atol=1e-3)
+        assert torch.allclose(around.intrinsics, intrinsics)
+        assert torch.allclose(around.camera_motion, plain.neighbours.camera_motion)
+        assert torch.allclose(around.current.flip(2) * 255 - mean, batch.images, atol=1e-3)
+        assert torch.allclose(around.images.flip(3) * 255 - mean, earlier.images, atol=1e-3)
 
 
 # ---- who has it ----

@@ -79,6 +79,7 @@ def write_points(root: Path, infos: list[dict[str, Any]]) -> None:
 def occ3d(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = occ3d_layout.write_layout(tmp_path_factory.mktemp("occ3d"))
     write_points(root, [occ3d_layout.frame_info(scene, f, f) for scene in ("scene-0001", "scene-0002") for f in range(3)])
+    occ3d_layout.list_key_frames(root, "train")
     return root
 
 
@@ -113,10 +114,11 @@ def test_a_point_is_found_again_in_every_part(
     request: pytest.FixtureRequest, name: str, reader: Callable[..., OccupancyFrames[Any]], index: int
 ) -> None:
     """Through the batch's projection, the chain of cameras, depth, history, neighbours and rays, scaled and cropped."""
-    frames = reader(request.getfixturevalue(name), **ALL)
+    beside = ALL["neighbours"] if name == "occ3d" else ()
+    frames = reader(request.getfixturevalue(name), **ALL | {"neighbours": beside})
     batch = frames[index]
     chain, earlier, around, rays = batch.chain, batch.history, batch.neighbours, batch.rays
-    assert chain is not None and earlier is not None and around is not None and rays is not None and batch.depth is not None
+    assert chain is not None and earlier is not None and rays is not None and batch.depth is not None
     from_global = np.linalg.inv(frames._to_global(frames._all_frames[index]))
     seen = 0
     for view, place in POINTS.items():
@@ -128,12 +130,13 @@ def test_a_point_is_found_again_in_every_part(
         column, row = int(pixel[0]), int(pixel[1])
         assert batch.depth[0, view, row, column] == pytest.approx(float(pixel[2]), abs=1e-3)
         assert (batch.depth[0, view] > 0).sum() == 1
-        in_camera = lift(around.target_intrinsics[0, view], pixel)
-        for number in range(around.valid.shape[1]):
-            if not around.valid[0, number]:
+        for number in range(len(beside)):
+            assert around is not None
+            in_camera = lift(around.intrinsics[0, view], pixel)
+            if not around.valid[0, number, view]:
                 continue
-            moved = around.from_target[0, number, view].double() @ torch.cat([in_camera, in_camera.new_ones(1)])
-            there = around.intrinsics[0, number, view].double() @ moved[:3]
+            moved = around.camera_motion[0, number, view].double() @ torch.cat([in_camera, in_camera.new_ones(1)])
+            there = around.intrinsics[0, view].double() @ moved[:3]
             other = frames[frames._timeline.at(index, (-1, 1)[number])]  # type: ignore[index, union-attr]
             depth, (u, v) = other.depth[0, view], (there[:2] / there[2]).floor().long().tolist()  # type: ignore[index]
             if not (0 <= u < IMAGE.width and 0 <= v < IMAGE.height):
@@ -145,8 +148,12 @@ def test_a_point_is_found_again_in_every_part(
                 assert torch.allclose(through(earlier.projection[0, 0, view], point), pixel_then, atol=1e-3)
         ends = rays.origins + rays.depth[:, None] * rays.directions
         assert ((ends.double() - point).norm(dim=1) < 1e-3).sum() >= 1
-    assert seen >= 3
-    assert len(rays.depth) == 3 * (1 + int(around.valid.sum())) and (rays.semantic == CLASS).all() and (rays.weight == 1).all()
+    assert seen >= len(beside) * 3 / 2
+    assert (
+        len(rays.depth) == 3 * len(frames._timeline.shown("rays", index, (0, -1, 1)))  # type: ignore[union-attr]
+        and (rays.semantic == CLASS).all()
+        and (rays.weight == 1).all()
+    )
 
 
 def test_mirrored_frames_have_one_geometry(tmp_path: Path) -> None:
@@ -177,14 +184,16 @@ def test_ends_of_a_scene(occ3d: Path) -> None:
     for earlier in range(2):  # nothing is before it: it is repeated
         assert first.history.images[:, earlier].equal(first.images)
         assert torch.allclose(first.history.projection[:, earlier], first.chain.projection(), rtol=1e-4, atol=1e-2)
-    assert first.neighbours.valid.tolist() == [[False, True]] and first.neighbours.images[:, 0].equal(first.neighbours.target)
-    assert first.neighbours.from_target[0, 0].equal(torch.eye(4).expand(6, 4, 4)) and first.neighbours.seconds[0, 0] == 0
+    assert first.neighbours.valid.tolist() == [[[False] * 6, [True] * 6]] and first.neighbours.images[:, 0].equal(
+        first.neighbours.current
+    )
+    assert first.neighbours.camera_motion[0, 0].equal(torch.eye(4).expand(6, 4, 4))
     assert middle.neighbours is not None and middle.history is not None and last.history is not None
-    assert middle.neighbours.valid.all() and torch.allclose(middle.neighbours.seconds, torch.tensor([[-1e-6, 1e-6]]))
+    assert middle.neighbours.valid.all()
     assert middle.history.images[:, 0].equal(first.images) and middle.history.images[:, 1].equal(first.images)
     assert last.history.images[:, 0].equal(middle.images) and last.history.images[:, 1].equal(first.images)
     assert torch.allclose(
-        first.neighbours.target * 255 - first.images, first.images.new_tensor(IMAGE.mean)[:, None, None], atol=1e-3
+        first.neighbours.current.flip(2) * 255 - first.images, first.images.new_tensor(IMAGE.mean)[:, None, None], atol=1e-3
     )
 
 
@@ -236,15 +245,22 @@ def test_wrong_parts_are_named(occ3d: Path) -> None:
     assert isinstance(part, Neighbours)
     images = torch.zeros(1, 6, 3, 16, 40)
     part.check(images)
-    with pytest.raises(ValueError, match=r"Neighbours: seconds must be \[1, 2\], got \[1, 3\]"):
-        replace(part, seconds=torch.zeros(1, 3)).check(images)
+    with pytest.raises(ValueError, match=r"Neighbours: camera_motion must be \[1, 2, 6, 4, 4\], got \[1, 2, 4, 4\]"):
+        replace(part, camera_motion=torch.zeros(1, 2, 4, 4)).check(images)
     with pytest.raises(ValueError, match=r"Neighbours: images must be \[B, T, V, 3, H, W\]"):
         replace(part, images=part.images[:, 0]).check(images)
     with pytest.raises(ValueError, match="Neighbours: valid must be bool"):
         replace(part, valid=part.valid.float()).check(images)
+    masked = replace(part, mask=torch.ones(1, 6, 16, 40, dtype=torch.bool))
+    masked.check(images)
+    both = Neighbours.joined([masked, masked], [1, 1]).to("cpu")
+    assert both.mask is not None and both.mask.shape == (2, 6, 16, 40) and both.one(1).mask is not None
+    assert Neighbours.joined([part, part], [1, 1]).mask is None
+    with pytest.raises(ValueError, match=r"Neighbours: mask must be \[1, 6, 16, 40\]"):
+        replace(part, mask=masked.valid).check(images)
     with pytest.raises(ValueError, match="history must be of earlier key frames"):
         Occ3DNuScenes(occ3d, "train", history=(-1, 0))
-    with pytest.raises(ValueError, match="neighbours must be other key frames"):
+    with pytest.raises(ValueError, match="neighbours must be the camera frames right before"):
         Occ3DNuScenes(occ3d, "train", neighbours=(0, 1))
     with pytest.raises(ValueError, match="rays must be of the batch's own key frame, 0, first"):
         Occ3DNuScenes(occ3d, "train", rays=(-1,))
@@ -409,8 +425,10 @@ def test_files_that_a_part_needs_are_looked_at_besides(occ3d: Path) -> None:
     assert found.fingerprint == nothing.fingerprint and found.read == nothing.read and set(found.parts) == {
         "history", "neighbours", "rays"
     }  # fmt: skip
-    assert all(len(files) % 6 == 0 and not set(files) & set(chosen) for files in found.parts.values())
-    assert len(found.parts["rays"]) == 12 and len(found.parts["neighbours"]) >= 6
+    assert all(not set(files) & set(chosen) for files in found.parts.values())
+    assert len(found.parts["rays"]) == 12 and len(found.parts["history"]) % 6 == 0
+    beside = [path for path in found.parts["neighbours"] if path.suffix == ".jpg"]
+    assert len(beside) in (6, 12) and len(found.parts["neighbours"]) == len(beside) + 1  # and their list
     assert look("occ3d", occ3d, "train", reads={"history": (-1,)}).extra("occ3d") == ""  # the split's own images
     whole = look("occ3d", occ3d, "train", reads={"rays": (0, -1, 1)})
     assert len(whole.parts["rays"]) == 36 and whole.extra("occ3d")
@@ -457,16 +475,19 @@ def test_a_row_with_files_of_its_own_has_a_fingerprint_of_its_own(tmp_path: Path
 # ---- real frames ----
 
 
-def test_real_frames_before_and_after(real_frames: Path) -> None:
+def test_real_frames_before_and_after(real_frames: Path, tmp_path: Path) -> None:
     """What a lidar sees of a real scene has the same colours in both moments' images, where history and neighbours put it."""
     image = ImageTransform(width=800, height=448)
-    frames = Occ3DNuScenes(real_frames, "val", image=image, chain=True, history=(-1,), neighbours=(-1, 1))
+    root = tmp_path / "data"
+    shutil.copytree(real_frames, root, copy_function=os.symlink)
+    occ3d_layout.list_key_frames(root, "val")
+    frames = Occ3DNuScenes(root, "val", image=image, chain=True, history=(-1,), neighbours=(-1, 1))
     second = next(i for i, info in enumerate(frames._all_frames) if info["scene_name"] == "scene-0103" and info["frame_idx"] == 1)
     info, batch = frames._all_frames[second], frames[second]
     around, chain, earlier = batch.neighbours, batch.chain, batch.history
     assert around is not None and chain is not None and earlier is not None
-    assert around.valid.tolist() == [[True, False]] and around.seconds[0, 0] == pytest.approx(-0.5, abs=0.01)
-    behind = around.from_target[0, 0, 0].inverse()[:3, 3]  # the front camera's place half a second ago
+    assert around.valid[0, :, 0].tolist() == [True, False]
+    behind = around.camera_motion[0, 0, 0].inverse()[:3, 3]  # the front camera's place half a second ago
     assert abs(behind[0]) < 0.3 and abs(behind[1]) < 0.3 and -8 < behind[2] < -2
 
     sweep = info["sweeps"][0]
@@ -480,13 +501,13 @@ def test_real_frames_before_and_after(real_frames: Path) -> None:
     for view in range(3):  # those that look ahead
         pixels, depth = dehomogenised(ego @ chain.projection()[0, view].double().T)
         then, then_depth = dehomogenised(ego @ earlier.projection[0, 0, view].double().T)
-        lifted = (depth[:, None] * homogeneous(pixels)) @ torch.linalg.inv(around.target_intrinsics[0, view].double()).T
-        moved = homogeneous(lifted) @ around.from_target[0, 0, view].double().T
-        warped, _ = dehomogenised(moved[:, :3] @ around.intrinsics[0, 0, view].double().T)
+        lifted = (depth[:, None] * homogeneous(pixels)) @ torch.linalg.inv(around.intrinsics[0, view].double()).T
+        moved = homogeneous(lifted) @ around.camera_motion[0, 0, view].double().T
+        warped, _ = dehomogenised(moved[:, :3] @ around.intrinsics[0, view].double().T)
         inside = torch.stack([_inside(pixels, depth, image), _inside(then, then_depth, image)]).all(0)
         assert inside.sum() > 500 and torch.allclose(warped[inside], then[inside], atol=0.1)
         now, before = (torch.nn.functional.avg_pool2d(part[0, ..., view, :, :, :], 5, 1, 2) for part in (
-            around.target, around.images[:, 0]))  # fmt: skip
+            around.current, around.images[:, 0]))  # fmt: skip
         colours = _at(now, pixels[inside])
         found, unmoved = (float((_at(before, places[inside]) - colours).abs().mean()) for places in (then, pixels))
         assert found < (0.6, 0.8, 0.6)[view] * unmoved
