@@ -32,10 +32,13 @@ class CheckpointNames:
 
     prefixes  what a name begins with there -> here
     unused    beginnings (of the names here) of what a file has and the model has no use for
+    files     where a published checkpoint is a folder, its files without ".pth" -> what stands before their names here. Of what
+              a model does not have no file is needed; plain numbers beside the weights are left out
     """
 
     prefixes: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def _overrides(request: Request, preset: PresetName) -> dict[str, Any]:
     if request.checkpoint is not None:
         if not request.eval_only:
             raise PlanError("--checkpoint goes with --eval-only; an unfinished cell continues by itself")
-        if not request.checkpoint.is_file():
+        if not request.checkpoint.exists():
             raise PlanError(f"checkpoint {request.checkpoint} does not exist")
         overrides["checkpoint"] = f"{_safe(request.checkpoint.stem)}-{_digest(request.checkpoint)[:8]}"
     return overrides
@@ -389,6 +389,9 @@ def _digest_of(content: object) -> str:
 
 
 def _digest(path: Path) -> str:
+    """Of a file's content, or of the names and contents of the weights in a folder."""
+    if path.is_dir():
+        return _digest_of([(file.name, _digest(file)) for file in sorted(path.glob("*.pth"))])
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

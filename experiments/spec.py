@@ -520,8 +520,8 @@ class Cell:
 
     @property
     def first_weights(self) -> FirstWeights | None:
-        """Weights of others that the training starts from; None for random ones, or those of another cell."""
-        if not self.preset.pretrained or self.row.starts_from is not None:
+        """Weights of others that the training starts from, before those of another cell; None for random ones."""
+        if not self.preset.pretrained:
             return None
         return self.row.recipe.first_weights.get(self.preset.model_size)
 

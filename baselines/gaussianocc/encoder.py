@@ -47,7 +47,9 @@ class ImageEncoder(nn.Module):
     def __init__(self, resnet: dict[str, Any], widths: tuple[int, int, int, int], channels: int) -> None:
         super().__init__()
         network = build_mmdet(resnet)
-        network.init_weights()  # its parts go apart, so that nothing later would
+        for module in network.modules():  # as torchvision starts: mmengine would not know the network from its parts
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         parts = (network.conv1, network.norm1, network.relu, network.maxpool, network.layer1, network.layer2)
         self.backbone = nn.Sequential(*parts)
         self.layer3 = network.layer3

@@ -8,7 +8,7 @@ from baselines.recipe import CheckpointNames, FirstWeights, Recipe
 _RESNET101 = FirstWeights(
     "resnet101-63fe2227.pth",
     "torchvision's ResNet-101 (download.pytorch.org/models/resnet101-63fe2227.pth)",
-    "baselines.gaussianocc.weights:load_resnet_pretrain",
+    "baselines.checkpoints:load_gaussianocc_pretrain",
 )
 
 RECIPE = Recipe(
