@@ -114,7 +114,8 @@ class BatchPart:
         raise NotImplementedError
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        """The fields but for optional ones that are None."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}  # type: ignore[arg-type]
 
     def _expect(self, **shapes: list[int]) -> None:
         for name, shape in shapes.items():
@@ -187,29 +188,35 @@ class History(BatchPart):
 
 @dataclass(frozen=True)
 class Neighbours(BatchPart):
-    """What the same cameras show a little earlier and later, for losses that warp: a pixel of ``target`` at a depth along its
-    camera's axis is a point of that camera, which ``from_target`` and ``intrinsics`` bring to a pixel of ``images``, as far as
-    nothing moves by itself.
+    """What the same cameras showed one camera frame earlier and later, at their own rate (12 Hz in nuScenes), for losses that
+    warp: a pixel of ``current`` at a depth along its camera's axis is a point of that camera, which ``camera_motion`` and
+    ``intrinsics`` bring to a pixel of ``images``, as far as nothing moves by itself:
 
-    target             [B, V, 3, H, W] float32 in 0..1, the batch's own images without normalisation and distortion of colours,
-                       channels in the same order; size, crop and mirroring those of the batch's ``images``
-    target_intrinsics  [B, V, 3, 3] for pixels of ``target``
-    images             [B, T, V, 3, H, W] the same of T other moments, in the order in which they were asked for
-    intrinsics         [B, T, V, 3, 3] for pixels of ``images``
-    from_target        [B, T, V, 4, 4] camera of ``target`` when it took its image -> the same camera when it took that of
-                       ``images``, metres
-    seconds            [B, T] float32 between the two moments, negative for an earlier one
-    valid              [B, T] bool; False where the scene has no such moment. Its image is ``target``, its transform the identity,
-                       its seconds are 0
+        image of t  ~  intrinsics . camera_motion . depth . inverse(intrinsics) . pixel of ``current``
+
+    images         [B, T, V, 3, H, W] float32 in 0..1, red, green, blue, without normalisation and distortion of colours; size,
+                   crop and mirroring those of the batch's ``images``; T moments in the order in which they were asked for
+                   (``Recipe.frames``), -1, 1 unless a recipe says otherwise
+    current        [B, V, 3, H, W] the batch's own images likewise
+    intrinsics     [B, V, 3, 3] for pixels of ``current`` and of ``images``, pixel centres at +0.5
+    camera_to_ego  [B, V, 4, 4] camera -> reference frame of the labels, metres, as if all cameras had taken their images at once:
+                   the cameras of the batch's ``projection``, and for Occ3D their mounting alone
+    camera_motion  [B, T, V, 4, 4] camera when it took ``current`` -> the same when it took ``images``, metres, from sensors;
+                   cameras take their images one after the other, so that each has a motion of its own. That of the vehicle
+                   between the same two moments is camera_to_ego . camera_motion . inverse(camera_to_ego)
+    valid          [B, T, V] bool; False where the camera has no such image, at the ends of a scene: there the image is
+                   ``current``, the motion the identity
+    mask           [B, V, H, W] bool, pixels of ``current`` that may be compared, which others show the vehicle itself; None where
+                   all may
     """
 
-    target: Tensor
-    target_intrinsics: Tensor
     images: Tensor
+    current: Tensor
     intrinsics: Tensor
-    from_target: Tensor
-    seconds: Tensor
+    camera_to_ego: Tensor
+    camera_motion: Tensor
     valid: Tensor
+    mask: Tensor | None = None
 
     def check(self, images: Tensor) -> None:
         b, v, _, h, w = images.shape
@@ -217,10 +224,13 @@ class Neighbours(BatchPart):
             found = list(self.images.shape)
             raise ValueError(f"Neighbours: images must be [B, T, V, 3, H, W] with T of at least 1, got {found}")
         t = self.images.shape[1]
-        self._expect(target=[b, v, 3, h, w], target_intrinsics=[b, v, 3, 3], images=[b, t, v, 3, h, w])
-        self._expect(intrinsics=[b, t, v, 3, 3], from_target=[b, t, v, 4, 4], seconds=[b, t], valid=[b, t])
-        if self.valid.dtype != torch.bool:
-            raise ValueError(f"Neighbours: valid must be bool, got {self.valid.dtype}")
+        self._expect(images=[b, t, v, 3, h, w], current=[b, v, 3, h, w], intrinsics=[b, v, 3, 3])
+        self._expect(camera_to_ego=[b, v, 4, 4], camera_motion=[b, t, v, 4, 4], valid=[b, t, v])
+        if self.mask is not None:
+            self._expect(mask=[b, v, h, w])
+        for name, value in (("valid", self.valid), ("mask", self.mask)):
+            if value is not None and value.dtype != torch.bool:
+                raise ValueError(f"Neighbours: {name} must be bool, got {value.dtype}")
 
 
 @dataclass(frozen=True)

@@ -384,15 +384,14 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             parts["history"] = history(shots, self._to_global(self._all_frames[position]))
         if self.neighbours:
             key = self._shot(position, pixels, mirrored)
-            others: list[tuple[Shot, float] | None] = []
+            others: list[Shot | None] = []
             for offset in self.neighbours:
                 other = self._timeline.at(position, offset)
-                if other is None:
-                    others.append(None)
-                    continue
-                shot = self._shot(other, self._read_pixels(other, augmentation), mirrored)
-                others.append((shot, self._timeline.seconds(position, other)))
-            parts["neighbours"] = neighbours(key, others)
+                shot = None if other is None else self._shot(other, self._read_pixels(other, augmentation), mirrored)
+                others.append(shot)
+            features = self._calibration(self._all_frames[position]).features
+            to_ego = square4(key.geometry.reference) @ np.linalg.inv(features)
+            parts["neighbours"] = neighbours(key, to_ego, others)
         return parts
 
     def _shot(self, position: int, pixels: Pixels, mirrored: bool, distorted: np.random.Generator | None = None) -> Shot:

@@ -99,21 +99,18 @@ def history(earlier: list[Shot], to_global: Matrices) -> History:
     return History(single(np.stack([shot.images for shot in earlier])), single(np.stack(projections)), single(np.stack(moves)))
 
 
-def neighbours(key: Shot, others: list[tuple[Shot, float] | None]) -> Neighbours:
-    """Other moments with the seconds to them, None where there is none; their images without normalisation."""
-    shots = [key if other is None else other[0] for other in others]
-    from_reference = [shot.from_reference(key.to_global) for shot in shots]
-    from_key = np.stack([to_camera @ np.linalg.inv(key.to_camera) for to_camera in from_reference])
-    from_key[[other is None for other in others]] = np.eye(4)
-    seconds = np.array([0.0 if other is None else other[1] for other in others])
+def neighbours(key: Shot, camera_to_ego: Matrices, others: list[Shot | None]) -> Neighbours:
+    """Other moments, None where there is none; all images without normalisation, blue, green, red."""
+    shots = [key if other is None else other for other in others]
+    motion = np.stack([shot.from_reference(key.to_global) @ np.linalg.inv(key.to_camera) for shot in shots])
+    motion[[other is None for other in others]] = np.eye(4)
     return Neighbours(
-        target=single(key.images),
-        target_intrinsics=single(key.geometry.image @ key.pinholes),
-        images=single(np.stack([shot.images for shot in shots])),
-        intrinsics=single(np.stack([shot.geometry.image @ shot.pinholes for shot in shots])),
-        from_target=single(from_key),
-        seconds=single(seconds),
-        valid=torch.tensor([[other is not None for other in others]]),
+        images=single(np.stack([shot.images[:, ::-1] for shot in shots])),
+        current=single(key.images[:, ::-1]),
+        intrinsics=single(key.geometry.image @ key.pinholes),
+        camera_to_ego=single(camera_to_ego),
+        camera_motion=single(motion),
+        valid=torch.tensor([[[other is not None] * len(motion[0]) for other in others]]),
     )
 
 

@@ -277,10 +277,10 @@ def test_neighbours_follow_the_images(augmented: list[OccupancyBatch], plain: Oc
         around, chain, earlier = batch.neighbours, batch.chain, batch.history
         assert around is not None and chain is not None and earlier is not None and plain.neighbours is not None
         intrinsics = chain.image @ chain.intrinsics
-        assert torch.allclose(around.target_intrinsics, intrinsics) and torch.allclose(around.intrinsics[:, 0], intrinsics)
-        assert torch.allclose(around.from_target, plain.neighbours.from_target)
-        assert torch.allclose(around.target * 255 - mean, batch.images, atol=1e-3)
-        assert torch.allclose(around.images * 255 - mean, earlier.images, atol=1e-3)
+        assert torch.allclose(around.intrinsics, intrinsics)
+        assert torch.allclose(around.camera_motion, plain.neighbours.camera_motion)
+        assert torch.allclose(around.current.flip(2) * 255 - mean, batch.images, atol=1e-3)
+        assert torch.allclose(around.images.flip(3) * 255 - mean, earlier.images, atol=1e-3)
 
 
 # ---- who has it ----

@@ -128,12 +128,12 @@ def test_a_point_is_found_again_in_every_part(
         column, row = int(pixel[0]), int(pixel[1])
         assert batch.depth[0, view, row, column] == pytest.approx(float(pixel[2]), abs=1e-3)
         assert (batch.depth[0, view] > 0).sum() == 1
-        in_camera = lift(around.target_intrinsics[0, view], pixel)
+        in_camera = lift(around.intrinsics[0, view], pixel)
         for number in range(around.valid.shape[1]):
-            if not around.valid[0, number]:
+            if not around.valid[0, number, view]:
                 continue
-            moved = around.from_target[0, number, view].double() @ torch.cat([in_camera, in_camera.new_ones(1)])
-            there = around.intrinsics[0, number, view].double() @ moved[:3]
+            moved = around.camera_motion[0, number, view].double() @ torch.cat([in_camera, in_camera.new_ones(1)])
+            there = around.intrinsics[0, view].double() @ moved[:3]
             other = frames[frames._timeline.at(index, (-1, 1)[number])]  # type: ignore[index, union-attr]
             depth, (u, v) = other.depth[0, view], (there[:2] / there[2]).floor().long().tolist()  # type: ignore[index]
             if not (0 <= u < IMAGE.width and 0 <= v < IMAGE.height):
@@ -146,7 +146,11 @@ def test_a_point_is_found_again_in_every_part(
         ends = rays.origins + rays.depth[:, None] * rays.directions
         assert ((ends.double() - point).norm(dim=1) < 1e-3).sum() >= 1
     assert seen >= 3
-    assert len(rays.depth) == 3 * (1 + int(around.valid.sum())) and (rays.semantic == CLASS).all() and (rays.weight == 1).all()
+    assert (
+        len(rays.depth) == 3 * (1 + int(around.valid[0, :, 0].sum()))
+        and (rays.semantic == CLASS).all()
+        and (rays.weight == 1).all()
+    )
 
 
 def test_mirrored_frames_have_one_geometry(tmp_path: Path) -> None:
@@ -177,14 +181,16 @@ def test_ends_of_a_scene(occ3d: Path) -> None:
     for earlier in range(2):  # nothing is before it: it is repeated
         assert first.history.images[:, earlier].equal(first.images)
         assert torch.allclose(first.history.projection[:, earlier], first.chain.projection(), rtol=1e-4, atol=1e-2)
-    assert first.neighbours.valid.tolist() == [[False, True]] and first.neighbours.images[:, 0].equal(first.neighbours.target)
-    assert first.neighbours.from_target[0, 0].equal(torch.eye(4).expand(6, 4, 4)) and first.neighbours.seconds[0, 0] == 0
+    assert first.neighbours.valid.tolist() == [[[False] * 6, [True] * 6]] and first.neighbours.images[:, 0].equal(
+        first.neighbours.current
+    )
+    assert first.neighbours.camera_motion[0, 0].equal(torch.eye(4).expand(6, 4, 4))
     assert middle.neighbours is not None and middle.history is not None and last.history is not None
-    assert middle.neighbours.valid.all() and torch.allclose(middle.neighbours.seconds, torch.tensor([[-1e-6, 1e-6]]))
+    assert middle.neighbours.valid.all()
     assert middle.history.images[:, 0].equal(first.images) and middle.history.images[:, 1].equal(first.images)
     assert last.history.images[:, 0].equal(middle.images) and last.history.images[:, 1].equal(first.images)
     assert torch.allclose(
-        first.neighbours.target * 255 - first.images, first.images.new_tensor(IMAGE.mean)[:, None, None], atol=1e-3
+        first.neighbours.current.flip(2) * 255 - first.images, first.images.new_tensor(IMAGE.mean)[:, None, None], atol=1e-3
     )
 
 
@@ -236,12 +242,19 @@ def test_wrong_parts_are_named(occ3d: Path) -> None:
     assert isinstance(part, Neighbours)
     images = torch.zeros(1, 6, 3, 16, 40)
     part.check(images)
-    with pytest.raises(ValueError, match=r"Neighbours: seconds must be \[1, 2\], got \[1, 3\]"):
-        replace(part, seconds=torch.zeros(1, 3)).check(images)
+    with pytest.raises(ValueError, match=r"Neighbours: camera_motion must be \[1, 2, 6, 4, 4\], got \[1, 2, 4, 4\]"):
+        replace(part, camera_motion=torch.zeros(1, 2, 4, 4)).check(images)
     with pytest.raises(ValueError, match=r"Neighbours: images must be \[B, T, V, 3, H, W\]"):
         replace(part, images=part.images[:, 0]).check(images)
     with pytest.raises(ValueError, match="Neighbours: valid must be bool"):
         replace(part, valid=part.valid.float()).check(images)
+    masked = replace(part, mask=torch.ones(1, 6, 16, 40, dtype=torch.bool))
+    masked.check(images)
+    both = Neighbours.joined([masked, masked], [1, 1]).to("cpu")
+    assert both.mask is not None and both.mask.shape == (2, 6, 16, 40) and both.one(1).mask is not None
+    assert Neighbours.joined([part, part], [1, 1]).mask is None
+    with pytest.raises(ValueError, match=r"Neighbours: mask must be \[1, 6, 16, 40\]"):
+        replace(part, mask=masked.valid).check(images)
     with pytest.raises(ValueError, match="history must be of earlier key frames"):
         Occ3DNuScenes(occ3d, "train", history=(-1, 0))
     with pytest.raises(ValueError, match="neighbours must be other key frames"):
@@ -465,8 +478,8 @@ def test_real_frames_before_and_after(real_frames: Path) -> None:
     info, batch = frames._all_frames[second], frames[second]
     around, chain, earlier = batch.neighbours, batch.chain, batch.history
     assert around is not None and chain is not None and earlier is not None
-    assert around.valid.tolist() == [[True, False]] and around.seconds[0, 0] == pytest.approx(-0.5, abs=0.01)
-    behind = around.from_target[0, 0, 0].inverse()[:3, 3]  # the front camera's place half a second ago
+    assert around.valid[0, :, 0].tolist() == [True, False]
+    behind = around.camera_motion[0, 0, 0].inverse()[:3, 3]  # the front camera's place half a second ago
     assert abs(behind[0]) < 0.3 and abs(behind[1]) < 0.3 and -8 < behind[2] < -2
 
     sweep = info["sweeps"][0]
@@ -480,13 +493,13 @@ def test_real_frames_before_and_after(real_frames: Path) -> None:
     for view in range(3):  # those that look ahead
         pixels, depth = dehomogenised(ego @ chain.projection()[0, view].double().T)
         then, then_depth = dehomogenised(ego @ earlier.projection[0, 0, view].double().T)
-        lifted = (depth[:, None] * homogeneous(pixels)) @ torch.linalg.inv(around.target_intrinsics[0, view].double()).T
-        moved = homogeneous(lifted) @ around.from_target[0, 0, view].double().T
-        warped, _ = dehomogenised(moved[:, :3] @ around.intrinsics[0, 0, view].double().T)
+        lifted = (depth[:, None] * homogeneous(pixels)) @ torch.linalg.inv(around.intrinsics[0, view].double()).T
+        moved = homogeneous(lifted) @ around.camera_motion[0, 0, view].double().T
+        warped, _ = dehomogenised(moved[:, :3] @ around.intrinsics[0, view].double().T)
         inside = torch.stack([_inside(pixels, depth, image), _inside(then, then_depth, image)]).all(0)
         assert inside.sum() > 500 and torch.allclose(warped[inside], then[inside], atol=0.1)
         now, before = (torch.nn.functional.avg_pool2d(part[0, ..., view, :, :, :], 5, 1, 2) for part in (
-            around.target, around.images[:, 0]))  # fmt: skip
+            around.current, around.images[:, 0]))  # fmt: skip
         colours = _at(now, pixels[inside])
         found, unmoved = (float((_at(before, places[inside]) - colours).abs().mean()) for places in (then, pixels))
         assert found < (0.6, 0.8, 0.6)[view] * unmoved
