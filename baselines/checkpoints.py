@@ -308,6 +308,23 @@ def load_gaussianocc_pretrain(model: nn.Module, path: str | Path) -> list[str]:
     return _load_pretrain(model, path, state, whole=("encoder.backbone.", "encoder.layer3."))
 
 
+def load_gaussianocc_pose(model: nn.Module, path: str | Path) -> list[str]:
+    """Start a model's ``pose_network`` (``baselines.photometric.pose.PoseNetwork``) from GaussianOcc's first stage: ``path`` is
+    its ``pose_encoder.pth``, beside which ``pose.pth`` lies. Both must be there completely; the encoder's classifier is ignored.
+
+    Returns the names that were loaded. Raises CheckpointError if a file is missing, incomplete or of another shape.
+    """
+    encoder = Path(path)
+    files = {"pose_encoder": encoder, "pose": encoder.with_name("pose.pth")}
+    state = {
+        f"pose_network.{module}.{name}": value
+        for module, file in files.items()
+        for name, value in read_state_dict(file).items()
+        if not name.startswith(("encoder.fc.", "dummy"))
+    }
+    return _load_pretrain(model, encoder, state, whole="pose_network.")
+
+
 def _load_pretrain(model: nn.Module, path: str | Path, state: Mapping[str, Tensor], whole: str | tuple[str, ...]) -> list[str]:
     """Load what fits; CheckpointError unless that is everything below ``whole``. Returns the names loaded."""
     own = model.state_dict()

@@ -187,7 +187,7 @@ class GaussianOcc(OccupancyModel):
             losses["loss_semantic"] = semantic * semantic_loss(seen.logits, target, self.class_weights)
         if neighbours is not None:
             depth = resampled(self.depth_of(seen), views.intrinsics[:, -1], neighbours.intrinsics, neighbours.current.shape[-2:])
-            error = neighbour_loss(depth, neighbours, self.motion(neighbours), Photometric(), self.camera_generator(), neighbours.mask)
+            error = neighbour_loss(depth, neighbours, self.motion(neighbours), Photometric(), self.camera_generator())
             losses["loss_photometric"] = teaching.photometric_weight * error
             if teaching.smoothness_weight:
                 losses["loss_smoothness"] = teaching.smoothness_weight * smoothness(depth, neighbours.current)
