@@ -52,8 +52,8 @@ def read_state_dict(path: str | Path, names: CheckpointNames | None = None) -> d
     Understood are a bare state dict and a dict that holds one under the names in ``_STATES`` (GaussRender, mmengine, mmdet3d,
     Lightning, TPVFormer) or, for want of those, averaged weights under ``_AVERAGED``; "module." and its like before all
     names are taken off. The rest, such as the optimizer's state, is ignored. ``names`` are what published files of a baseline
-    call otherwise; of a folder, all files in ``names.files``. Raises CheckpointError for a file that is missing, is no checkpoint,
-    asks for anything but tensors and plain data, or holds NaN or infinite weights.
+    call otherwise; of a folder, all of ``names.files``. Raises CheckpointError for a file that is missing, is no checkpoint, asks
+    for anything but tensors and plain data, or holds NaN or infinite weights.
     """
     path, names = Path(path), names or CheckpointNames()
     return _folder(path, names) if path.is_dir() else _file(path, names)
@@ -298,7 +298,13 @@ def load_gaussianocc_pretrain(model: nn.Module, path: str | Path) -> list[str]:
 
     Returns the names that were loaded. Raises CheckpointError if it is incomplete or of another shape.
     """
-    places = {"conv1.": "backbone.0.", "bn1.": "backbone.1.", "layer1.": "backbone.4.", "layer2.": "backbone.5.", "layer3.": "layer3."}
+    places = {
+        "conv1.": "backbone.0.",
+        "bn1.": "backbone.1.",
+        "layer1.": "backbone.4.",
+        "layer2.": "backbone.5.",
+        "layer3.": "layer3.",
+    }
     state = {
         f"encoder.{there}{name.removeprefix(here)}": value
         for name, value in read_state_dict(path).items()

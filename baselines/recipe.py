@@ -61,6 +61,7 @@ class Recipe:
     view_size      by size, (width, height) of the label maps of ``views``; of sizes that are not here, that of the images
     even_rays      rays are drawn alike, whatever their class; False: rare classes more, and other moments less
     image_size     by size, (width, height) of its published input, in place of the preset's
+    stretched      images of its own size are scaled to it whatever their proportions, instead of being cut at the top
     renderer       kind of renderer that its training takes: Gaussians, if a row asks for GaussRender; rays, always; or none
     trained        False: it has no weights, and fits training labels alone
     first_weights  by size, from which a preset that asks for them starts
@@ -86,6 +87,7 @@ class Recipe:
     view_size: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     even_rays: bool = False
     image_size: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    stretched: bool = False
     renderer: Literal["gaussians", "rays", "none"] = "gaussians"
     trained: bool = True
     first_weights: Mapping[str, FirstWeights] = field(default_factory=dict)

@@ -492,6 +492,8 @@ class Cell:
         augmented: dict[str, Any] = {name: data.distort and chosen == name for name in ("distort", "mirror", "bevdet")}
         if data.distort and chosen == "bevdet-images":
             augmented |= {"bevdet": True, "flips": False}
+        if self.row.recipe.stretched and size == self.row.recipe.image_size.get(self.preset.model_size):
+            augmented |= {"stretch": True}
         return replace(data, **augmented, image_size=size)
 
     @property

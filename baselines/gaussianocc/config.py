@@ -35,7 +35,7 @@ PAPER: dict[str, Any] = dict(
     planes=16,
     shape=(300, 300, 24),
     scale=0.2,
-    pose=dict(depth=34, base_channels=64, channels=256),
+    pose=dict(depth=34, base_channels=64, channels=256, scale=0.01),
 )
 
 # The same model for images of 112 x 200, on a third of the grid's vertices along each axis, trained from scratch. A Gaussian's
@@ -56,10 +56,10 @@ TOY: dict[str, Any] = dict(
     ),
     widths=(64, 128, 64, 32),
     channels=16,
-    planes=6,
+    planes=8,
     shape=(100, 100, 8),
     scale=0.6,
-    pose=dict(depth=18, base_channels=16, channels=64),
+    pose=dict(depth=18, base_channels=16, channels=64, scale=0.05),
 )
 
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
@@ -78,9 +78,9 @@ def check_options(config: dict[str, Any]) -> None:
     """Raise ValueError or TypeError for arguments of the model whose ``teaching`` has no such fields, or some that do not fit."""
     from baselines.gaussianocc.losses import Teaching
 
-    teaching = Teaching(**(config.get("teaching") or {}))
+    Teaching(**(config.get("teaching") or {}))
     check_choices(config.get("poses", "learned"), config.get("volume"))
-    check_class_weights(teaching.class_weights, len(config["grid"]["class_names"]))
+    check_class_weights(config.get("class_weights"), len(config["grid"]["class_names"]))
 
 
 def check_choices(poses: str, volume: str | None) -> None:
@@ -93,7 +93,7 @@ def check_choices(poses: str, volume: str | None) -> None:
 def check_class_weights(weights: Any, classes: int) -> None:
     """Raise ValueError for class weights that are not one a class."""
     if weights is not None and len(weights) != classes:
-        raise ValueError(f"teaching: class_weights must be one for each of the {classes} classes, got {len(weights)}")
+        raise ValueError(f"class_weights must be one for each of the {classes} classes, got {len(weights)}")
 
 
 def gaussianocc_config(
@@ -120,6 +120,6 @@ def gaussianocc_config(
         grid=asdict(grid),
         renderer=renderer,
         camera_seed=camera_seed,
-        teaching=dict(class_weights=published_weights(grid)),
+        class_weights=published_weights(grid),
         **SIZES[size],
     )

@@ -106,8 +106,8 @@ def lifted(features: Tensor, projection: Tensor, size: tuple[int, int], vertices
     features    [B, V, C, h, w]
     projection  [B, V, 4, 4] reference frame -> pixel (u*z, v*z, z, 1) of images of ``size`` (width, height)
     vertices    [X, Y, Z, 3] metres
-    published   u and v are stretched about the image's upper left corner by w / (w - 1) and h / (h - 1) before a feature is looked
-                up, and half a pixel's rim below them counts, as upstream has it (Q10); False: neither
+    published   u and v are stretched about the image's upper left corner by w / (w - 1) and h / (h - 1) before a feature is
+                looked up, and half a pixel's rim below them counts, as upstream has it (Q10); False: neither
     """
     batch, cameras, channels, height, width = features.shape
     points = vertices.reshape(-1, 3)

@@ -1,11 +1,11 @@
 """What GaussianOcc's second stage is taught by: classes that models see in its images, and the images just before and after.
 
-Reproduces GANWANSHUI/GaussianOcc runner.py:301-310, 1093-1232 and networks/occupancy_decoder.py:327-329, 422-430, 534-537, 750-760.
+Reproduces GANWANSHUI/GaussianOcc runner.py:301-310, 1093-1232 and networks/occupancy_decoder.py:327-329, 422-430, 534-537,
+750-760.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,8 +30,7 @@ class Teaching:
     unlabelled          pixels without a class are "free", as published: the sky is, and what no prompt has found (Q3); "ignored":
                         they teach nothing
     normalise_depth     rendered depth is divided by alpha; False, as published: what is not opaque is too near (Q5)
-    farthest            metres, largest rendered depth, whatever is measured beyond (Q4). Of volumes 200 as published
-    class_weights       of the cross entropy, one a class; None: all alike
+    farthest            metres, largest rendered depth, whatever is measured beyond (Q4); None: as published 80, and of volumes 200
 
     Raises ValueError for what does not go together.
     """
@@ -44,7 +43,6 @@ class Teaching:
     unlabelled: Unlabelled = "free"
     normalise_depth: bool = False
     farthest: float | None = None
-    class_weights: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.unlabelled not in ("free", "ignored"):

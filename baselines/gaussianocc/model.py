@@ -28,6 +28,7 @@ from renderers.rays.regularisers import binary_entropy, distortion, one_sided_en
 NEAREST = 0.1  # metres of rendered depth
 FARTHEST, FARTHEST_OF_VOLUMES = 80.0, 200.0
 FAINTEST = 1 / 255  # alpha by which depth is divided at least
+NOTHING = -1  # class of pixels that teach nothing
 AIR = 3.0
 """Logit of free space less those of classes, where a training starts from biases: a vertex is solid by a twentieth. At the
 published start, a half, nothing behind the nearest vertices is seen, and a short training has no time to clear them away."""
@@ -42,7 +43,7 @@ class GaussianOcc(OccupancyModel):
     planes          half the 3D network's channels
     shape           vertices of the contracted grid along x, y, z, multiples of 4
     pose            arguments of ``PoseNetwork``
-    scale           metres, standard deviation of a Gaussian near by
+    scale           metres, standard deviation of a Gaussian near by; times ``scale_factor``
     poses           "learned": how the vehicle moved is said by a network that does not learn here; "sensors": by sensors
     drifting_poses  the pose network normalises by what it sees in training and keeps counting, as published, although it does not
                     learn (Q15)
@@ -50,12 +51,13 @@ class GaussianOcc(OccupancyModel):
     legacy_fov_y    the vertical field of view is taken for the horizontal one, as published (Q2); only of Gaussians
     half_spaces     each camera sees those of its half space alone, as published
     published_lift  see ``lifted`` (Q10)
+    class_weights   of the cross entropy, one a class of the grid (Q17); None: all alike
     teaching        fields of Teaching
-    renderer        name of the backend that renders, or of Gaussians such an object
+    renderer        name of the backend that renders
 
-    Parameters have the published names, below ``encoder``, ``depth`` and ``pose_network``. Reads ``neighbours`` and ``views`` of a
-    training batch. Any batch size; everything after the image network runs in float32, also under autocast. Raises ValueError for
-    sizes that do not fit together.
+    Parameters have the published names, below ``encoder``, ``depth`` and ``pose_network``. Reads ``neighbours`` and ``semantics``
+    of a training batch. Any batch size; everything after the image network runs in float32, also under autocast. Raises ValueError
+    for sizes that do not fit together.
     """
 
     checkpoint_names = RECIPE.checkpoints
@@ -70,26 +72,28 @@ class GaussianOcc(OccupancyModel):
         shape: tuple[int, int, int],
         pose: dict[str, Any],
         scale: float = 0.2,
+        scale_factor: float = 1.0,
         poses: str = "learned",
         drifting_poses: bool = True,
         volume: Volume | None = None,
         legacy_fov_y: bool = True,
         half_spaces: bool = True,
         published_lift: bool = True,
+        class_weights: Sequence[float] | None = None,
         teaching: dict[str, Any] | None = None,
-        renderer: str | Renderer = "cpu",
+        renderer: str = "cpu",
         camera_seed: int = 0,
     ) -> None:
         grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
         # No loss of voxels is taken, which would know weights.
         super().__init__(grid, camera_seed=camera_seed, loss={"class_weights": (1.0,) * grid.num_classes})
         check_choices(poses, volume)
-        if not scale > 0:
-            raise ValueError(f"scale must be a positive number of metres, got {scale}")
+        if not scale * scale_factor > 0:
+            raise ValueError(f"scale and scale_factor must be positive, got {scale} and {scale_factor}")
         self.teaching = Teaching(**(teaching or {}))
-        check_class_weights(self.teaching.class_weights, grid.num_classes)
+        check_class_weights(class_weights, grid.num_classes)
         self.space = ContractedGrid.of(grid, tuple(shape))  # type: ignore[arg-type]
-        self.scale, self.volume, self.half_spaces, self.published_lift = scale, volume, half_spaces, published_lift
+        self.scale, self.volume, self.half_spaces, self.published_lift = scale * scale_factor, volume, half_spaces, published_lift
         self.raster = RASTER.with_(legacy_fov_y=legacy_fov_y)
         self.drifting_poses = drifting_poses
         self._renderer = renderer
@@ -100,14 +104,13 @@ class GaussianOcc(OccupancyModel):
             self.pose_network = PoseNetwork(**pose)
             self.pose_network.requires_grad_(False)
         self.register_buffer("vertices", self.space.vertices(), persistent=False)
-        weights = self.teaching.class_weights
-        kept = None if weights is None else torch.tensor([float(weight) for weight in weights])
+        kept = None if class_weights is None else torch.tensor([float(weight) for weight in class_weights])
         self.register_buffer("class_weights", kept, persistent=False)
 
     @property
     def backend(self) -> Renderer:
         """The renderer of Gaussians in use; raises RendererUnavailable or UnknownRenderer if it cannot be had."""
-        return get(self._renderer) if isinstance(self._renderer, str) else self._renderer
+        return get(self._renderer)
 
     @property
     def departures(self) -> dict[str, tuple[object, object]]:
@@ -154,13 +157,11 @@ class GaussianOcc(OccupancyModel):
 
     def rendered(self, logits: Tensor, cameras: Cameras) -> Seen:
         """What cameras see of logits at the vertices."""
-        with torch.autocast(logits.device.type, enabled=False):
-            if self.volume is not None:
-                assert isinstance(self._renderer, str)
-                generator = self.camera_generator() if self.training else None
-                return cast(logits, self.grid.empty, self.space, cameras, self._renderer, self.volume, generator)
-            cloud = gaussians(logits, self.grid.empty, self.vertices, self.scale, self.grid.upper[0], FARTHEST)
-            return splatted(cloud, cameras, self.backend, self.backend.native(self.raster), self.half_spaces)
+        if self.volume is not None:
+            generator = self.camera_generator() if self.training else None
+            return cast(logits, self.grid.empty, self.space, cameras, self._renderer, self.volume, generator)
+        cloud = gaussians(logits, self.grid.empty, self.vertices, self.scale, self.grid.upper[0], FARTHEST)
+        return splatted(cloud, cameras, self.backend, self.backend.native(self.raster), self.half_spaces)
 
     def depth_of(self, seen: Seen) -> Tensor:
         """[B, V, h, w] metres, as warped and as measured."""
@@ -170,23 +171,27 @@ class GaussianOcc(OccupancyModel):
     def loss(self, batch: OccupancyBatch) -> dict[str, Tensor]:
         """The weighted losses of ``Teaching`` by name.
 
-        Raises ValueError as ``extract``, and for a batch without ``views``, or ``neighbours`` where images are warped.
+        Raises ValueError as ``extract``, and for a batch without ``semantics``, or ``neighbours`` where images are warped.
         """
-        teaching = self.teaching
-        views = self._checked_views(batch)
-        neighbours = self._checked_neighbours(batch) if teaching.photometric_weight else None
+        shown = self._checked_semantics(batch)
+        neighbours = self._checked_neighbours(batch) if self.teaching.photometric_weight else None
         logits = self.logits(batch)
-        height, width = views.semantic.shape[-2:]
-        seen = self.rendered(logits, Cameras(views.intrinsics[:, -1], views.reference_to_camera[:, -1], width, height))
+        with torch.autocast(logits.device.type, enabled=False):
+            return self._losses(logits, shown, neighbours)
+
+    def _losses(self, logits: Tensor, shown: ImageSupervision, neighbours: Neighbours | None) -> dict[str, Tensor]:
+        teaching = self.teaching
+        height, width = shown.semantic.shape[-2:]
+        seen = self.rendered(logits, Cameras(shown.intrinsics[:, -1], shown.reference_to_camera[:, -1], width, height))
         semantic, entropy, regulariser = teaching.weights(self.volume or "splats")
         losses: dict[str, Tensor] = {}
         if semantic:
-            target = views.semantic[:, -1]
-            unknown = target == self.grid.ignore
-            target = torch.where(unknown, self.grid.empty if teaching.unlabelled == "free" else -1, target)
+            unlabelled = self.grid.empty if teaching.unlabelled == "free" else NOTHING
+            target = shown.unlabelled_as(unlabelled, self.grid.ignore).semantic[:, -1]
             losses["loss_semantic"] = semantic * semantic_loss(seen.logits, target, self.class_weights)
         if neighbours is not None:
-            depth = resampled(self.depth_of(seen), views.intrinsics[:, -1], neighbours.intrinsics, neighbours.current.shape[-2:])
+            size = neighbours.current.shape[-2:]
+            depth = resampled(self.depth_of(seen), shown.intrinsics[:, -1], neighbours.intrinsics, size)
             error = neighbour_loss(depth, neighbours, self.motion(neighbours), Photometric(), self.camera_generator())
             losses["loss_photometric"] = teaching.photometric_weight * error
             if teaching.smoothness_weight:
@@ -208,20 +213,19 @@ class GaussianOcc(OccupancyModel):
         """[B, T, V, 4, 4] cameras when they took their images -> the same cameras at the neighbours' moments, metres."""
         if self.pose_network is None:
             return neighbours.camera_motion
-        with torch.autocast(neighbours.images.device.type, enabled=False):
-            return camera_motion(self.pose_network(neighbours), neighbours.camera_to_ego)
+        return camera_motion(self.pose_network(neighbours), neighbours.camera_to_ego)
 
-    def _checked_views(self, batch: OccupancyBatch) -> ImageSupervision:
-        views = batch.views
-        if views is None:
-            raise ValueError("GaussianOcc needs the batch's 'views' to be trained")
-        known = views.semantic[views.semantic != self.grid.ignore]
+    def _checked_semantics(self, batch: OccupancyBatch) -> ImageSupervision:
+        shown = batch.semantics
+        if shown is None:
+            raise ValueError("GaussianOcc needs the batch's 'semantics' to be trained")
+        known = shown.semantic[shown.semantic != self.grid.ignore]
         wrong = known[(known < 0) | (known >= self.grid.num_classes)]
         if wrong.numel():
             raise ValueError(
-                f"views: semantic must be a class id in 0..{self.grid.num_classes - 1} or {self.grid.ignore}, got {int(wrong[0])}"
+                f"semantics: classes must be within 0..{self.grid.num_classes - 1} or {self.grid.ignore}, got {int(wrong[0])}"
             )
-        return views
+        return shown
 
     def _checked_neighbours(self, batch: OccupancyBatch) -> Neighbours:
         if batch.neighbours is None:
@@ -230,8 +234,8 @@ class GaussianOcc(OccupancyModel):
 
 
 def resampled(maps: Tensor, intrinsics: Tensor, others: Tensor, size: Sequence[int]) -> Tensor:
-    """Maps [B, V, h, w] of cameras with ``intrinsics`` [B, V, 3, 3] as they are at the pixels of images of ``size`` (height, width)
-    of the same cameras with ``others`` [B, V, 3, 3]: bilinear, the border's value beyond it."""
+    """Maps [B, V, h, w] of cameras with ``intrinsics`` [B, V, 3, 3] as they are at the pixels of images of ``size`` (height,
+    width) of the same cameras with ``others`` [B, V, 3, 3]: bilinear, the border's value beyond it."""
     height, width = size
     rows = torch.arange(height, device=maps.device, dtype=maps.dtype) + 0.5
     columns = torch.arange(width, device=maps.device, dtype=maps.dtype) + 0.5
@@ -240,6 +244,8 @@ def resampled(maps: Tensor, intrinsics: Tensor, others: Tensor, size: Sequence[i
     u = scale[..., 0, None] * columns + shift[..., 0, None]
     v = scale[..., 1, None] * rows + shift[..., 1, None]
     shape = (*maps.shape[:2], height, width)
-    places = torch.stack([2 * u[..., None, :].expand(shape) / maps.shape[-1] - 1, 2 * v[..., None].expand(shape) / maps.shape[-2] - 1], -1)
+    across = 2 * u[..., None, :].expand(shape) / maps.shape[-1] - 1
+    down = 2 * v[..., None].expand(shape) / maps.shape[-2] - 1
+    places = torch.stack([across, down], dim=-1)
     flat = F.grid_sample(maps.flatten(0, 1)[:, None], places.flatten(0, 1), padding_mode="border", align_corners=False)
     return flat[:, 0].unflatten(0, maps.shape[:2])

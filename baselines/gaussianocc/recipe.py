@@ -15,10 +15,10 @@ RECIPE = Recipe(
     model="baselines.gaussianocc.model:GaussianOcc",
     config="baselines.gaussianocc.config:gaussianocc_config",
     options="baselines.gaussianocc.config:check_options",
-    taught_by=("neighbours", "views"),
-    frames={"views": (0,)},
+    taught_by=("neighbours", "semantics"),
     view_size={"toy": (100, 56), "paper": (320, 180)},
     image_size={"paper": (640, 384)},
+    stretched=True,
     first_weights={"paper": _RESNET101},
     own_rate=("depth",),
     augmentation="none",
@@ -44,4 +44,4 @@ WEIGHTS: Mapping[str, tuple[float, float, float]] = {
 nusc-sem.txt)."""
 
 SENSOR_POSES: dict[str, Any] = {"poses": "sensors"}
-"""Options of a model that is told by sensors how the vehicle moved. Upstream's option ``gt_pose`` says the opposite of its name."""
+"""Options of a model that is told by sensors how the vehicle moved. Upstream's ``gt_pose`` says the opposite of its name."""

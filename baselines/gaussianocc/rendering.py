@@ -96,7 +96,7 @@ def splatted(cloud: Gaussians, cameras: Cameras, renderer: Renderer, settings: R
 
 
 def ray_settings(space: ContractedGrid, volume: Volume) -> RaySettings:
-    """How ``renderers.rays`` has to render the contracted grid; ``renderers.rays.published`` has the same for the published one."""
+    """How ``renderers.rays`` has to render the contracted grid; ``renderers.rays.published`` has that of the published one."""
     from renderers import rays
 
     lower, upper = space.range
@@ -117,8 +117,8 @@ def cast(
     kind: Volume,
     generator: torch.Generator | None,
 ) -> Seen:
-    """Images of the logits as a volume, by a backend of ``renderers.rays`` by name; ``generator``, on the CPU, moves all samples of
-    a ray by up to a tenth of a step, None: not.
+    """Images of the logits as a volume, by a backend of ``renderers.rays`` by name; ``generator``, on the CPU, moves all samples
+    of a ray by up to a tenth of a step, None: not.
 
     Of "density" the logit of free space is the density as it is, which upstream does not turn round.
     """

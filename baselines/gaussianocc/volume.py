@@ -60,7 +60,9 @@ class Hourglasses(nn.Module):
     def __init__(self, inputs: int, planes: int, classes: int) -> None:
         super().__init__()
         channels = 2 * planes
-        self.dres0 = nn.Sequential(_conv(inputs, channels), nn.ReLU(inplace=True), _conv(channels, channels), nn.ReLU(inplace=True))
+        self.dres0 = nn.Sequential(
+            _conv(inputs, channels), nn.ReLU(inplace=True), _conv(channels, channels), nn.ReLU(inplace=True)
+        )
         self.dres1 = nn.Sequential(_conv(channels, channels), nn.ReLU(inplace=True), _conv(channels, channels))
         self.dres2, self.dres3, self.dres4 = (_Hourglass(channels) for _ in range(3))
         self.classif3 = _head(channels, 1)

@@ -1,8 +1,8 @@
 """Device code: Gaussians to splats, and the gradients of splats back to Gaussians.
 
 A camera is 21 floats: rotation (9, row by row), translation (3), fx, fy, cx, cy, the limits on x/z and y/z in the
-Jacobian (4), and the fy of the Jacobian. A splat is 8 floats: centre (2, px), conic (3, px^-2), opacity, depth (m), and the largest Mahalanobis
-distance squared at which alpha still reaches alpha_min. Formulas: ``renderers.reference.project``.
+Jacobian (4), and the fy of the Jacobian. A splat is 8 floats: centre (2, px), conic (3, px^-2), opacity, depth (m), and the
+largest Mahalanobis distance squared at which alpha still reaches alpha_min. Formulas: ``renderers.reference.project``.
 """
 
 # Triton compiles these functions; Python's type system has no words for their arguments.
