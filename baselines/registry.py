@@ -15,6 +15,7 @@ BASELINES: Registry[Recipe] = Registry(
         "renderocc": "baselines.renderocc.recipe:RECIPE",
         "bevdetocc": "baselines.bevdetocc.recipe:RECIPE",
         "gaussianflowocc": "baselines.gaussianflowocc.recipe:RECIPE",
+        "gaussianocc_gsp": "baselines.gaussianocc_gsp.recipe:RECIPE",
     },
     "baselines",
 )
