@@ -123,7 +123,8 @@ class OccupancyModel(BaseModel):
         if mode == "predict":
             prediction = self.answer(batch)
             return [
-                {"labels": labels, "logits": logits} | ({} if prediction.motion is None else {"motion": prediction.motion[number]})
+                {"labels": labels, "logits": logits}
+                | ({} if prediction.motion is None else {"motion": prediction.motion[number]})
                 for number, (labels, logits) in enumerate(zip(prediction.labels, prediction.logits[-1], strict=True))
             ]
         if mode == "tensor":

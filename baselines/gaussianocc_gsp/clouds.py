@@ -14,8 +14,9 @@ from baselines.photometric.warping import back_projected, in_sight, moved, proje
 from renderers import Cameras, Gaussians, RasterSettings, Renderer
 
 LARGEST = 1.0
-"""Largest standard deviation of a Gaussian, in pixels of the image that it comes from; chosen here. Of opaque Gaussians that reach
-into their neighbours the nearest one hides the others, so that surfaces are drawn shifted: larger ones find depths too small."""
+"""Largest standard deviation of a Gaussian, in pixels of the image that it comes from; chosen here. Of opaque Gaussians that
+reach into their neighbours the nearest one hides the others, so that surfaces are drawn shifted: larger ones find depths too
+small."""
 
 OPAQUE = 2.0
 """What is added to the logits of opacities, so that surfaces are opaque at first; chosen here."""

@@ -46,8 +46,8 @@ class OccupancyMetric(BaseMetric):
            ``meta["index"]``, each once
 
     ``process`` takes ``{"batch": OccupancyBatch}`` and one dict a sample of it, in order: "labels" [X, Y, Z], the
-    predicted class ids, and optionally "views", see ``sample_counts``, and "motion", see ``motion_sums``. Other keys are not read.
-    After ``evaluate``
+    predicted class ids, and optionally "views", see ``sample_counts``, and "motion", see ``motion_sums``. Other keys are not
+    read. After ``evaluate``
     the main process finds everything, per class included, in ``last`` (None elsewhere).
     """
 
