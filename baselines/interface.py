@@ -244,11 +244,14 @@ class ImageSupervision(BatchPart):
     reference_to_camera  [B, T, V, 4, 4] the batch's own reference frame (augmented, at the time of its key frame) -> camera when
                          it took its image at that moment, metres: what does not move lands where the map shows it
     steps                [B, T] int64 key frames from the batch's own to the moment, negative for an earlier one; 0 for the own
-    semantic             [B, T, V, h, w] int64 class id of what the pixel shows, never the empty one; grid.ignore where unknown,
-                         in the sky too
+    semantic             [B, T, V, h, w] int64 class id of what the pixel shows; grid.ignore where unknown. The sky is unknown in
+                         ``views``, and of the empty class in ``semantics``
     depth                [B, T, V, h, w] float32 metres along the camera's z axis, 0 where unknown
     valid                [B, T] bool; False where the scene has no such moment. Its maps are unknown everywhere, its cameras the
                          own, its steps 0
+
+    Unlabelled pixels: GaussianOcc takes them for the sky, since -1 finds the last entry of its table of classes
+    (``unlabelled_as(grid.empty, grid.ignore)``); its class weights were counted with that.
     """
 
     intrinsics: Tensor
@@ -275,6 +278,11 @@ class ImageSupervision(BatchPart):
                 raise ValueError("ImageSupervision: depth must be finite and not negative, 0 where it is unknown")
             if bool((self.steps[:, -1] != 0).any()) or not bool(self.valid[:, -1].all()):
                 raise ValueError("ImageSupervision: the last moment must be the batch's own, steps 0 and valid")
+
+    def unlabelled_as(self, class_id: int, ignore: int) -> ImageSupervision:
+        """The same with unknown pixels of moments that are there taken to be of a class."""
+        unknown = (self.semantic == ignore) & self.valid[:, :, None, None, None]
+        return replace(self, semantic=torch.where(unknown, class_id, self.semantic))
 
 
 @dataclass(frozen=True)
@@ -347,6 +355,7 @@ class OccupancyBatch:
                         None where no loss does
     chain, history, rays, neighbours, views
                         parts that some models take, None for the others
+    semantics           what the batch's own images show by GaussianOcc's pseudo labels, without depth; None for other models
 
     Raises ValueError, naming the field, for a part that does not belong to the images.
     """
@@ -367,6 +376,7 @@ class OccupancyBatch:
     rays: RaySupervision | None = None
     neighbours: Neighbours | None = None
     views: ImageSupervision | None = None
+    semantics: ImageSupervision | None = None
 
     def __post_init__(self) -> None:
         for f in fields(self):

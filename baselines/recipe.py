@@ -104,8 +104,8 @@ FRAMES: Mapping[str, tuple[int, ...]] = {
     "neighbours": (-1, 1),
     "views": (*range(-6, 0), *range(1, 7), 0),
 }
-"""Key frames that fields of a batch show where a recipe does not say which; the others show the batch's own. ``views`` draws some
-of them besides the own (``Recipe.views``)."""
+"""Key frames that fields of a batch show where a recipe does not say which, and camera frames right before and after for
+``neighbours``; the others show the batch's own. ``views`` draws some of them besides the own (``Recipe.views``)."""
 
 VIEWS = 6
 """How many, where a recipe does not say it: GaussianFlowOcc's horizon."""

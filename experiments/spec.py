@@ -145,6 +145,7 @@ class DataPreset:
     pseudo_labels        of the images of a generated world, for models that learn from them: with errors like those of the models
                          that make them of real images, or exact
     flips                that flips images, and turns round axes of the reference frame
+    stretch              images and label maps have their size whatever their proportions, instead of being cut at the top
     toyworld             fields of ToyWorldConfig
     """
 
@@ -160,6 +161,7 @@ class DataPreset:
     bevdet: bool = False
     pseudo_labels: Literal["noisy", "exact"] = "noisy"
     flips: bool = True
+    stretch: bool = False
 
 
 @dataclass(frozen=True)
@@ -427,6 +429,7 @@ _LATER: dict[str, Any] = {
     "bevdet": False,
     "pseudo_labels": "noisy",
     "flips": True,
+    "stretch": False,
     "class_weights": "published",
     "class_bias": "drawn",
     "coarse_labels": "majority",

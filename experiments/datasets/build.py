@@ -52,7 +52,7 @@ def build_dataset(
     return reader(name)(
         data_root,
         split,
-        image=ImageTransform(width=width, height=height, distort=data.distort),
+        image=ImageTransform(width=width, height=height, distort=data.distort, stretch=data.stretch),
         coarsen=data.coarsen,
         mini=data.mini,
         label_camera_width=data.label_camera_width,
@@ -67,6 +67,7 @@ def build_dataset(
         chain="chain" in shown,
         history=shown.get("history", ()),
         neighbours=shown.get("neighbours", ()),
+        semantics="semantics" in shown,
         rays=shown.get("rays", ()),
         ray_count=rays,
         even_rays=even_rays,

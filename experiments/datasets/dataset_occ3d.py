@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from baselines.published import Published
-from experiments.datasets import layout, layout_lidar_pixels, layout_pseudo_labels
+from experiments.datasets import (
+    layout,
+    layout_camera_frames,
+    layout_image_semantics,
+    layout_lidar_pixels,
+    layout_pseudo_labels,
+)
 from experiments.datasets.dataset import DataSet, Preparation
 
 DATASET = DataSet(
@@ -34,8 +40,11 @@ DATASET = DataSet(
     image_size=layout.NUSCENES_IMAGE_SIZE,
     folders=("gts", "nuscenes/samples"),
     sources=(layout.PUBLISHED, layout.GET_LABELS, layout.GET_IMAGES),
-    parts=("chain", "history", "neighbours", "depth", "rays", "views"),
-    part_files=layout_lidar_pixels.part_files(made=layout_lidar_pixels.PREPARATION) | layout_pseudo_labels.part_files(),
+    parts=("chain", "history", "neighbours", "depth", "rays", "views", "semantics"),
+    part_files=layout_lidar_pixels.part_files(made=layout_lidar_pixels.PREPARATION)
+    | layout_pseudo_labels.part_files()
+    | layout_camera_frames.part_files()
+    | layout_image_semantics.part_files(),
     preparations={
         layout_lidar_pixels.PREPARATION: Preparation("experiments.datasets.prepare_renderocc:steps", "frames"),
         "pseudo-semantics": Preparation(
@@ -46,6 +55,10 @@ DATASET = DataSet(
         ),
         layout_pseudo_labels.TOY: Preparation(
             "experiments.toyworld.pseudo:steps", "frames", layout_pseudo_labels.TOY_VERSION, splits=("train",), by_name=True
+        ),
+        layout_camera_frames.PREPARATION: Preparation("experiments.datasets.prepare_gaussianocc:steps", "files", by_name=True),
+        layout_camera_frames.TOY: Preparation(
+            "experiments.toyworld.gaussianocc:steps", "files", layout_camera_frames.TOY_VERSION, by_name=True
         ),
     },
     moments=layout.moments,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,8 +26,9 @@ from baselines.interface import (
 from experiments.datasets.augmentation import Augmentation, Pixels, check_turns, read_pixels, warped_depth
 from experiments.datasets.geometry import pinhole as pinhole
 from experiments.datasets.layout import CAMERAS, mini_indices
+from experiments.datasets.layout_image_semantics import UNLABELLED
 from experiments.datasets.moments import Moment, Timeline
-from experiments.datasets.parts import Geometry, Shot, camera_chain, history, neighbours, square4
+from experiments.datasets.parts import CameraFrame, Geometry, Shot, camera_chain, history, neighbours, single, square4
 from experiments.datasets.sight import in_sight
 from experiments.datasets.transforms import ImageTransform, coarsen_labels, distort, read_depth
 from experiments.datasets.unpickle import DataError, refusing
@@ -111,8 +113,8 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     chain               fill the batch's ``chain``
     history             fill the batch's ``history`` with these key frames of the scene, all earlier (-1: the one before), each
                         augmented as the batch's images are; past the scene's beginning with its first frame
-    neighbours          fill the batch's ``neighbours`` with these (-1: the one before, 1: the next one); they are not distorted,
-                        but else augmented as the batch's images are
+    neighbours          fill the batch's ``neighbours`` with these camera frames (-1: the one right before, 1: the next one); they
+                        are not distorted, but else augmented as the batch's images are
     rays                fill the batch's ``rays`` from these, the batch's own (0) first; where the scene ends there are fewer
     ray_count           rays that are drawn of a frame, from (seed, draw, index); 0: all
     even_rays           all rays are as likely to be drawn, see ``Recipe.even_rays``
@@ -120,6 +122,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     view_count          moments besides the own that are drawn of a frame, from (seed, draw, index), among those that its scene
                         has; 0: all. Where there are fewer, the first ones are not valid
     view_size           (width, height) of the label maps, None for that of the network's input
+    semantics           fill the batch's ``semantics``, with label maps of ``view_size``
     exact_views         take a generated world's exact labels, not those with errors like the ones of models
     follow              ``meta`` holds besides: "previous", the token of the scene's key frame before, None for its first one, and
                         "to_global", [4, 4] float64 reference frame -> global frame. Frames of the split that ``mini`` leaves
@@ -131,7 +134,10 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
 
     A subclass lists its frames and reads one: ``_list``, ``_image_paths``, ``_calibration``, ``_read_labels``, ``_meta``,
     ``_depth_paths`` where there is depth, ``_moment`` and ``_to_global`` where there are poses, ``_read_rays`` where there are
-    rays, ``_read_views`` where there are labels of images. Raises DataError, naming the file, for whatever is missing or damaged,
+    rays, ``_read_views`` where there are labels of images, ``_read_semantics`` where there are GaussianOcc's, ``_camera_frames``
+    and ``_compared`` where there are images between key frames.
+
+    Raises DataError, naming the file, for whatever is missing or damaged,
     and where a part is asked of a data set that does not have it, mirroring of one with several cameras, or ``bevdet`` of one
     whose grid does not lie about 0.
     """
@@ -153,6 +159,15 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
 
     has_views = False
     """Whether there are labels of the cameras' images."""
+
+    has_neighbours = False
+    """Whether there are images right before and after those of the frames."""
+
+    has_semantics = False
+    """Whether there are GaussianOcc's labels of the cameras' images."""
+
+    has_labels = True
+    """Whether there are voxel labels; where there are none, all voxels are unknown and none counts."""
 
     has_ray_origins = False
     """Whether ``meta`` holds "ray_origins", from which RayIoU casts its rays."""
@@ -183,19 +198,22 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         views: tuple[int, ...] = (),
         view_count: int = 0,
         view_size: tuple[int, int] | None = None,
+        semantics: bool = False,
         exact_views: bool = False,
         follow: bool = False,
     ) -> None:
         asked = {"depth": depth, "history": history, "neighbours": neighbours, "rays": rays, "views": views}
-        asked |= {"order of time": follow}
+        asked |= {"order of time": follow, "semantics": semantics, "labels to see the voxels in sight by": sight}
         has = {"depth": bool(self.get_depth), "rays": self.has_rays, "views": self.has_views}
-        has |= dict.fromkeys(("history", "neighbours", "order of time"), self.has_moments)
+        has |= dict.fromkeys(("history", "order of time"), self.has_moments)
+        has |= {"neighbours": self.has_neighbours, "semantics": self.has_semantics}
+        has |= {"labels to see the voxels in sight by": self.has_labels}
         if lacking := [part for part, wanted in asked.items() if wanted and not has[part]]:
             raise DataError(f"{type(self).__name__} has no {lacking[0]}: take another data set, or a model that does not need it")
         if any(offset >= 0 for offset in history):
             raise ValueError(f"history must be of earlier key frames, -1 the one before, got {history}")
-        if 0 in neighbours:
-            raise ValueError(f"neighbours must be other key frames than the batch's own, got {neighbours}")
+        if not set(neighbours) <= {-1, 1}:
+            raise ValueError(f"neighbours must be the camera frames right before, -1, and after, 1, got {neighbours}")
         if rays and rays[0] != 0:
             raise ValueError(f"rays must be of the batch's own key frame, 0, first, got {rays}")
         if views and (0 not in views or len(set(views)) < len(views)):
@@ -221,15 +239,16 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self.history, self.neighbours = history, neighbours
         self.rays, self.ray_count, self.even_rays = rays, ray_count, even_rays
         self.views, self.view_count, self.exact_views = views, view_count, exact_views
+        self.with_semantics = semantics
         width, height = view_size or (self.image.width, self.image.height)
-        self.view_image = ImageTransform(width=width, height=height, distort=False)
+        self.view_image = ImageTransform(width=width, height=height, distort=False, stretch=self.image.stretch)
         with refusing(f"{self._index()}: split {split}", "copy or download it again"):
             self._all_frames = self._list()
         self._chosen = mini_indices(len(self._all_frames)) if mini else list(range(len(self._all_frames)))
         self._count, self._follow = len(self._chosen), follow
         if follow:
             self._chosen += sorted(set(range(len(self._all_frames))) - set(self._chosen))
-        moved = follow or any(offset != 0 for offset in (*history, *neighbours, *rays, *views))
+        moved = follow or any(offset != 0 for offset in (*history, *rays, *views))
         with refusing(f"{self._index()}: the moments of its frames", "copy or download it again"):
             self._timeline = Timeline([self._moment(frame) for frame in self._all_frames]) if moved else None
         self._predecessors = self.predecessors() if follow else []
@@ -238,6 +257,8 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self._labels: dict[int, Labels] | None = {} if cache else None
         self._sight: dict[int, NDArray[np.bool_]] | None = {} if cache else None
         self._views: dict[int, Any] | None = {} if cache else None
+        self._semantics: dict[int, NDArray[np.uint8]] | None = {} if cache else None
+        self._beside: dict[tuple[int, int], NDArray[np.uint8]] | None = {} if cache else None
 
     @abstractmethod
     def _official_grid(self) -> OccupancyGrid:
@@ -274,6 +295,18 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         """Labels of the images of moments: each its position in ``_list`` and its key frames from the own one, which is the last;
         None where the scene has none. ``pixels`` are the own ones, ``geometry`` changes the reference frame."""
         raise NotImplementedError
+
+    def _read_semantics(self, frame: Frame, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Class ids [V, h, w] of the pixels of a frame's images of ``size`` (width, height), 255 where unlabelled."""
+        raise NotImplementedError
+
+    def _camera_frames(self, frame: Frame, offset: int) -> list[CameraFrame | None]:
+        """The images of the V cameras ``offset`` camera frames later, None where there is none."""
+        raise NotImplementedError
+
+    def _compared(self, frame: Frame, size: tuple[int, int]) -> NDArray[np.bool_] | None:
+        """[V, h, w] pixels of the frame's images of ``size`` (width, height) that do not show the vehicle, None for all."""
+        return None
 
     def count_rays(self) -> None:
         """Draw rays by how many of each class there are in this split, not in the published data set. Raises DataError for a file
@@ -345,7 +378,9 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             images, depth = _mirrored(images), None if depth is None else _mirrored(depth)
         labels, counted = geometry.turned(labels), geometry.turned(counted)
         sight = None if sight is None else geometry.turned(sight)
-        parts: dict[str, Any] = dict(self._other_moments(position, pixels, augmentation, mirrored, generator))
+        parts: dict[str, Any] = dict(self._history(position, augmentation, mirrored, generator))
+        if self.neighbours:
+            parts["neighbours"] = self._neighbours(position, pixels, augmentation)
         if self.with_chain:
             parts["chain"] = camera_chain(pinholes, cameras.labels, geometry)
         if self.rays:
@@ -353,6 +388,8 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         if self.views:
             shown = self._drawn_moments(position, np.random.default_rng((self.seed, draw, index, _VIEWS)))
             parts["views"] = self._read_views(shown, pixels, geometry)
+        if self.with_semantics:
+            parts["semantics"] = self._image_semantics(position, pixels, geometry)
         tensors: dict[str, Any] = {n: torch.from_numpy(value.astype(np.float32))[None] for n, value in matrices.items()}
         return OccupancyBatch(
             images=torch.from_numpy(images)[None],
@@ -371,38 +408,84 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         previous = None if before is None else self._meta(before, self._frame(before))["token"]
         return {"previous": previous, "to_global": self._to_global(self._frame(index))}
 
-    def _other_moments(
-        self, position: int, pixels: Pixels, augmentation: Augmentation | None, mirrored: bool, generator: np.random.Generator
-    ) -> dict[str, History | Neighbours]:
-        """The parts with images of other moments than ``position``, whose own are ``pixels``, as far as they are asked for."""
-        parts: dict[str, History | Neighbours] = {}
-        if self._timeline is None:
-            return parts
-        if self.history:
-            earlier = [self._timeline.back(position, offset) for offset in self.history]
-            shots = [self._shot(other, self._read_pixels(other, augmentation), mirrored, generator) for other in earlier]
-            parts["history"] = history(shots, self._to_global(self._all_frames[position]))
-        if self.neighbours:
-            key = self._shot(position, pixels, mirrored)
-            others: list[Shot | None] = []
-            for offset in self.neighbours:
-                other = self._timeline.at(position, offset)
-                shot = None if other is None else self._shot(other, self._read_pixels(other, augmentation), mirrored)
-                others.append(shot)
-            features = self._calibration(self._all_frames[position]).features
-            to_ego = square4(key.geometry.reference) @ np.linalg.inv(features)
-            parts["neighbours"] = neighbours(key, to_ego, others)
-        return parts
+    def _history(
+        self, position: int, augmentation: Augmentation | None, mirrored: bool, generator: np.random.Generator
+    ) -> dict[str, History]:
+        """The part of that name, if it is asked for."""
+        if not self.history or self._timeline is None:
+            return {}
+        earlier = [self._timeline.back(position, offset) for offset in self.history]
+        shots = [self._shot(other, self._read_pixels(other, augmentation), mirrored, generator) for other in earlier]
+        return {"history": history(shots, self._to_global(self._all_frames[position]))}
 
-    def _shot(self, position: int, pixels: Pixels, mirrored: bool, distorted: np.random.Generator | None = None) -> Shot:
-        """A frame's images: as the network takes them with a generator that distorts them, else without normalisation."""
+    def _neighbours(self, position: int, pixels: Pixels, augmentation: Augmentation | None) -> Neighbours:
+        frame = self._all_frames[position]
+        beside = [self._camera_frames(frame, offset) for offset in self.neighbours]
+        images = [
+            self._read_beside(position, offset, pixels, augmentation, found)
+            for offset, found in zip(self.neighbours, beside, strict=True)
+        ]
+        cameras, mask = self._calibration(frame), self._compared(frame, (pixels.width, pixels.height))
+        return neighbours(
+            pixels.images,
+            np.stack(images),
+            pixels.geometry.image @ self._pinholes(frame, cameras, pixels),
+            square4(pixels.geometry.reference) @ np.linalg.inv(cameras.features),
+            beside,
+            None if mask is None else self._changed_mask(mask, pixels),
+        )
+
+    def _read_beside(
+        self, position: int, offset: int, pixels: Pixels, augmentation: Augmentation | None, found: list[CameraFrame | None]
+    ) -> NDArray[np.uint8]:
+        """[V, h, w, 3] the images of camera frames, and the frame's own where there is none."""
+        kept = None if augmentation else self._beside
+        if kept is not None and (position, offset) in kept:
+            return kept[position, offset]
+        own = self._image_paths(self._all_frames[position])
+        paths = [path if one is None else one.path for path, one in zip(own, found, strict=True)]
+        read = read_pixels(paths, self.image, augmentation)
+        if (read.width, read.height) != (pixels.width, pixels.height):
+            raise DataError(
+                f"image {paths[0]} is {read.width}x{read.height}, that of its key frame {own[0]} {pixels.width}x{pixels.height}"
+            )
+        if kept is not None:
+            kept[position, offset] = read.images
+        return read.images
+
+    def _changed_mask(self, mask: NDArray[np.bool_], pixels: Pixels) -> NDArray[np.bool_]:
+        """At the size of the network's input, [V, h, w]: what mostly lies on pixels that count."""
+        known, size = mask.astype(np.float32), (self.image.width, self.image.height)
+        if pixels.augmented:
+            return np.stack([warped_depth(*pair, *size) for pair in zip(known, pixels.geometry.image, strict=True)]) > 0.5
+        return np.stack([self.image.apply_to_map(one, cv2.INTER_LINEAR) for one in known]) > 0.5
+
+    def _image_semantics(self, position: int, pixels: Pixels, geometry: Geometry) -> ImageSupervision:
+        frame = self._all_frames[position]
+        cameras = self._calibration(frame)
+        maps = None if self._semantics is None else self._semantics.get(position)
+        if maps is None:
+            read = self._read_semantics(frame, (pixels.width, pixels.height))
+            maps = np.stack([self.view_image.apply_to_map(one, cv2.INTER_NEAREST_EXACT) for one in read])
+            maps[maps == UNLABELLED] = self.grid.ignore
+            if self._semantics is not None:
+                self._semantics[position] = maps
+        matrix = self.view_image.matrix(pixels.width, pixels.height)
+        return ImageSupervision(
+            intrinsics=single(matrix @ self._pinholes(frame, cameras, pixels))[:, None],
+            reference_to_camera=single(cameras.labels @ geometry.before())[:, None],
+            steps=torch.zeros(1, 1, dtype=torch.int64),
+            semantic=torch.from_numpy(maps.astype(np.int64))[None, None],
+            depth=torch.zeros(1, 1, *maps.shape),
+            valid=torch.ones(1, 1, dtype=torch.bool),
+        )
+
+    def _shot(self, position: int, pixels: Pixels, mirrored: bool, distorted: np.random.Generator) -> Shot:
+        """A frame's images as the network takes them."""
         frame = self._all_frames[position]
         cameras = self._calibration(frame)
         geometry = pixels.geometry
-        if distorted is None:
-            images = np.ascontiguousarray(pixels.images.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
-        else:
-            images = self._network_input(pixels.images, distorted)
+        images = self._network_input(pixels.images, distorted)
         if mirrored:
             geometry, images = geometry.mirrored(self.image.width), _mirrored(images)
         pinholes = self._pinholes(frame, cameras, pixels)
@@ -467,6 +550,15 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         elif part == "views":
             pixels = self._read_pixels(position)
             self._read_views([(position, 0)], pixels, pixels.geometry)
+        elif part == "semantics":
+            pixels = self._read_pixels(position)
+            self._read_semantics(self._all_frames[position], (pixels.width, pixels.height))
+        elif part == "neighbours":
+            pixels = self._read_pixels(position)
+            frame = self._all_frames[position]
+            self._compared(frame, (pixels.width, pixels.height))
+            for offset in (-1, 1):
+                self._read_beside(position, offset, pixels, None, self._camera_frames(frame, offset))
         else:
             self._drawn_rays(position, Geometry(np.eye(3), np.eye(3)), np.random.default_rng(0))
 

@@ -5,8 +5,8 @@
     nuscenes/seg_gt_lidarseg/<image file>.bin  rows (u, v, class) of the same points in the same order, classes 0..16 of Occ3D
 
 Both hold float32 (little-endian, no header) of the key frame's LIDAR_TOP sweep; <image file> ends in .jpg. What upstream's
-own tools write to ``depth_gt`` and ``seg_gt_lidarseg`` of the data root is found there too. (pmj110119/RenderOcc
-tools/gen_data/gen_depth_gt.py, gen_seg_gt_from_lidarseg.py)
+own tools write to ``depth_gt`` and ``seg_gt_lidarseg`` of the data root is found there too. Depth without classes may also be in
+GaussianOcc's maps (``layout_depth_maps``). (pmj110119/RenderOcc tools/gen_data/gen_depth_gt.py, gen_seg_gt_from_lidarseg.py)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.datasets import layout_depth_maps
 from experiments.datasets.dataset import PartFiles
 from experiments.datasets.unpickle import DataError
 
@@ -50,6 +51,12 @@ def path_of(data_root: str | Path, image: Path, folder: str) -> Path:
     return other if other.is_file() and not path.is_file() else path
 
 
+def depth_path(data_root: str | Path, image: Path) -> Path:
+    """Where the depth of the points in an image lies: GaussianOcc's map if it is there alone."""
+    path, dense = path_of(data_root, image, DEPTH), layout_depth_maps.path_of(data_root, image)
+    return dense if dense.is_file() and not path.is_file() else path
+
+
 def read_rows(path: Path) -> NDArray[np.float32]:
     """[n, 3] float32 of a file; raises DataError naming it if it is missing, cut off, or holds NaN or infinity."""
     if not path.is_file():
@@ -64,6 +71,8 @@ def read_rows(path: Path) -> NDArray[np.float32]:
 
 def read_depths(path: Path) -> NDArray[np.float32]:
     """Rows (u, v, depth) [n, 3] of a file; raises DataError like ``read_rows`` and for a depth that is not positive."""
+    if path.suffix == ".npy":
+        return layout_depth_maps.points_of(layout_depth_maps.read_map(path, GET))
     rows = read_rows(path)
     for wrong in (rows[:, 2].min(initial=1.0), rows[:, 2].max(initial=1.0)):
         if not 0 < wrong <= MAX_DEPTH:
@@ -92,6 +101,8 @@ def part_files(made: str = "") -> dict[str, PartFiles]:
 
     def of(*folders: str) -> PartFiles:
         def files(root: Path, _: str, frames: list[list[Path]]) -> list[list[Path]]:
+            if folders == (DEPTH,):
+                return [[depth_path(root, image) for image in images] for _, *images in frames]
             return [[path_of(root, image, folder) for image in images for folder in folders] for _, *images in frames]
 
         return PartFiles(files, GET, TAKERS, empty=True, made=made)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from baselines.interface import RaySupervision
 from experiments.datasets.augmentation import Pixels
 from experiments.datasets.frames import Frame, OccupancyFrames
-from experiments.datasets.layout_lidar_pixels import DEPTH, GET, NUM_CLASSES, path_of, read_depths, read_points
+from experiments.datasets.layout_lidar_pixels import GET, NUM_CLASSES, depth_path, read_depths, read_points
 from experiments.datasets.parts import Geometry, Matrices
 
 # Points of each class in nuScenes' training set (nuscenes_dataset_occ.py:87-92), and those classes whose rays teach at their own
@@ -91,7 +91,7 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
         self._points[self.grid.empty : self.grid.empty + 1] = 0  # never a ray
 
     def _read_depth(self, position: int, pixels: Pixels) -> NDArray[np.float32]:
-        points = [read_depths(path_of(self.data_root, path, DEPTH)) for path in self._image_paths(self._all_frames[position])]
+        points = [read_depths(depth_path(self.data_root, path)) for path in self._image_paths(self._all_frames[position])]
         size = self.image.width, self.image.height
         return np.stack([_nearest(rows, matrix, *size) for rows, matrix in zip(points, pixels.geometry.image, strict=True)])
 

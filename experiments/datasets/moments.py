@@ -44,6 +44,8 @@ class Timeline:
 
     def shown(self, part: str, position: int, offsets: Iterable[int]) -> list[int]:
         """Positions of the frames that a part of a batch shows (``Recipe.frames``)."""
+        if part == "neighbours":  # of other camera frames, which belong to the frame's own
+            return [position]
         if part == "history":
             return [self.back(position, offset) for offset in offsets]
         return [other for offset in offsets if (other := self.at(position, offset)) is not None]

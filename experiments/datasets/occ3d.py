@@ -17,7 +17,10 @@ from experiments.datasets.dataset_occ3d import DATASET
 from experiments.datasets.frames import Calibration, Labels, pinhole
 from experiments.datasets.geometry import lidar_to_ego, lidar_to_global, ray_origins, rigid
 from experiments.datasets.layout import CAMERAS, GET_LABELS, field, info_path, label_path, moment_of, read_infos, resolve
+from experiments.datasets.layout_camera_frames import GET_IMAGES, GET_LIST, OFFSETS, image_path, list_path, read_list
+from experiments.datasets.layout_image_semantics import path_of, read_semantics
 from experiments.datasets.moments import Moment
+from experiments.datasets.parts import CameraFrame
 from experiments.datasets.pseudo_labels import PseudoLabelFrames
 from experiments.datasets.unpickle import DataError, refusing
 from renderers.arrays import read_npz
@@ -53,12 +56,15 @@ class Occ3DNuScenes(PseudoLabelFrames[dict[str, Any]]):
     """
 
     has_moments = True
+    has_neighbours = True
+    has_semantics = True
     has_camera_mask = True
     has_ray_origins = True
 
     def __init__(self, data_root: str | Path, split: str, *, static_projection: bool = True, **options: Any) -> None:
         self.static_projection = static_projection
         self.pickle = info_path(data_root, split)
+        self._listed = read_list(data_root, split) if options.get("neighbours") else None
         super().__init__(data_root, split, **options)
         # RayIoU looks at every key frame of a scene, also at those that ``mini`` leaves out.
         self._scenes: dict[str, list[int]] = {}
@@ -102,6 +108,35 @@ class Occ3DNuScenes(PseudoLabelFrames[dict[str, Any]]):
             token = frame.get("token", "?")
             raise DataError(f"{self.pickle}: calibration of {name} in frame {token} is unusable: {problem}") from error
         return Calibration(np.stack(pinholes), np.stack(features), np.stack(labels), ego_to_lidar)
+
+    def _camera_frames(self, frame: dict[str, Any], offset: int) -> list[CameraFrame | None]:
+        if self._listed is None:
+            self._listed = read_list(self.data_root, self.split)
+        token = str(field(frame, "token", self.pickle))
+        if (listed := self._listed.get(token)) is None:
+            raise DataError(f"{list_path(self.data_root, self.split)} lacks key frame {token}: delete the file; {GET_LIST}")
+        number = OFFSETS.index(offset)
+        found: list[CameraFrame | None] = []
+        for view, name in enumerate(CAMERAS):
+            if not (file := listed.files[view][number]):
+                found.append(None)
+                continue
+            path = image_path(self.data_root, file)
+            if not path.is_file():
+                raise DataError(f"image {path} is missing, a camera frame beside key frame {token}: {GET_IMAGES}")
+            pose = listed.poses[view, number]
+            try:
+                camera = frame["cams"][name]
+                mounted = rigid(camera["sensor2ego_rotation"], camera["sensor2ego_translation"])
+                now = rigid(camera["ego2global_rotation"], camera["ego2global_translation"]) @ mounted
+                motion = np.linalg.inv(rigid(pose[:4], pose[4:]) @ mounted) @ now
+            except (KeyError, ValueError) as error:
+                raise DataError(f"the pose of {name} beside key frame {token} is unusable: {error}") from error
+            found.append(CameraFrame(path, motion))
+        return found
+
+    def _read_semantics(self, frame: dict[str, Any], size: tuple[int, int]) -> NDArray[np.uint8]:
+        return np.stack([read_semantics(path_of(self.data_root, image), size) for image in self._image_paths(frame)])
 
     def _moment(self, frame: dict[str, Any]) -> Moment:
         return moment_of(frame, self.pickle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class Geometry:
 class Shot:
     """What the V cameras showed at one moment.
 
-    images      [V, 3, H, W] float32, as the network takes them or without normalisation, and augmented if the frame is
+    images      [V, 3, H, W] float32, as the network takes them, and augmented if the frame is
     pinholes    [V, 3, 3] for pixels of the cameras' own images
     to_camera   [V, 4, 4] reference frame of that moment -> camera when it took its image
     to_global   [4, 4] reference frame of that moment -> global frame
@@ -71,6 +72,18 @@ class Shot:
     def from_reference(self, to_global: Matrices) -> Matrices:
         """[V, 4, 4] reference frame of another moment, which lies like that in the global frame -> this one's cameras."""
         return self.to_camera @ (np.linalg.inv(self.to_global) @ to_global)
+
+
+@dataclass(frozen=True)
+class CameraFrame:
+    """An image that a camera took beside one of a frame's.
+
+    path    of the image
+    motion  [4, 4] camera when it took the frame's image -> the same camera when it took this one, metres
+    """
+
+    path: Path
+    motion: Matrices
 
 
 def square4(matrix: Matrices) -> Matrices:
@@ -99,19 +112,31 @@ def history(earlier: list[Shot], to_global: Matrices) -> History:
     return History(single(np.stack([shot.images for shot in earlier])), single(np.stack(projections)), single(np.stack(moves)))
 
 
-def neighbours(key: Shot, camera_to_ego: Matrices, others: list[Shot | None]) -> Neighbours:
-    """Other moments, None where there is none; all images without normalisation, blue, green, red."""
-    shots = [key if other is None else other for other in others]
-    motion = np.stack([shot.from_reference(key.to_global) @ np.linalg.inv(key.to_camera) for shot in shots])
-    motion[[other is None for other in others]] = np.eye(4)
+def neighbours(
+    current: NDArray[np.uint8],
+    images: NDArray[np.uint8],
+    intrinsics: Matrices,
+    camera_to_ego: Matrices,
+    beside: list[list[CameraFrame | None]],
+    mask: NDArray[np.bool_] | None,
+) -> Neighbours:
+    """Of ``beside``, [T][V] what there is of each moment, with images [T, V, h, w, 3] blue, green, red as the [V, h, w, 3] of
+    the key frame."""
+    motion = [[np.eye(4) if one is None else one.motion for one in moment] for moment in beside]
     return Neighbours(
-        images=single(np.stack([shot.images[:, ::-1] for shot in shots])),
-        current=single(key.images[:, ::-1]),
-        intrinsics=single(key.geometry.image @ key.pinholes),
+        images=_colours(images),
+        current=_colours(current),
+        intrinsics=single(intrinsics),
         camera_to_ego=single(camera_to_ego),
-        camera_motion=single(motion),
-        valid=torch.tensor([[[other is not None] * len(motion[0]) for other in others]]),
+        camera_motion=single(np.array(motion)),
+        valid=torch.tensor([[[one is not None for one in moment] for moment in beside]]),
+        mask=None if mask is None else torch.from_numpy(mask)[None],
     )
+
+
+def _colours(images: NDArray[np.uint8]) -> Tensor:
+    """float32 [1, ..., 3, h, w] in 0..1, red, green, blue, of [..., h, w, 3] blue, green, red."""
+    return single(np.moveaxis(images[..., ::-1], -1, -3)) / 255
 
 
 def single(array: NDArray[Any]) -> Tensor:

@@ -9,7 +9,7 @@ occlusion nor for lying on the recording car.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,8 +101,18 @@ def prepare(data_root: Path, sweep: Sweep, labelled: bool = True) -> None:
 
     Raises DataError for a sweep or label that is missing or damaged, and for an unusable calibration.
     """
-    points = _points(data_root, sweep)
+    points = sweep_points(data_root, sweep)
     classes = _classes(data_root, sweep, len(points)) if labelled else None
+    for image, to_camera, intrinsics in projections(data_root, sweep):
+        pixels, chosen = in_image(points, to_camera, intrinsics, image_size(image))
+        _write(data_root, image, DEPTH, pixels)
+        if classes is not None:
+            _write(data_root, image, CLASSES, np.column_stack([pixels[:, :2], classes[chosen]]))
+
+
+def projections(data_root: Path, sweep: Sweep) -> Iterator[tuple[Path, NDArray[np.float64], NDArray[np.float64]]]:
+    """For each camera its image, [4, 4] lidar -> global frame -> camera when it took that, and [3, 3] intrinsics; raises
+    DataError for an unusable calibration."""
     for name, image in zip(CAMERAS, _images(data_root, sweep), strict=True):
         camera = sweep.info["cams"][name]
         with refusing(f"{sweep.pickle}: calibration of {name} in {sweep.info.get('token')}", "copy or download the file again"):
@@ -111,10 +121,7 @@ def prepare(data_root: Path, sweep: Sweep, labelled: bool = True) -> None:
             )
             to_camera = np.linalg.inv(to_global) @ lidar_to_global(sweep.info)
             intrinsics = pinhole(camera["cam_intrinsic"])
-        pixels, chosen = in_image(points, to_camera, intrinsics, _image_size(image))
-        _write(data_root, image, DEPTH, pixels)
-        if classes is not None:
-            _write(data_root, image, CLASSES, np.column_stack([pixels[:, :2], classes[chosen]]))
+        yield image, to_camera, intrinsics
 
 
 def in_image(
@@ -141,7 +148,7 @@ def _images(data_root: Path, sweep: Sweep) -> list[Path]:
     return [resolve(data_root, field(field(cameras, name, sweep.pickle), "data_path", sweep.pickle)) for name in CAMERAS]
 
 
-def _points(data_root: Path, sweep: Sweep) -> NDArray[np.float64]:
+def sweep_points(data_root: Path, sweep: Sweep) -> NDArray[np.float64]:
     """Points [n, 3] in the lidar's frame."""
     path = resolve(data_root, field(sweep.info, "lidar_path", sweep.pickle))
     if not path.is_file():
@@ -167,7 +174,7 @@ def _classes(data_root: Path, sweep: Sweep, count: int) -> NDArray[np.uint8]:
     return CLASS_OF_RAW[raw]
 
 
-def _image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """(width, height) without trusting that it is the published one."""
     from experiments.datasets.transforms import read_image
 

@@ -35,6 +35,7 @@ class ImageTransform:
     width, height  network input in pixels
     mean, std      per channel in the order blue, green, red; no swap to RGB (model_tpvformer.py:36-39)
     distort        photometric distortion in training
+    stretch        the image is scaled to ``height`` too, by another factor, and nothing is cut
     """
 
     width: int = 1600
@@ -42,6 +43,7 @@ class ImageTransform:
     mean: tuple[float, float, float] = (103.53, 116.28, 123.675)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     distort: bool = True
+    stretch: bool = False
 
     def matrix(self, native_width: int, native_height: int) -> NDArray[np.float64]:
         """[3, 3] from native pixels to pixels of the network's input (scale, then shift by the cut rows).
@@ -81,6 +83,8 @@ class ImageTransform:
         return planes
 
     def _scaled_rows(self, native_width: int, native_height: int) -> int:
+        if self.stretch:
+            return self.height
         # Rows are cut down to whole ones as upstream; the matrix uses the scale that really results.
         rows = native_height * self.width // native_width
         if rows < self.height:

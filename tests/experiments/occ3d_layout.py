@@ -9,7 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from experiments.datasets.layout import CAMERAS
+from experiments.datasets.layout import CAMERAS, read_infos
+from experiments.datasets.layout_camera_frames import CameraFrames, write_list
 
 WIDTH, HEIGHT = 80, 45
 FOCAL = 60.0
@@ -109,3 +110,22 @@ def write_layout(root: Path, frames: int = 3) -> Path:
         with (root / f"bevdetv2-nuscenes_infos_{split}.pkl").open("wb") as file:
             pickle.dump({"infos": infos, "metadata": {"version": "test"}}, file)
     return root
+
+
+def list_key_frames(root: Path, split: str) -> None:
+    """A list of camera frames of a split, which names the scenes' key frames before and after as those right beside."""
+    infos = read_infos(root, split)
+    listed = {}
+    for info in infos:
+        scene = sorted((one for one in infos if one["scene_name"] == info["scene_name"]), key=lambda one: one["frame_idx"])
+        number = [one["token"] for one in scene].index(info["token"])
+        files, poses = [], np.zeros((6, 2, 7))
+        for view, name in enumerate(CAMERAS):
+            beside = [scene[at]["cams"][name] if 0 <= at < len(scene) else None for at in (number - 1, number + 1)]
+            names = ["" if one is None else one["data_path"].removeprefix("./data/nuscenes/") for one in beside]
+            files.append(tuple(names))
+            for place, one in enumerate(beside):
+                if one is not None:
+                    poses[view, place] = [*one["ego2global_rotation"], *one["ego2global_translation"]]
+        listed[info["token"]] = CameraFrames(tuple(files), poses)
+    write_list(root, split, listed)

@@ -9,6 +9,7 @@ from typing import Any
 
 import kitti360_layout
 import numpy as np
+import occ3d_layout
 import pytest
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("augmented") / "world"
     toyworld.ensure_at(toyworld.ToyWorldConfig(train_scenes=1, val_scenes=1, train_frames=2, val_frames=1, image_width=192), root)
     assert data.main(["prepare", "renderocc", "--data-root", str(root)]) == 0
+    occ3d_layout.list_key_frames(root, "train")
     return root
 
 
