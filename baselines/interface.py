@@ -413,10 +413,13 @@ class OccupancyPrediction:
 
     logits    one [B, C, X, Y, Z] a scale, coarse to fine; the last one is the answer
     features  [B, F, X, Y, Z] voxel features behind the last logits, or None
+    motion    [B, T, 4, 4] vehicle at the batch's moment -> vehicle at those of its ``neighbours``, metres, of models that say how
+              it moved, or None
     """
 
     logits: tuple[Tensor, ...]
     features: Tensor | None = None
+    motion: Tensor | None = None
 
     @property
     def labels(self) -> Tensor:

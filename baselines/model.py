@@ -114,7 +114,8 @@ class OccupancyModel(BaseModel):
         """mmengine's entry point.
 
         mode "loss"     dict of named losses, weighted, that add up to the objective
-             "predict"  one dict a sample: "labels" [X, Y, Z] int64 and "logits" [C, X, Y, Z] of the finest scale
+             "predict"  one dict a sample: "labels" [X, Y, Z] int64 and "logits" [C, X, Y, Z] of the finest scale, and of a model
+                        that says how the vehicle moved "motion" [T, 4, 4]
              "tensor"   OccupancyPrediction
         """
         if mode == "loss":
@@ -123,7 +124,8 @@ class OccupancyModel(BaseModel):
             prediction = self.answer(batch)
             return [
                 {"labels": labels, "logits": logits}
-                for labels, logits in zip(prediction.labels, prediction.logits[-1], strict=True)
+                | ({} if prediction.motion is None else {"motion": prediction.motion[number]})
+                for number, (labels, logits) in enumerate(zip(prediction.labels, prediction.logits[-1], strict=True))
             ]
         if mode == "tensor":
             return self.extract(batch)

@@ -16,6 +16,7 @@ BASELINES: Registry[Recipe] = Registry(
         "bevdetocc": "baselines.bevdetocc.recipe:RECIPE",
         "gaussianflowocc": "baselines.gaussianflowocc.recipe:RECIPE",
         "gaussianocc": "baselines.gaussianocc.recipe:RECIPE",
+        "gaussianocc_gsp": "baselines.gaussianocc_gsp.recipe:RECIPE",
     },
     "baselines",
 )

@@ -28,9 +28,9 @@ Q18    the image network is made on a GPU                                   mend
 Besides: the background is zeros, of which the published kernel reads 15 of 18 past the end of its memory. Cameras that took their
 images at other moments than the lidar are where they were then; there, where they are mounted. Half spaces of cameras follow from
 where they look, not from their numbers. As volumes, semantics are those of all samples, not of means of four
-(``semantic_sample_ratio``), and what is skipped has no class there. No pixel with a class gives a loss of 0, not NaN. Learned poses are those that upstream's
-``gt_pose = yes`` asks for. Of its other branches, training on Occ3D's labels (``render_type gt``) and on depth
-(``self_supervise``), flow and auxiliary frames, none is here.
+(``semantic_sample_ratio``), and what is skipped has no class there. No pixel with a class gives a loss of 0, not NaN. Learned
+poses are those that upstream's ``gt_pose = yes`` asks for. Of its other branches, training on Occ3D's labels (``render_type gt``)
+and on depth (``self_supervise``), flow and auxiliary frames, none is here.
 
 At the published size the four files hold 38,758,528 (encoder), 2,123,372 (depth), 21,294,080 (pose_encoder, less its classifier)
 and 2,008,984 (pose) parameters.

@@ -30,7 +30,7 @@ class Teaching:
     unlabelled          pixels without a class are "free", as published: the sky is, and what no prompt has found (Q3); "ignored":
                         they teach nothing
     normalise_depth     rendered depth is divided by alpha; False, as published: what is not opaque is too near (Q5)
-    farthest            metres, largest rendered depth, whatever is measured beyond (Q4); None: as published 80, and of volumes 200
+    farthest            metres, largest rendered depth, whatever is measured beyond (Q4); None: 80, of volumes 200, as published
 
     Raises ValueError for what does not go together.
     """

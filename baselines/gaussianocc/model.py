@@ -56,7 +56,7 @@ class GaussianOcc(OccupancyModel):
     renderer        name of the backend that renders
 
     Parameters have the published names, below ``encoder``, ``depth`` and ``pose_network``. Reads ``neighbours`` and ``semantics``
-    of a training batch. Any batch size; everything after the image network runs in float32, also under autocast. Raises ValueError
+    of a training batch. Any batch size; what follows the image network runs in float32, also under autocast. Raises ValueError
     for sizes that do not fit together.
     """
 

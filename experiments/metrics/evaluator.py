@@ -11,6 +11,7 @@ from mmengine.evaluator import BaseMetric
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from experiments.metrics.counts import Counts, Scores, array, evaluate, sample_counts, total
+from experiments.metrics.motion import motion_sums
 from experiments.metrics.registry import METRICS, Counted
 
 OfSums = Callable[[Counts, OccupancyGrid], float]
@@ -45,7 +46,8 @@ class OccupancyMetric(BaseMetric):
            ``meta["index"]``, each once
 
     ``process`` takes ``{"batch": OccupancyBatch}`` and one dict a sample of it, in order: "labels" [X, Y, Z], the
-    predicted class ids, and optionally "views", see ``sample_counts``. Other keys are not read. After ``evaluate``
+    predicted class ids, and optionally "views", see ``sample_counts``, and "motion", see ``motion_sums``. Other keys are not
+    read. After ``evaluate``
     the main process finds everything, per class included, in ``last`` (None elsewhere).
     """
 
@@ -95,6 +97,10 @@ class OccupancyMetric(BaseMetric):
             voxels = (array(sample["labels"]), array(batch.labels[index]), array(batch.camera_mask[index]).astype(bool))
             if self.any_order:
                 self._indices.append(int(batch.meta[index]["index"]))
+            if "motion" in sample:
+                if batch.neighbours is None:
+                    raise ValueError("predicted motion is measured by the batch's neighbours, which are not there")
+                self.results[-1] |= motion_sums(sample["motion"], batch.neighbours.one(index))
             self.results[-1] |= {_OTHER + name: other.count(*voxels, self.grid) for name, other in self.others.items()}
 
     def evaluate(self, size: int) -> dict[str, float]:

@@ -56,6 +56,10 @@ IMAGE_IOU = Metric("image IoU", measured_with="image_mIoU")
 BEV_MIOU = Metric("BEV mIoU", over_classes=True)
 BEV_IOU = Metric("BEV IoU", measured_with="bev_mIoU")
 DEPTH = Metric("depth L1", "m", digits=3, higher_is_better=False, measured_with="image_mIoU")
+_MOTION = "experiments.metrics.motion"
+MOTION_BY_FRAME = Metric("learned metres to true ones, by frame", "", of_sums=f"{_MOTION}:scale_by_frame")
+MOTION_OVERALL = Metric("learned metres to true ones", "", of_sums=f"{_MOTION}:scale_over_trajectory")
+ROTATION = Metric("rotation error", "°", digits=3, higher_is_better=False, of_sums=f"{_MOTION}:rotation_error")
 SECONDS_PER_ITERATION = Metric("time of an iteration", "s", digits=3, higher_is_better=False)
 TRAIN_PEAK = Metric("peak memory of training", "MiB", digits=0, higher_is_better=False)
 PEAK = Metric("peak memory", "MiB", digits=0, higher_is_better=False)
@@ -83,6 +87,9 @@ METRICS: Registry[Metric] = Registry(
         "bev_mIoU": f"{_HERE}:BEV_MIOU",
         "bev_IoU": f"{_HERE}:BEV_IOU",
         "depth_l1": f"{_HERE}:DEPTH",
+        "motion_scale_by_frame": f"{_HERE}:MOTION_BY_FRAME",
+        "motion_scale": f"{_HERE}:MOTION_OVERALL",
+        "motion_rotation": f"{_HERE}:ROTATION",
         "seconds_per_iteration": f"{_HERE}:SECONDS_PER_ITERATION",
         "train_peak_memory_mb": f"{_HERE}:TRAIN_PEAK",
         "peak_memory_mb": f"{_HERE}:PEAK",
