@@ -8,8 +8,8 @@ from experiments.spec import HeldSchedule, Row, Schedule, StepSchedule, TableSpe
 from experiments.tables.table_gaussianflowocc import TABLE as GAUSSIANFLOWOCC
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
-# configs/nusc-sem-gs.txt and options.py of GANWANSHUI/GaussianOcc, on eight GPUs there: the 3D network learns ten times as fast as
-# the image network, whose rate this is.
+# configs/nusc-sem-gs.txt and options.py of GANWANSHUI/GaussianOcc, on eight GPUs there: the 3D network learns ten times as fast
+# as the image network, whose rate this is.
 _PAPER = StepSchedule(
     batch_size=1,
     lr=1e-4,
