@@ -8,4 +8,5 @@ RECIPE = Recipe(
     options="baselines.gaussianocc_gsp.config:check_options",
     reads=("neighbours",),  # evaluation asks how the rig moved, too
     image_size={"paper": (640, 384)},
+    renders_depth=True,
 )
