@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from baselines.recipe import FCOS3D, FirstWeights, Recipe
+from baselines.recipe import FCOS3D, OWN, FirstWeights, Recipe
 from baselines.registry import BASELINES
 from experiments import settings
 from experiments.metrics.registry import METRICS
@@ -514,6 +514,13 @@ class Cell:
     def metrics(self) -> tuple[str, ...]:
         """What its record has to hold: the table's columns, and what other tables show of it."""
         return tuple(dict.fromkeys([*(column.metric for column in self.table.columns), *self.row.metrics]))
+
+    def parts(self, training: bool) -> dict[str, tuple[int, ...]]:
+        """What is read of a training frame, or of one that is evaluated, beyond images and cameras, see ``Recipe.parts``."""
+        own = self.row.parts(training)
+        if training or not (self.row.runs and self.row.recipe.renders_depth):
+            return own
+        return own | {part: OWN for name in self.metrics for part in METRICS.load(name).reads}
 
     @property
     def first_cell(self) -> Cell | None:

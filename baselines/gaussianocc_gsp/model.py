@@ -14,7 +14,7 @@ from baselines.gaussianocc_gsp.clouds import cloud, depth_of, half_sized, overla
 from baselines.gaussianocc_gsp.losses import Teaching, cross_view_loss
 from baselines.gaussianocc_gsp.network import PixelNetwork
 from baselines.images import check_images
-from baselines.interface import Neighbours, OccupancyBatch, OccupancyGrid, OccupancyPrediction
+from baselines.interface import Neighbours, OccupancyBatch, OccupancyGrid, OccupancyPrediction, RenderedDepth
 from baselines.model import OccupancyModel
 from baselines.photometric.losses import neighbour_loss, smoothness
 from baselines.photometric.pose import PoseNetwork, camera_motion
@@ -83,12 +83,17 @@ class GaussianOccGSP(OccupancyModel):
         """Nothing is classified."""
 
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
-        """Empty voxels, and how the rig moved; errors as in ``neighbours``."""
-        motion = self.pose_network(self.neighbours(batch), self.moments).float()
+        """Empty voxels, how the rig moved and, of a batch with ``lidar``, the depth of its images; errors as in ``neighbours``."""
+        neighbours = self.neighbours(batch)
+        motion = self.pose_network(neighbours, self.moments).float()
         x, y, z = self.grid.shape
-        empty = F.one_hot(torch.tensor(self.grid.empty, device=batch.images.device), self.grid.num_classes).float()
+        empty = F.one_hot(torch.tensor(self.grid.empty, device=motion.device), self.grid.num_classes).to(motion)
         logits = empty.view(1, -1, 1, 1, 1).expand(batch.batch_size, -1, x, y, z)
-        return OccupancyPrediction((logits,), motion=motion)
+        depth = None
+        if batch.lidar is not None:
+            to_view = neighbours.intrinsics @ torch.linalg.inv(batch.intrinsics)  # of cameras in one place, turned alike
+            depth = RenderedDepth(self.depth(self.raw(batch), (batch.images.shape[-2], batch.images.shape[-1])), to_view)
+        return OccupancyPrediction((logits,), depth=depth, motion=motion)
 
     def depth(self, raw: Tensor, size: tuple[int, int]) -> Tensor:
         """[B, V, H, W] metres at ``size`` (height, width) of raw attributes [B, V, 9, h, w]."""

@@ -9,4 +9,5 @@ RECIPE = Recipe(
     reads=("neighbours",),  # evaluation asks how the rig moved, too
     image_size={"paper": (640, 384)},
     stretched=True,
+    renders_depth=True,
 )

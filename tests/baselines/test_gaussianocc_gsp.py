@@ -1,6 +1,7 @@
 """GaussianOcc's first stage: clouds of pixels, what cameras have in common, and that rendered neighbours tell metres."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def sample(batch: int = 1, seed: int = 0) -> OccupancyBatch:
     )
 
 
-SMALL = dict(
+SMALL: dict[str, Any] = dict(
     backbone={**TOY["backbone"], "base_channels": 4, "stem_channels": 4},
     backbone_channels=(4, 8, 16, 32),
     decoder_channels=(4, 4, 4, 4),
@@ -162,10 +163,10 @@ SMALL = dict(
 )
 
 
-def model(**options: object) -> GaussianOccGSP:
+def model(**options: Any) -> GaussianOccGSP:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return GaussianOccGSP(GRID, **SMALL, renderer="reference", **options)  # type: ignore[arg-type]
+        return GaussianOccGSP(GRID, **SMALL, renderer="reference", **options)
 
 
 def test_it_learns_and_every_network_is_taught() -> None:

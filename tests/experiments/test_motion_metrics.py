@@ -1,13 +1,16 @@
 """Learned motion against that of sensors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from baselines.interface import Neighbours, OccupancyGrid
+from baselines.interface import Neighbours, OccupancyBatch, OccupancyGrid
 from experiments.metrics.counts import total
+from experiments.metrics.evaluator import OccupancyMetric, of_sums
 from experiments.metrics.motion import motion_sums, rotation_error, scale_by_frame, scale_over_trajectory
 
 GRID = OccupancyGrid((-4.0, -4.0, -1.0), (4.0, 4.0, 3.0), 2.0, ("thing", "empty"), 1)
@@ -69,6 +72,41 @@ def test_sums_of_frames_are_exact() -> None:
     assert numbers(*frames) == pytest.approx(numbers(*frames[::-1]))
     shares = [numbers(frame)[0] for frame in frames]
     assert numbers(*frames)[0] == pytest.approx(np.mean(shares)) and numbers(*frames)[2] == pytest.approx(2.5, abs=1e-3)
+
+
+def frames(count: int, seed: int = 0) -> tuple[OccupancyBatch, list[dict[str, Tensor]]]:
+    """A batch whose rig moves by random shifts, and what a model says of it."""
+    draw = np.random.default_rng(seed)
+    true = [[pose(tuple(draw.uniform(0.5, 2, 3)), draw.uniform(-5, 5))] for _ in range(count)]
+    said = [pose(tuple(draw.uniform(0.5, 2, 3)), draw.uniform(-5, 5)) for _ in range(count)]
+    batch = OccupancyBatch(
+        images=torch.zeros(count, 2, 3, 2, 2),
+        projection=torch.eye(4).expand(count, 2, 4, 4),
+        intrinsics=torch.eye(3).expand(count, 2, 3, 3),
+        reference_to_camera=torch.eye(4).expand(count, 2, 4, 4),
+        camera_size=(2, 2),
+        labels=torch.ones(count, *GRID.shape, dtype=torch.int64),
+        camera_mask=torch.ones(count, *GRID.shape, dtype=torch.bool),
+        reference_to_lidar=torch.eye(4).expand(count, 4, 4),
+        neighbours=Neighbours.joined([neighbours(one) for one in true], [1] * count),
+    )
+    return batch, [{"labels": labels, "motion": motion[None]} for labels, motion in zip(batch.labels, said, strict=True)]
+
+
+def test_the_evaluation_measures_it_whatever_the_batch_size() -> None:
+    names = ("motion_scale", "motion_scale_by_frame", "motion_rotation")
+    batch, said = frames(3)
+    whole, single = (OccupancyMetric(GRID, rays=False, of_sums=of_sums(names)) for _ in range(2))
+    whole.process({"batch": batch}, said)
+    for number in range(3):
+        single.process({"batch": batch.one(number)}, said[number : number + 1])
+    found = whole.evaluate(3)
+    assert set(names) <= set(found) and found == single.evaluate(3)
+    without = OccupancyMetric(GRID, rays=False, of_sums=of_sums(names))
+    without.process({"batch": batch}, [{"labels": one["labels"]} for one in said])
+    assert not set(names) & set(without.evaluate(3)), "a model that says no motion has no such number"
+    with pytest.raises(ValueError, match="measured by the batch's neighbours"):
+        whole.process({"batch": replace(batch, neighbours=None)}, said)
 
 
 def test_other_moments_are_refused() -> None:
