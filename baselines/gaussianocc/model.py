@@ -18,7 +18,14 @@ from baselines.gaussianocc.recipe import RECIPE, Volume
 from baselines.gaussianocc.rendering import RASTER, Seen, cast, gaussians, opacities, splatted
 from baselines.gaussianocc.volume import VolumeDecoder
 from baselines.images import check_images
-from baselines.interface import ImageSupervision, Neighbours, OccupancyBatch, OccupancyGrid, OccupancyPrediction
+from baselines.interface import (
+    ImageSupervision,
+    Neighbours,
+    OccupancyBatch,
+    OccupancyGrid,
+    OccupancyPrediction,
+    RenderedDepth,
+)
 from baselines.model import OccupancyModel
 from baselines.photometric.losses import Photometric, neighbour_loss, smoothness
 from baselines.photometric.pose import PoseNetwork, camera_motion
@@ -141,8 +148,19 @@ class GaussianOcc(OccupancyModel):
             last.bias[self.grid.empty] = AIR
 
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
-        """Logits [B, C, X, Y, Z] (one scale). Raises ValueError for images of the wrong shape."""
-        return OccupancyPrediction((self.space.at_voxels(self.logits(batch), self.grid),))
+        """Logits [B, C, X, Y, Z] (one scale), with the depth that is rendered in the views of a batch with ``lidar``. Raises
+        ValueError for images of the wrong shape."""
+        logits = self.logits(batch)
+        with torch.autocast(logits.device.type, enabled=False):
+            voxels = self.space.at_voxels(logits, self.grid)
+            return OccupancyPrediction((voxels,), depth=None if batch.lidar is None else self.rendered_depth(logits, batch))
+
+    def rendered_depth(self, logits: Tensor, batch: OccupancyBatch) -> RenderedDepth:
+        """Depth as it is warped, in the views of the batch's ``lidar``."""
+        assert batch.lidar is not None
+        to_view = batch.lidar.to_view
+        cameras = Cameras(to_view @ batch.intrinsics, batch.reference_to_camera, *batch.lidar.size)
+        return RenderedDepth(self.depth_of(self.rendered(logits, cameras)), to_view)
 
     def logits(self, batch: OccupancyBatch) -> Tensor:
         """[B, C, X, Y, Z] at the vertices of the contracted grid."""

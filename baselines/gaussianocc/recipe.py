@@ -19,6 +19,7 @@ RECIPE = Recipe(
     view_size={"toy": (100, 56), "paper": (320, 180)},
     image_size={"paper": (640, 384)},
     stretched=True,
+    renders_depth=True,
     first_weights={"paper": _RESNET101},
     own_rate=("depth",),
     augmentation="none",

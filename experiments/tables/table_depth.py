@@ -7,5 +7,5 @@ TABLE = ViewSpec(
     name="table_depth",
     title="Rendered depth against lidar",
     columns=tuple(Column(name) for name in lidar("cameras")),
-    parts=("table_gaussianflowocc",),
+    parts=("table_gaussianflowocc", "table_gaussianocc"),
 )

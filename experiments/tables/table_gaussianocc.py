@@ -4,8 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from baselines.gaussianocc.recipe import SENSOR_POSES
-from experiments.spec import HeldSchedule, Row, Schedule, StepSchedule, TableSpec
+from experiments.spec import Column, Row, Schedule, StepSchedule, TableSpec, same_cell
 from experiments.tables.table_gaussianflowocc import TABLE as GAUSSIANFLOWOCC
+from experiments.tables.table_gaussianocc_depth import TABLE as DEPTH
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 # configs/nusc-sem-gs.txt and options.py of GANWANSHUI/GaussianOcc, on eight GPUs there: the 3D network learns ten times as fast
@@ -26,16 +27,11 @@ _MINI = Schedule(
 )
 _TOY = replace(OCC3D.presets["toy"].schedule, lr=2e-3, iterations=300)
 
-# The first stage: nothing is told of it but that it learns for twelve epochs, and its poses no more in the last two.
-_STAGE_1 = HeldSchedule(
-    batch_size=1, lr=1e-4, weight_decay=0.0, warmup_iterations=500, lr_min=1e-5, epochs=12, held_epochs=10, amp=True
-)  # fmt: skip
-GSP = Row(
+GSP = same_cell(
+    DEPTH,
     "gaussianocc-gsp",
-    "first stage: how the vehicle moved",
-    model="gaussianocc_gsp",
-    schedules={"toy": replace(_TOY, lr=1e-3), "mini": replace(_MINI, backbone_lr=1.0), "paper": _STAGE_1},
-    note="it predicts no voxels: its row is empty but for those that start from it",
+    title="first stage: how the vehicle moved",
+    note="it predicts no voxels: rows with learned poses start from it",
 )
 GAUSSIANOCC = Row(
     "gaussianocc",
@@ -54,12 +50,13 @@ def _row(name: str, title: str, base: Row | None = None, traits: dict[str, Any] 
     return replace(base, name=name, title=title, base=base.name, options=changes, traits=own, starts_from=starts_from, note="")
 
 
+_LIDAR = ("lidar_abs_rel_cameras", "lidar_rmse_cameras", "lidar_within_1_cameras")
 _VOLUME = _row("gaussianocc-volume", "as a volume, learned poses", traits={"renderer": "rays"}, volume="prob")
 TABLE = TableSpec(
     name="table_gaussianocc",
     title="GaussianOcc on Occ3D-nuScenes: taught by the images before and after, and by pseudo labels",
     dataset=OCC3D.dataset,
-    columns=GAUSSIANFLOWOCC.columns,
+    columns=(*GAUSSIANFLOWOCC.columns, *(Column(name) for name in _LIDAR)),
     rows=(
         GAUSSIANOCC,
         _row("gaussianocc-sensors", "splats, poses of sensors", **SENSOR_POSES),
