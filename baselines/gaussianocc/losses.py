@@ -6,14 +6,13 @@ Reproduces GANWANSHUI/GaussianOcc runner.py:301-310, 1093-1232 and networks/occu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from baselines.gaussianocc.recipe import WEIGHTS
 
 Unlabelled = Literal["free", "ignored"]
 
@@ -26,7 +25,7 @@ class Teaching:
     smoothness_weight   of the depth's edges where the image has none
     semantic_weight, entropy_weight, regulariser_weight
                         of the classes; of how undecided opacities are; of what neighbouring voxels differ by, or with volumes of
-                        the distortion along rays. None: as published for what is rendered (``recipe.WEIGHTS``)
+                        the distortion along rays. None: the model's, as published for what is rendered (``recipe.WEIGHTS``)
     unlabelled          pixels without a class are "free", as published: the sky is, and what no prompt has found (Q3); "ignored":
                         they teach nothing
     normalise_depth     rendered depth is divided by alpha; False, as published: what is not opaque is too near (Q5)
@@ -57,11 +56,10 @@ class Teaching:
         if self.semantic_weight == 0 and self.photometric_weight == 0:
             raise ValueError("nothing teaches: give classes or images a weight")
 
-    def weights(self, rendered: str) -> tuple[float, float, float]:
-        """Of classes, entropy and regulariser; ``rendered``: a key of ``WEIGHTS``."""
+    def weights(self, others: Sequence[float]) -> tuple[float, float, float]:
+        """Of classes, entropy and regulariser; those that are not given are taken from the ``others``."""
         own = (self.semantic_weight, self.entropy_weight, self.regulariser_weight)
-        published = WEIGHTS[rendered]
-        chosen = tuple(there if given is None else given for given, there in zip(own, published, strict=True))
+        chosen = tuple(there if given is None else given for given, there in zip(own, others, strict=True))
         return chosen  # type: ignore[return-value]
 
 

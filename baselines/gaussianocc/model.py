@@ -14,7 +14,7 @@ from baselines.gaussianocc.config import check_choices, check_class_weights
 from baselines.gaussianocc.encoder import ImageEncoder
 from baselines.gaussianocc.lifting import ContractedGrid, lifted
 from baselines.gaussianocc.losses import Teaching, semantic_loss, total_variation
-from baselines.gaussianocc.recipe import RECIPE, Volume
+from baselines.gaussianocc.recipe import RECIPE, WEIGHTS, Volume
 from baselines.gaussianocc.rendering import RASTER, Seen, cast, gaussians, opacities, splatted
 from baselines.gaussianocc.volume import VolumeDecoder
 from baselines.images import check_images
@@ -59,6 +59,7 @@ class GaussianOcc(OccupancyModel):
     half_spaces     each camera sees those of its half space alone, as published
     published_lift  see ``lifted`` (Q10)
     class_weights   of the cross entropy, one a class of the grid (Q17); None: all alike
+    weights         of the losses on classes, of entropy and of the regulariser where ``teaching`` has none; None: as published
     teaching        fields of Teaching
     renderer        name of the backend that renders
 
@@ -87,6 +88,7 @@ class GaussianOcc(OccupancyModel):
         half_spaces: bool = True,
         published_lift: bool = True,
         class_weights: Sequence[float] | None = None,
+        weights: tuple[float, float, float] | None = None,
         teaching: dict[str, Any] | None = None,
         renderer: str = "cpu",
         camera_seed: int = 0,
@@ -103,6 +105,7 @@ class GaussianOcc(OccupancyModel):
         self.scale, self.volume, self.half_spaces, self.published_lift = scale * scale_factor, volume, half_spaces, published_lift
         self.raster = RASTER.with_(legacy_fov_y=legacy_fov_y)
         self.drifting_poses = drifting_poses
+        self.weights = tuple(WEIGHTS[volume or "splats"] if weights is None else weights)
         self._renderer = renderer
         self.encoder = ImageEncoder(resnet, tuple(widths), channels)  # type: ignore[arg-type]
         self.depth = VolumeDecoder(self.space, channels, planes, grid.num_classes, splats=volume is None)
@@ -201,7 +204,7 @@ class GaussianOcc(OccupancyModel):
         teaching = self.teaching
         height, width = shown.semantic.shape[-2:]
         seen = self.rendered(logits, Cameras(shown.intrinsics[:, -1], shown.reference_to_camera[:, -1], width, height))
-        semantic, entropy, regulariser = teaching.weights(self.volume or "splats")
+        semantic, entropy, regulariser = teaching.weights(self.weights)
         losses: dict[str, Tensor] = {}
         if semantic:
             unlabelled = self.grid.empty if teaching.unlabelled == "free" else NOTHING

@@ -473,9 +473,13 @@ def test_a_folder_is_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
-    elsewhere = replace(toy_grid(), lower=(0.0, -25.6, -2.0), upper=(51.2, 25.6, 4.4))
-    write_folder(tiny(elsewhere), tmp_path / "kitti")
+    ahead = replace(toy_grid(), lower=(0.0, -40.0, -1.0), upper=(80.0, 40.0, 5.4))
+    write_folder(tiny(ahead), tmp_path / "ahead")
     with pytest.raises(CheckpointMismatch, match="made for another range: depth.xyz_min, depth.xyz_max"):
+        load_released(tiny(), tmp_path / "ahead")
+    smaller = replace(toy_grid(), lower=(0.0, -25.6, -2.0), upper=(51.2, 25.6, 4.4))
+    write_folder(tiny(smaller), tmp_path / "kitti")
+    with pytest.raises(CheckpointMismatch, match=r"kitti' does not fit the model. 1 of another shape: depth.Zval"):
         load_released(tiny(), tmp_path / "kitti")
     write_folder(tiny(planes=4), tmp_path / "wide")
     with pytest.raises(CheckpointMismatch, match="of another shape: depth._3DCNN"):
