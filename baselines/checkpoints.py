@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,37 @@ def read_state_dict(path: str | Path, names: CheckpointNames | None = None) -> d
     Understood are a bare state dict and a dict that holds one under the names in ``_STATES`` (GaussRender, mmengine, mmdet3d,
     Lightning, TPVFormer) or, for want of those, averaged weights under ``_AVERAGED``; "module." and its like before all
     names are taken off. The rest, such as the optimizer's state, is ignored. ``names`` are what published files of a baseline
-    call otherwise. Raises CheckpointError for a file that is missing, is no checkpoint, asks for anything but tensors and plain
-    data, or holds NaN or infinite weights.
+    call otherwise; of a folder, all of ``names.files``. Raises CheckpointError for a file that is missing, is no checkpoint, asks
+    for anything but tensors and plain data, or holds NaN or infinite weights.
     """
-    path = Path(path)
+    path, names = Path(path), names or CheckpointNames()
+    return _folder(path, names) if path.is_dir() else _file(path, names)
+
+
+def _file(path: Path, names: CheckpointNames, prefix: str | None = None) -> dict[str, Tensor]:
+    """The tensors of one file; ``prefix``: of one in a folder, what stands before its names, which are not translated."""
     try:
-        return _state_dict(path, names or CheckpointNames())
+        return _state_dict(path, names, prefix)
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - names that are numbers, tensors of kinds that are not asked for
         raise damaged(path, error) from error
 
 
-def _state_dict(path: Path, names: CheckpointNames) -> dict[str, Tensor]:
+def _folder(path: Path, names: CheckpointNames) -> dict[str, Tensor]:
+    """The tensors of all files of a folder."""
+    if not names.files:
+        raise CheckpointError(f"checkpoint '{path}' is a folder, and this model's are single files: name one that lies in it")
+    files = {path / f"{stem}.pth": prefix for stem, prefix in names.files.items()}
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise CheckpointError(
+            f"checkpoint '{path}' is a folder without {', '.join(missing)}: it must hold {', '.join(file.name for file in files)}"
+        )
+    parts = [_file(file, names, prefix) for file, prefix in files.items()]
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _state_dict(path: Path, names: CheckpointNames, prefix: str | None) -> dict[str, Tensor]:
     content = read_checkpoint(path)
     found = content
     for _ in range(3):  # {"model": {"state_dict": ...}}
@@ -79,13 +98,15 @@ def _state_dict(path: Path, names: CheckpointNames) -> dict[str, Tensor]:
         raise CheckpointError(f"checkpoint '{path}' holds no state dict (a mapping of names to tensors){has}")
     state = {}
     for name, value in _unwrapped(found).items():
+        if prefix is not None and isinstance(value, (int, float)):
+            continue
         tensor = _as_tensor(value)
         if tensor is None or not isinstance(name, str):
             raise CheckpointError(
                 f"checkpoint '{path}': entry {str(name)[:80]!r} of its state dict is a {_kind(value)}, not a tensor; save the "
                 "state dict alone, or under the key 'state_dict': torch.save({'state_dict': model.state_dict()}, FILE)"
             )
-        state[_renamed(name, names)] = tensor
+        state[_renamed(name, names) if prefix is None else prefix + name] = tensor
     state = {name: value for name, value in state.items() if not name.startswith(names.unused)}
     for name, value in state.items():
         if (value.is_floating_point() or value.is_complex()) and not torch.isfinite(value).all():
@@ -131,8 +152,8 @@ def _renamed(name: str, names: CheckpointNames) -> str:
     return name.replace(".conv2_offset.", ".conv2.conv_offset.")
 
 
-# What stands for a data set's range: reference points of attention, RenderOcc's scene.
-_RANGES = (".ref_", "nerf_head.")
+# What stands for a data set's range: reference points of attention, RenderOcc's scene, GaussianOcc's box.
+_RANGES = (".ref_", "nerf_head.", "depth.xyz_")
 
 
 def _is_range(name: str) -> bool:
@@ -154,9 +175,11 @@ def load_released(model: nn.Module, path: str | Path, allow_missing_renderer: bo
     unread = tuple(
         f"{name}.decoder." for name, m in model.named_modules() if isinstance(m, VoxelToGaussians) and m.decoder is None
     )
-    named = getattr(model, "checkpoint_names", None)
-    state = {name: value for name, value in read_state_dict(path, named).items() if not name.startswith(unread)}
     own = model.state_dict()
+    named: CheckpointNames = getattr(model, "checkpoint_names", CheckpointNames())
+    needed = {stem: prefix for stem, prefix in named.files.items() if any(name.startswith(prefix) for name in own)}
+    state = read_state_dict(path, replace(named, files=needed))
+    state = {name: value for name, value in state.items() if not name.startswith(unread)}
     missing = [name for name in own if name not in state]
     excused = [n for n in missing if n.startswith(RENDERING_KEYS)] if allow_missing_renderer else []
     problems = {
@@ -267,6 +290,45 @@ def load_resnet_pretrain(model: nn.Module, path: str | Path) -> list[str]:
     """
     state = {f"img_backbone.{name}": value for name, value in read_state_dict(path).items()}
     return _load_pretrain(model, path, state, whole="img_backbone.")
+
+
+def load_gaussianocc_pretrain(model: nn.Module, path: str | Path) -> list[str]:
+    """Start GaussianOcc's image network from torchvision's ResNet-101 (``resnet101-63fe2227.pth``), all but its last stage, which
+    must be there completely.
+
+    Returns the names that were loaded. Raises CheckpointError if it is incomplete or of another shape.
+    """
+    places = {
+        "conv1.": "backbone.0.",
+        "bn1.": "backbone.1.",
+        "layer1.": "backbone.4.",
+        "layer2.": "backbone.5.",
+        "layer3.": "layer3.",
+    }
+    state = {
+        f"encoder.{there}{name.removeprefix(here)}": value
+        for name, value in read_state_dict(path).items()
+        for here, there in places.items()
+        if name.startswith(here)
+    }
+    return _load_pretrain(model, path, state, whole=("encoder.backbone.", "encoder.layer3."))
+
+
+def load_gaussianocc_pose(model: nn.Module, path: str | Path) -> list[str]:
+    """Start a model's ``pose_network`` (``baselines.photometric.pose.PoseNetwork``) from GaussianOcc's first stage: ``path`` is
+    its ``pose_encoder.pth``, beside which ``pose.pth`` lies. Both must be there completely; the encoder's classifier is ignored.
+
+    Returns the names that were loaded. Raises CheckpointError if a file is missing, incomplete or of another shape.
+    """
+    encoder = Path(path)
+    files = {"pose_encoder": encoder, "pose": encoder.with_name("pose.pth")}
+    state = {
+        f"pose_network.{module}.{name}": value
+        for module, file in files.items()
+        for name, value in read_state_dict(file).items()
+        if not name.startswith(("encoder.fc.", "dummy"))
+    }
+    return _load_pretrain(model, encoder, state, whole="pose_network.")
 
 
 def _load_pretrain(model: nn.Module, path: str | Path, state: Mapping[str, Tensor], whole: str | tuple[str, ...]) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.interface import OccupancyBatch, OccupancyPrediction
+from baselines.interface import OccupancyBatch, OccupancyPrediction, RenderedDepth
 from baselines.model import OccupancyModel
 
 
@@ -83,7 +83,13 @@ class Follower(OccupancyModel):
             held[scene] = SceneState(token, to_global, memory)
         scales = zip(*(prediction.logits for prediction in predictions), strict=True)
         features = [prediction.features for prediction in predictions if prediction.features is not None]
-        return OccupancyPrediction(tuple(map(torch.cat, scales)), torch.cat(features) if features else None), held
+        depths = [prediction.depth for prediction in predictions if prediction.depth is not None]
+        joined = OccupancyPrediction(
+            tuple(map(torch.cat, scales)),
+            torch.cat(features) if features else None,
+            RenderedDepth.joined(depths, [1] * len(depths)) if depths else None,
+        )
+        return joined, held
 
 
 def check_following(batch: OccupancyBatch, index: int) -> tuple[str, str, str | None]:

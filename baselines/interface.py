@@ -93,7 +93,8 @@ Part = TypeVar("Part", bound="BatchPart")
 
 
 class BatchPart:
-    """Base of the frozen dataclasses of tensors that a batch may have besides: moved and joined as a whole."""
+    """Base of the frozen dataclasses of tensors that a batch may have besides: moved and joined as a whole. What is no tensor is
+    the same in all samples."""
 
     def to(self: Part, device: torch.device | str, non_blocking: bool = False) -> Part:
         """The same part with every tensor on ``device``."""
@@ -103,7 +104,7 @@ class BatchPart:
     def joined(cls: type[Part], parts: Sequence[Part], sizes: Sequence[int]) -> Part:
         """One part of several batches of ``sizes`` samples, in order."""
         columns = [part._tensors() for part in parts]
-        return cls(**{name: torch.cat([tensors[name] for tensors in columns]) for name in columns[0]})
+        return replace(parts[0], **{name: torch.cat([tensors[name] for tensors in columns]) for name in columns[0]})  # type: ignore[type-var]
 
     def one(self: Part, index: int) -> Part:
         """The part of sample ``index`` alone."""
@@ -114,8 +115,7 @@ class BatchPart:
         raise NotImplementedError
 
     def _tensors(self) -> dict[str, Tensor]:
-        """The fields but for optional ones that are None."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}  # type: ignore[arg-type]
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}  # type: ignore[arg-type]
 
     def _expect(self, **shapes: list[int]) -> None:
         for name, shape in shapes.items():
@@ -336,6 +336,60 @@ class RaySupervision(BatchPart):
 
 
 @dataclass(frozen=True)
+class LidarDepth(BatchPart):
+    """Lidar points in the images of the label cameras, which the depth that a model renders is measured by, and at which no model
+    looks; and the views in which a model renders it that has none of its own.
+
+    places   [P, 2] float32 pixels (u, v) of the label cameras, pixel centres at +0.5
+    cells    [P, 2] int64 column and row of the label camera's pixel that has the point's depth in a dense map, as the data set
+             makes such maps; of several points in one pixel the last one counts
+    depth    [P] float32 metres along the camera's z axis, positive
+    camera   [P] int64 the point's camera
+    scene    [P] int64 its sample of the batch
+    to_view  [B, V, 3, 3] pixel (u, v, 1) of the label camera -> pixel of the view: scale and crop
+    size     (width, height) of the views in pixels
+    """
+
+    places: Tensor
+    cells: Tensor
+    depth: Tensor
+    camera: Tensor
+    scene: Tensor
+    to_view: Tensor
+    size: tuple[int, int]
+
+    @classmethod
+    def joined(cls, parts: Sequence[LidarDepth], sizes: Sequence[int]) -> LidarDepth:
+        before = [sum(sizes[:number]) for number in range(len(sizes))]
+        scenes = [part.scene + first for part, first in zip(parts, before, strict=True)]
+        return replace(super().joined(parts, sizes), scene=torch.cat(scenes))
+
+    def one(self, index: int) -> LidarDepth:
+        own = self.scene == index
+        chosen = {name: value[own] for name, value in self._tensors().items() if name != "to_view"}
+        return replace(self, **chosen | {"scene": torch.zeros_like(chosen["scene"])}, to_view=self.to_view[index : index + 1])
+
+    def check(self, images: Tensor) -> None:
+        (b, v), p = images.shape[:2], len(self.depth)
+        self._expect(places=[p, 2], cells=[p, 2], depth=[p], camera=[p], scene=[p], to_view=[b, v, 3, 3])
+        for name in ("cells", "camera", "scene"):
+            if getattr(self, name).dtype != torch.int64:
+                raise ValueError(f"LidarDepth: {name} must be int64, got {getattr(self, name).dtype}")
+        # Values are looked at where they are made, not on a GPU, which would have to be waited for.
+        if self.scene.device.type == "cpu" and p:
+            for name, count in (("scene", b), ("camera", v)):
+                values = getattr(self, name)
+                if not 0 <= int(values.min()) <= int(values.max()) < count:
+                    raise ValueError(
+                        f"LidarDepth: {name} must be within 0..{count - 1}, got {int(values.min())}..{int(values.max())}"
+                    )
+            if not (bool(torch.isfinite(self.depth).all()) and bool((self.depth > 0).all())):
+                raise ValueError("LidarDepth: depth must be positive and finite; leave out points without")
+            if not bool(torch.isfinite(self.places).all()):
+                raise ValueError("LidarDepth: places must be finite; leave out points that no camera sees")
+
+
+@dataclass(frozen=True)
 class OccupancyBatch:
     """A batch of B samples with V cameras each.
 
@@ -356,6 +410,7 @@ class OccupancyBatch:
     chain, history, rays, neighbours, views
                         parts that some models take, None for the others
     semantics           what the batch's own images show by GaussianOcc's pseudo labels, without depth; None for other models
+    lidar               where models are to render depth, and what that is measured by; None where it is not measured
 
     Raises ValueError, naming the field, for a part that does not belong to the images.
     """
@@ -377,6 +432,7 @@ class OccupancyBatch:
     neighbours: Neighbours | None = None
     views: ImageSupervision | None = None
     semantics: ImageSupervision | None = None
+    lidar: LidarDepth | None = None
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -408,15 +464,38 @@ class OccupancyBatch:
 
 
 @dataclass(frozen=True)
+class RenderedDepth(BatchPart):
+    """Depth that a model renders of what the label cameras see, all of their images or a part.
+
+    depth    [B, V, h, w] metres along each camera's z axis
+    to_view  [B, V, 3, 3] pixel (u, v, 1) of the label camera -> pixel of ``depth``, pixel centres at +0.5; scale and crop
+    """
+
+    depth: Tensor
+    to_view: Tensor
+
+    def check(self, images: Tensor) -> None:
+        b, v = images.shape[:2]
+        if self.depth.dim() != 4:
+            raise ValueError(f"RenderedDepth: depth must be [B, V, h, w], got {list(self.depth.shape)}")
+        self._expect(depth=[b, v, *self.depth.shape[2:]], to_view=[b, v, 3, 3])
+
+
+@dataclass(frozen=True)
 class OccupancyPrediction:
     """What a model says of a batch.
 
     logits    one [B, C, X, Y, Z] a scale, coarse to fine; the last one is the answer
     features  [B, F, X, Y, Z] voxel features behind the last logits, or None
+    depth     rendered for a batch with ``lidar`` by models whose recipe says that they do (``Recipe.renders_depth``), or None
+    motion    [B, T, 4, 4] vehicle at the batch's moment -> vehicle at those of its ``neighbours``, metres, of models that say how
+              it moved, or None
     """
 
     logits: tuple[Tensor, ...]
     features: Tensor | None = None
+    depth: RenderedDepth | None = None
+    motion: Tensor | None = None
 
     @property
     def labels(self) -> Tensor:

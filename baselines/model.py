@@ -114,17 +114,13 @@ class OccupancyModel(BaseModel):
         """mmengine's entry point.
 
         mode "loss"     dict of named losses, weighted, that add up to the objective
-             "predict"  one dict a sample: "labels" [X, Y, Z] int64 and "logits" [C, X, Y, Z] of the finest scale
+             "predict"  one dict a sample, see ``answers``
              "tensor"   OccupancyPrediction
         """
         if mode == "loss":
             return self.loss(batch)
         if mode == "predict":
-            prediction = self.answer(batch)
-            return [
-                {"labels": labels, "logits": logits}
-                for labels, logits in zip(prediction.labels, prediction.logits[-1], strict=True)
-            ]
+            return answers(self.answer(batch))
         if mode == "tensor":
             return self.extract(batch)
         raise ValueError(f"unknown mode '{mode}' (known: loss, predict, tensor)")
@@ -183,6 +179,18 @@ class OccupancyModel(BaseModel):
                 if isinstance(module, nn.Dropout):
                     module.eval()
         return self
+
+
+def answers(prediction: OccupancyPrediction) -> list[dict[str, Any]]:
+    """One dict a sample: "labels" [X, Y, Z] int64 and "logits" [C, X, Y, Z] of the finest scale, and where it was rendered
+    "depth", a ``RenderedDepth`` of that sample alone, and of a model that says how the vehicle moved "motion" [T, 4, 4]."""
+    depth, motion = prediction.depth, prediction.motion
+    return [
+        {"labels": labels, "logits": logits}
+        | ({} if depth is None else {"depth": depth.one(number)})
+        | ({} if motion is None else {"motion": motion[number]})
+        for number, (labels, logits) in enumerate(zip(prediction.labels, prediction.logits[-1], strict=True))
+    ]
 
 
 def _as_cameras_see(prediction: OccupancyPrediction, batch: OccupancyBatch) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:

@@ -22,6 +22,7 @@ class Published:
                      camera, whatever there are
     catch_all        names of classes that stand for whatever is none of the others: no image shows them by name
     moving           names of classes of things that can move by themselves
+    lidar_limit      metres of lidar depth from which on GaussianOcc does not measure rendered depth
     """
 
     class_weights: tuple[float, ...] | None = None
@@ -31,3 +32,4 @@ class Published:
     unseen_classes: tuple[str, ...] = ()
     catch_all: tuple[str, ...] | None = None
     moving: tuple[str, ...] | None = None
+    lidar_limit: float | None = None

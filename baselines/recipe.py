@@ -32,10 +32,13 @@ class CheckpointNames:
 
     prefixes  what a name begins with there -> here
     unused    beginnings (of the names here) of what a file has and the model has no use for
+    files     where a published checkpoint is a folder, its files without ".pth" -> what stands before their names here. Of what
+              a model does not have no file is needed; plain numbers beside the weights are left out
     """
 
     prefixes: Mapping[str, str] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Recipe:
     view_size      by size, (width, height) of the label maps of ``views``; of sizes that are not here, that of the images
     even_rays      rays are drawn alike, whatever their class; False: rare classes more, and other moments less
     image_size     by size, (width, height) of its published input, in place of the preset's
+    stretched      images of its own size are scaled to it whatever their proportions, instead of being cut at the top
     renderer       kind of renderer that its training takes: Gaussians, if a row asks for GaussRender; rays, always; or none
     trained        False: it has no weights, and fits training labels alone
     first_weights  by size, from which a preset that asks for them starts
@@ -68,6 +72,7 @@ class Recipe:
     checkpoints    how published checkpoints name their content
     follows_scenes  its model (a ``baselines.following.Follower``) predicts scenes frame after frame; frames that are not of a
                    training come with what those before them left
+    renders_depth  its predictions of a batch with ``lidar`` have the depth that it renders
     marks          what fingerprints of its cells say besides, so that cells of before there were recipes stay the same ones
     """
 
@@ -83,6 +88,7 @@ class Recipe:
     view_size: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     even_rays: bool = False
     image_size: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    stretched: bool = False
     renderer: Literal["gaussians", "rays", "none"] = "gaussians"
     trained: bool = True
     first_weights: Mapping[str, FirstWeights] = field(default_factory=dict)
@@ -90,6 +96,7 @@ class Recipe:
     augmentation: Augmentation = "distort"
     checkpoints: CheckpointNames = field(default_factory=CheckpointNames)
     follows_scenes: bool = False
+    renders_depth: bool = False
     marks: Mapping[str, str] = field(default_factory=dict)
 
     def parts(self, training: bool) -> dict[str, tuple[int, ...]]:

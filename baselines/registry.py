@@ -15,6 +15,8 @@ BASELINES: Registry[Recipe] = Registry(
         "renderocc": "baselines.renderocc.recipe:RECIPE",
         "bevdetocc": "baselines.bevdetocc.recipe:RECIPE",
         "gaussianflowocc": "baselines.gaussianflowocc.recipe:RECIPE",
+        "gaussianocc": "baselines.gaussianocc.recipe:RECIPE",
+        "gaussianocc_gsp": "baselines.gaussianocc_gsp.recipe:RECIPE",
     },
     "baselines",
 )

@@ -79,7 +79,7 @@ class Plan:
     @property
     def reads(self) -> set[str]:
         """Parts of a batch that any of the cells reads, of training frames or others."""
-        return {part for cell in self.cells for first in chain_of(cell) for part in first.row.parts(training=True)}
+        return {part for cell in self.cells for first in chain_of(cell) for part in _all_parts(first)}
 
 
 def requests(spec: TableSpec | ViewSpec, rows: tuple[str, ...], **options: Any) -> tuple[Request, ...]:
@@ -251,7 +251,7 @@ def _overrides(request: Request, preset: PresetName) -> dict[str, Any]:
     if request.checkpoint is not None:
         if not request.eval_only:
             raise PlanError("--checkpoint goes with --eval-only; an unfinished cell continues by itself")
-        if not request.checkpoint.is_file():
+        if not request.checkpoint.exists():
             raise PlanError(f"checkpoint {request.checkpoint} does not exist")
         overrides["checkpoint"] = f"{_safe(request.checkpoint.stem)}-{_digest(request.checkpoint)[:8]}"
     return overrides
@@ -288,6 +288,11 @@ def _check_first_weights(request: Request, cells: Sequence[Cell]) -> None:
             )
 
 
+def _all_parts(cell: Cell) -> dict[str, tuple[int, ...]]:
+    """What a cell reads of frames, be they those of its training or those that it is evaluated on."""
+    return cell.parts(training=True) | cell.parts(training=False)
+
+
 def chain_of(cell: Cell) -> Iterator[Cell]:
     """A cell and those that it starts from, one after the other; raises PlanError where that never ends."""
     seen: list[str] = []
@@ -313,18 +318,22 @@ def _data_fingerprints(
     Known without reading the generated world: its configuration and generator decide its content. Rows that read files of their
     own have a word ``row=fingerprint`` for those (``Cell.data_read``).
     """
-    reading = {first.row.name: first.row for cell in cells for first in chain_of(cell) if first.row.parts(training=True)}
+    reading = {first.row.name: first for cell in cells for first in chain_of(cell) if _all_parts(first)}
     table = request.table
     if data_root is None:
         generated = f"toyworld-{toy(table).fingerprint(changed_preset(table.preset(preset), overrides).data.toyworld)}"
         dataset = DATASETS.load(table.dataset)
         files_of = dataset.part_files
-        words = [generated]
-        for name, row in reading.items():
-            steps = {part: files_of[part].made for part in row.parts(True) if part in files_of and files_of[part].made}
-            made = {part: dataset.preparations[name].version for part, name in steps.items()}
-            words += [f"{name}={_digest_of(sorted(made.items()))}"] if made else []
-        return " ".join(words), " ".join(words)
+
+        def words(read: Callable[[Cell], dict[str, tuple[int, ...]]]) -> str:
+            found = [generated]
+            for name, cell in reading.items():
+                steps = {part: files_of[part].made for part in read(cell) if part in files_of and files_of[part].made}
+                made = {part: dataset.preparations[name].version for part, name in steps.items()}
+                found += [f"{name}={_digest_of(sorted(made.items()))}"] if made else []
+            return " ".join(found)
+
+        return words(_all_parts), words(lambda cell: cell.parts(training=True))
     from experiments.datasets.layouts import SplitFiles, layout_of, look
 
     mini = changed_preset(table.preset(preset), overrides).data.mini
@@ -332,8 +341,8 @@ def _data_fingerprints(
     extra: dict[str, list[str]] = {name: [] for name in reading}
     for split in ("train", layout_of(table.dataset).evaluated):
         looks: dict[str, SplitFiles] = {}  # by what is read, which several rows have in common
-        for name, row in reading.items():
-            parts = row.parts(split == "train")
+        for name, cell in reading.items():
+            parts = cell.parts(split == "train")
             if str(parts) not in looks:
                 looks[str(parts)] = look(table.dataset, data_root, split, mini, parts)
             extra[name].append(looks[str(parts)].extra(table.dataset))
@@ -398,6 +407,9 @@ def _digest_of(content: object) -> str:
 
 
 def _digest(path: Path) -> str:
+    """Of a file's content, or of the names and contents of the weights in a folder."""
+    if path.is_dir():
+        return _digest_of([(file.name, _digest(file)) for file in sorted(path.glob("*.pth"))])
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from baselines.recipe import FCOS3D, FirstWeights, Recipe
+from baselines.recipe import FCOS3D, OWN, FirstWeights, Recipe
 from baselines.registry import BASELINES
 from experiments import settings
 from experiments.metrics.registry import METRICS
@@ -492,6 +492,8 @@ class Cell:
         augmented: dict[str, Any] = {name: data.distort and chosen == name for name in ("distort", "mirror", "bevdet")}
         if data.distort and chosen == "bevdet-images":
             augmented |= {"bevdet": True, "flips": False}
+        if self.row.recipe.stretched and size == self.row.recipe.image_size.get(self.preset.model_size):
+            augmented |= {"stretch": True}
         return replace(data, **augmented, image_size=size)
 
     @property
@@ -513,6 +515,13 @@ class Cell:
         """What its record has to hold: the table's columns, and what other tables show of it."""
         return tuple(dict.fromkeys([*(column.metric for column in self.table.columns), *self.row.metrics]))
 
+    def parts(self, training: bool) -> dict[str, tuple[int, ...]]:
+        """What is read of a training frame, or of one that is evaluated, beyond images and cameras, see ``Recipe.parts``."""
+        own = self.row.parts(training)
+        if training or not (self.row.runs and self.row.recipe.renders_depth):
+            return own
+        return own | {part: OWN for name in self.metrics for part in METRICS.load(name).reads}
+
     @property
     def first_cell(self) -> Cell | None:
         """The cell whose weights this one starts from."""
@@ -523,8 +532,8 @@ class Cell:
 
     @property
     def first_weights(self) -> FirstWeights | None:
-        """Weights of others that the training starts from; None for random ones, or those of another cell."""
-        if not self.preset.pretrained or self.row.starts_from is not None:
+        """Weights of others that the training starts from, before those of another cell; None for random ones."""
+        if not self.preset.pretrained:
             return None
         return self.row.recipe.first_weights.get(self.preset.model_size)
 

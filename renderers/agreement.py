@@ -274,7 +274,9 @@ def _beyond_limit(
     k = cameras.intrinsics[scene, view]
     size = torch.tensor([cameras.width, cameras.height], dtype=k.dtype)
     focal, centre = k[[0, 1], [0, 1]], k[:2, 2]
-    slope, tan = (splats.centre - centre) / focal, size / (2 * focal)
+    slope = (splats.centre - centre) / focal
+    focal = torch.stack([focal[0], settings[0].shape_fy(*focal, cameras.width, cameras.height)])
+    tan = size / (2 * focal)
     beyond = (slope.abs() > 1.3 * tan).any(1)
     if any(s.clamp == "principal" for s in settings):
         beyond |= ((slope < -(centre / focal + 0.3 * tan)) | (slope > (size - centre) / focal + 0.3 * tan)).any(1)

@@ -140,6 +140,17 @@ def _off_centre(name: str) -> Case:
     return Case(name, spheres(((0.3, -0.2, 2.0), 0.1, 0.8, 0)), camera, RasterSettings(background=BEHIND), pixels=pixels)
 
 
+def _squashed(name: str) -> Case:
+    # Shapes as if fy were 75 px, at centres for 80: variances 25.3 and 14.3625 px^2.
+    camera = one_view(pinhole(64, 48, 100.0, 80.0), 64, 48)
+    pixels = (
+        Pixel(31, 23, (0.7891590, 0.2108410), 1.5783180, 0.7891590),
+        Pixel(34, 27, (0.4615711, 0.5384289), 0.9231422, 0.4615711),
+    )
+    settings = RasterSettings(background=BEHIND, legacy_fov_y=True)
+    return Case(name, spheres(((0.0, 0.0, 2.0), 0.1, 0.8, 0)), camera, settings, pixels=pixels)
+
+
 def _alpha_threshold(name: str) -> Case:
     # 0.14 px off a pixel's centre, opacities one percent above and below 1/255: the first shows in one pixel only.
     camera = one_view(pinhole(64, 64, 100.0, cx=31.6, cy=31.6), 64, 64)
@@ -300,6 +311,9 @@ _BUILDERS: dict[str, Callable[[str], Case]] = {
     "tiles_12": _with(extent="tile3sigma", tile_size=12),
     "tiles_16": _with(extent="tile3sigma", tile_size=16),
     "principal_clamp": _with(clamp="principal"),
+    "squashed": _squashed,
+    "legacy_fov_y": _with(legacy_fov_y=True),
+    "legacy_fov_y_principal": _with(legacy_fov_y=True, clamp="principal"),
     "no_clamp_gradient": lambda name: _random(
         name, RasterSettings(alpha_max=0.5, clamp_gradient=False), seed=13, opacity=(0.3, 0.9)
     ),

@@ -66,6 +66,7 @@ _GSPLAT: dict[str, Value] = {
     "transmittance_min": 1e-4,
     "extent": "iso",
     "clamp": "principal",
+    "legacy_fov_y": False,
     "clamp_gradient": False,
 }
 

@@ -230,12 +230,13 @@ class DiffGaussRenderer(Renderer):
         """
         width, height = size
         projection = projection_matrix(intrinsics, width, height, settings.near)
+        across = width / (2 * float(intrinsics[0, 0]))
         package_settings = self._library.GaussianRasterizationSettings
         values: dict[str, Any] = {
             "image_height": height,
             "image_width": width,
-            "tanfovx": width / (2 * float(intrinsics[0, 0])),
-            "tanfovy": height / (2 * float(intrinsics[1, 1])),
+            "tanfovx": across,
+            "tanfovy": across if settings.legacy_fov_y else height / (2 * float(intrinsics[1, 1])),
             "bg": background,
             "scale_modifier": 1.0,
             "viewmatrix": pose.T.contiguous(),

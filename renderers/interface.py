@@ -130,6 +130,9 @@ class RasterSettings:
     tile_size          tile edge in pixels, used by "tile3sigma"
     clamp              the limit on x/z, y/z in the projection's Jacobian: "symmetric" = 1.3 tan(fov/2) about the
                        optical axis, "principal" = aware of the principal point (gsplat's rule)
+    legacy_fov_y       True: Gaussians' shapes, and the limit on y/z, are projected as if fy were fx height / width, whatever it
+                       is; centres are not (GaussianOcc lib/gaussian_renderer/__init__.py:66-67, which gives the original
+                       rasterizer the horizontal field of view twice). Where pixels are not square, splats are squashed
     clamp_gradient     True: where alpha was cut to alpha_max its gradient passes as if it had not been
                        (the original CUDA rasterizer); False: it is zero (gsplat)
     background         [C] features behind everything, or None for zeros
@@ -145,6 +148,7 @@ class RasterSettings:
     extent: Extent = "iso"
     tile_size: int = 16
     clamp: ClampRule = "symmetric"
+    legacy_fov_y: bool = False
     clamp_gradient: bool = True
     background: Tensor | None = field(default=None)
     depth: DepthMode = "accumulated"
@@ -156,7 +160,9 @@ class RasterSettings:
         for name in ("near", "far", "low_pass", "alpha_min", "alpha_max", "transmittance_min"):
             value = getattr(self, name)
             _require(isinstance(value, Real) and not isinstance(value, bool), f"{name} must be a number, got {value!r}")
-        _require(isinstance(self.clamp_gradient, bool), f"clamp_gradient must be True or False, got {self.clamp_gradient!r}")
+        for name in ("legacy_fov_y", "clamp_gradient"):
+            value = getattr(self, name)
+            _require(isinstance(value, bool), f"{name} must be True or False, got {value!r}")
         _require(
             LEAST_NEAR <= self.near < self.far,
             f"near and far must satisfy {LEAST_NEAR} <= near < far, got {self.near} and {self.far}",
@@ -179,6 +185,10 @@ class RasterSettings:
     def with_(self, **changes: Any) -> RasterSettings:
         """A copy with the named settings changed."""
         return replace(self, **changes)
+
+    def shape_fy(self, fx: Tensor, fy: Tensor, width: int, height: int) -> Tensor:
+        """The vertical focal length with which Gaussians' shapes are projected (px), see ``legacy_fov_y``."""
+        return fx * height / width if self.legacy_fov_y else fy
 
 
 @dataclass(frozen=True)

@@ -130,9 +130,10 @@ def project(
     x, y, z = (means[index] @ rotation.T + translation).unbind(-1)
     fx, fy, cx, cy = k[0, 0], k[1, 1], k[0, 2], k[1, 2]
     tx = _clamped(x, z, cameras.width, fx, cx, settings)
-    ty = _clamped(y, z, cameras.height, fy, cy, settings)
+    shape_fy = settings.shape_fy(fx, fy, cameras.width, cameras.height)
+    ty = _clamped(y, z, cameras.height, shape_fy, cy, settings)
     zero = torch.zeros_like(z)
-    jacobian = torch.stack([fx / z, zero, -fx * tx / z**2, zero, fy / z, -fy * ty / z**2], -1).unflatten(-1, (2, 3))
+    jacobian = torch.stack([fx / z, zero, -fx * tx / z**2, zero, shape_fy / z, -shape_fy * ty / z**2], -1).unflatten(-1, (2, 3))
     root = jacobian @ rotation
     if gaussians.quaternions is not None:
         root = root @ quaternion_to_matrix(gaussians.quaternions[scene][index])

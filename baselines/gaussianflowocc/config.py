@@ -10,6 +10,13 @@ from baselines.tpvformer.config import TOY as TPVFORMER_TOY
 
 Size = Literal["toy", "paper"]
 
+OPERATIONS = ("temporal_att", "self_att", "cross_att", "rect")
+"""What a block of the decoder does, in this order: attention to the Gaussians of the frame before, to all of its own, to the
+images; and the means are moved."""
+ATTRIBUTES: dict[str, tuple[float, ...]] = {"opacity": (1.0,), "scale": (0.3, 0.3, 0.3), "rotation": (1.0, 0.0, 0.0, 0.0)}
+"""What of a Gaussian is decoded besides its mean and classes -> what it is where that is not: opaque, 0.3 m wide along each axis,
+not rotated (mmdet3d/models/detectors/gaussianflowocc.py:398-405)."""
+
 # configs/gaussianflowocc.py of boschresearch/GaussianFlowOcc.
 PAPER: dict[str, Any] = dict(
     backbone=dict(
@@ -57,13 +64,30 @@ SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
 
 def check_options(config: dict[str, Any]) -> None:
     """Raise ValueError or TypeError for arguments of the model whose ``teaching`` or ``read_out`` has no such fields, or some
-    that do not fit, and for class weights that are none of the grid."""
+    that do not fit, for class weights that are none of the grid, and for operations and attributes that there are not."""
     from baselines.gaussianflowocc.losses import Teaching
     from baselines.gaussianflowocc.voxels import ReadOut
 
     teaching = Teaching(**(config.get("teaching") or {}))
     ReadOut(**(config.get("read_out") or {}))
     check_class_weights(teaching.class_weights, len(config["grid"]["class_names"]))
+    check_names("operations", config.get("operations"), tuple(OPERATIONS), "cross_att")
+    check_names("attributes", config.get("attributes"), tuple(ATTRIBUTES))
+
+
+def check_names(what: str, given: Any, known: tuple[str, ...], needed: str = "") -> tuple[str, ...]:
+    """The names that are given, None: all of the known ones. Raises ValueError for others, another order, a name twice, and where
+    the needed one is not among them."""
+    if given is None:
+        return known
+    names = (given,) if isinstance(given, str) else tuple(given)
+    if list(names) != [name for name in known if name in names]:
+        raise ValueError(
+            f"{what} must be some of {', '.join(known)}, each once and in this order, got {', '.join(map(str, names))}"
+        )
+    if needed and needed not in names:
+        raise ValueError(f"{what} must have {needed}: nothing else looks at the images")
+    return names
 
 
 def check_class_weights(weights: Any, classes: int) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from baselines.gaussianflowocc.config import OPERATIONS
 from baselines.interface import OccupancyGrid
 from baselines.ops.camera_attention import attend_to_cameras, camera_views, sampling_directions
 
@@ -180,7 +181,8 @@ class Rectifier(nn.Module):
 
 @dataclass(frozen=True)
 class DecoderSizes:
-    """Sizes of the decoder; the fields are arguments of ``GaussianFlowOcc``, and ``levels`` that of feature maps."""
+    """Sizes of the decoder and what its blocks do; the fields are arguments of ``GaussianFlowOcc``, and ``levels`` that of
+    feature maps."""
 
     blocks: int
     dim: int
@@ -190,24 +192,34 @@ class DecoderSizes:
     inducing: int
     cameras: int
     dropout: float
+    operations: tuple[str, ...] = OPERATIONS
 
 
 class DecoderBlock(nn.Module):
-    """Attention to the frame before, to all Gaussians, to the images; then the means move."""
+    """Attention to the frame before, to all Gaussians, to the images; then the means move. As far as ``operations`` name them."""
 
     def __init__(self, s: DecoderSizes) -> None:
         super().__init__()
+
+        def induced(name: str) -> InducedAttention | None:
+            return InducedAttention(s.dim, s.heads, s.inducing, s.dropout) if name in s.operations else None
+
         self.cross_att = ImageAttention(s.dim, s.heads, s.points, s.levels, s.cameras, s.dropout)
-        self.temporal_attn = InducedAttention(s.dim, s.heads, s.inducing, s.dropout)
-        self.self_attn = InducedAttention(s.dim, s.heads, s.inducing, s.dropout)
-        self.gaussian_rectifier = Rectifier(s.dim)
+        self.temporal_attn = induced("temporal_att")
+        self.self_attn = induced("self_att")
+        self.gaussian_rectifier = Rectifier(s.dim) if "rect" in s.operations else None
 
     def forward(self, cloud: Cloud, before: Tensor, images: ImageFeatures) -> Cloud:
         """before [B, K, F]: features of the Gaussians of the frame before, with the code of where they are."""
-        features = self.temporal_attn(cloud.features, before)
-        features = self.self_attn(features, features)
-        features = self.cross_att(Cloud(cloud.means, features), images)
-        moved: Cloud = self.gaussian_rectifier(Cloud(cloud.means, features))
+        features = cloud.features
+        if self.temporal_attn is not None:
+            features = self.temporal_attn(features, before)
+        if self.self_attn is not None:
+            features = self.self_attn(features, features)
+        seen = Cloud(cloud.means, self.cross_att(Cloud(cloud.means, features), images))
+        if self.gaussian_rectifier is None:
+            return seen
+        moved: Cloud = self.gaussian_rectifier(seen)
         return moved
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.following import Follower, FrameMissing
-from baselines.gaussianflowocc.config import check_class_weights
+from baselines.gaussianflowocc.config import ATTRIBUTES, OPERATIONS, check_class_weights, check_names
 from baselines.gaussianflowocc.decoder import Cloud, DecoderSizes, GaussianDecoder, ImageFeatures
 from baselines.gaussianflowocc.gaussians import Attributes, Flow, drawn_start, head
 from baselines.gaussianflowocc.losses import Teaching, depth_loss, semantic_loss, voxel_losses
@@ -19,7 +20,7 @@ from baselines.gaussianflowocc.recipe import RECIPE
 from baselines.gaussianflowocc.voxelise import voxelise
 from baselines.gaussianflowocc.voxels import ReadOut, voxel_logits
 from baselines.images import build_image_network, check_images
-from baselines.interface import ImageSupervision, OccupancyBatch, OccupancyGrid, OccupancyPrediction
+from baselines.interface import ImageSupervision, OccupancyBatch, OccupancyGrid, OccupancyPrediction, RenderedDepth
 from renderers import Cameras, Gaussians, RasterSettings, Renderer, Rendering, get
 from renderers.dialects import DIALECTS
 
@@ -47,6 +48,9 @@ class GaussianFlowOcc(Follower):
     dropout        probability in all attentions
     largest_scale  metres, largest standard deviation of a Gaussian along an axis
     neighbourhood  voxels from the one that a mean is in up to which a Gaussian reaches, along each axis (Q1)
+    operations     which of ``OPERATIONS`` a block of the decoder does, in that order; None: all. Without "temporal_att" nothing
+                   looks at the frame before, and no ``history`` is needed
+    attributes     which of ``ATTRIBUTES`` are decoded, in that order; None: all. The others are what stands there
     first_twice    the first frame of a scene is gone through twice, the second time after itself, as published
     read_out       fields of ReadOut
     teaching       fields of Teaching
@@ -83,6 +87,8 @@ class GaussianFlowOcc(Follower):
         dropout: float = 0.1,
         largest_scale: float = 1.0,
         neighbourhood: int = 4,
+        operations: Sequence[str] | None = None,
+        attributes: Sequence[str] | None = None,
         first_twice: bool = True,
         read_out: dict[str, Any] | None = None,
         teaching: dict[str, Any] | None = None,
@@ -108,16 +114,21 @@ class GaussianFlowOcc(Follower):
         self.num_cameras, self.neighbourhood, self.first_twice = num_cameras, neighbourhood, first_twice
         self.largest_scale = largest_scale
         self._renderer = renderer
+        done = check_names("operations", operations, OPERATIONS, "cross_att")
+        decoded = check_names("attributes", attributes, tuple(ATTRIBUTES))
+        self.looks_back = "temporal_att" in done
 
         generator = torch.Generator().manual_seed(camera_seed)
         means, queries = drawn_start(grid, gaussians, dim, generator)
         self.initial_means, self.gaussian_queries = nn.Parameter(means), nn.Parameter(queries)
         self.img_backbone, self.img_neck = build_image_network(backbone, neck)
         self.gaussian_decoder = GaussianDecoder(
-            grid, DecoderSizes(blocks, dim, heads, neck["num_outs"], points, inducing, num_cameras, dropout)
+            grid, DecoderSizes(blocks, dim, heads, neck["num_outs"], points, inducing, num_cameras, dropout, done)
         )
-        self.semantic_head, self.opacity_head = head(dim, len(self.classes)), head(dim, 1)
-        self.scale_head, self.rotation_head = head(dim, 3), head(dim, 4)
+        self.semantic_head = head(dim, len(self.classes))
+        self.opacity_head = head(dim, 1) if "opacity" in decoded else None
+        self.scale_head = head(dim, 3) if "scale" in decoded else None
+        self.rotation_head = head(dim, 4) if "rotation" in decoded else None
         self.temporal_module = Flow(dim, horizon, flow_layers, moving_channels(grid, self.classes, moving))
 
         channel = torch.full((grid.num_classes,), -1)
@@ -146,13 +157,13 @@ class GaussianFlowOcc(Follower):
             last.bias.copy_(last.bias.new_tensor([bias[number] for number in self.classes]))
 
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
-        """Logits [B, C, X, Y, Z] (one scale).
+        """Logits [B, C, X, Y, Z] (one scale), with the depth that is rendered in the views of a batch with ``lidar``.
 
         Raises FrameMissing, without ``history``, for frames that are not the first ones of their scenes, and ValueError for a
         batch without ``chain`` or with images of the wrong shape or of more cameras than the model has codes for.
         """
         if batch.history is not None:
-            return self.voxelised(self.attributes(self.cloud(batch)))
+            return self.answered(self.cloud(batch), batch)
         for index in range(batch.batch_size):
             meta = batch.meta[index] if index < len(batch.meta) else {}
             if meta.get("previous", "") is not None:
@@ -161,7 +172,7 @@ class GaussianFlowOcc(Follower):
                     f"frame {meta.get('token', index)} {what} of its scene: predict with follow(batch, states), or give the "
                     "batch 'history'"
                 )
-        return self.voxelised(self.attributes(self._first(self._own(batch))))
+        return self.answered(self._first(self._own(batch)), batch)
 
     def step(self, batch: OccupancyBatch, memory: Cloud | None, motion: Tensor | None) -> tuple[OccupancyPrediction, Cloud]:
         images = self._own(batch)
@@ -169,17 +180,19 @@ class GaussianFlowOcc(Follower):
             cloud = self._first(images)
         else:
             cloud = self.decoded(images, memory.moved(motion))
-        return self.voxelised(self.attributes(cloud)), cloud
+        return self.answered(cloud, batch), cloud
 
     def _first(self, images: ImageFeatures) -> Cloud:
         """The Gaussians of the first frame of a scene."""
-        before = self.decoded(images, None) if self.first_twice else None
+        before = self.decoded(images, None) if self.first_twice and self.looks_back else None
         return self.decoded(images, before)
 
     def cloud(self, batch: OccupancyBatch) -> Cloud:
         """The Gaussians of the key frame behind its ``history``, which has no gradient: from its oldest frame on, each sees what
-        became of them in the one before, where that is now."""
+        became of them in the one before, where that is now. If the model looks back."""
         history = batch.history
+        if not self.looks_back:
+            return self.decoded(self._own(batch), None)
         if history is None:
             raise ValueError("GaussianFlowOcc needs the batch's 'history' to be trained")
         check_images(batch, self.num_cameras)  # before what is of no key frame is gone through
@@ -217,12 +230,17 @@ class GaussianFlowOcc(Follower):
     def attributes(self, cloud: Cloud) -> Attributes:
         """What is rendered and voxelised of Gaussians."""
         features = cloud.features
+
+        def constant(name: str) -> Tensor:
+            values = cloud.means.new_tensor(ATTRIBUTES[name])
+            return values.expand(*features.shape[:2], len(values))
+
         with torch.autocast(features.device.type, enabled=False):
             return Attributes(
                 means=cloud.means,
-                quaternions=F.normalize(self.rotation_head(features), dim=-1),
-                scales=self.largest_scale * self.scale_head(features).sigmoid(),
-                opacities=self.opacity_head(features)[..., 0].sigmoid(),
+                quaternions=F.normalize(self.rotation_head(features), dim=-1) if self.rotation_head else constant("rotation"),
+                scales=self.largest_scale * self.scale_head(features).sigmoid() if self.scale_head else constant("scale"),
+                opacities=self.opacity_head(features)[..., 0].sigmoid() if self.opacity_head else constant("opacity")[..., 0],
                 logits=self.semantic_head(features),
             )
 
@@ -233,6 +251,27 @@ class GaussianFlowOcc(Follower):
         samples = zip(a.means, a.quaternions, a.scales, a.opacities, a.logits, strict=True)
         found = [voxelise(*sample, self.grid, self.neighbourhood) for sample in samples]
         return torch.stack([one[0] for one in found]).clamp(0, 1), torch.stack([one[1] for one in found])
+
+    def answered(self, cloud: Cloud, batch: OccupancyBatch) -> OccupancyPrediction:
+        """``voxelised``, with the rendered depth where it is measured."""
+        attributes = self.attributes(cloud)
+        answer = self.voxelised(attributes)
+        return answer if batch.lidar is None else replace(answer, depth=self.rendered_depth(attributes, batch))
+
+    def rendered_depth(self, attributes: Attributes, batch: OccupancyBatch) -> RenderedDepth:
+        """Accumulated depth, not divided by alpha, as published (tools/eval_depth.py), in the views of the batch's ``lidar``."""
+        assert batch.lidar is not None
+        to_view = batch.lidar.to_view
+        with torch.autocast(attributes.means.device.type, enabled=False):
+            gaussians = Gaussians(
+                means=attributes.means,
+                scales=attributes.scales,
+                opacities=attributes.opacities,
+                features=attributes.logits[..., :1],  # what they look like makes no depth
+                quaternions=attributes.quaternions,
+            )
+            cameras = Cameras(to_view @ batch.intrinsics, batch.reference_to_camera, *batch.lidar.size)
+            return RenderedDepth(self.backend.render(gaussians, cameras, self.backend.native(RASTER)).depth, to_view)
 
     def voxelised(self, attributes: Attributes) -> OccupancyPrediction:
         """The answer of Gaussians, as ``read_out`` says."""

@@ -25,6 +25,7 @@ RECIPE = Recipe(
     first_weights={"paper": _RESNET50},
     augmentation="bevdet-images",
     follows_scenes=True,
+    renders_depth=True,
 )
 
 Weighting = Literal["head", "3248a17"]

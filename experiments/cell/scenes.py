@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from baselines.following import Follower, SceneState
 from baselines.interface import OccupancyBatch, OccupancyPrediction
-from baselines.model import OccupancyModel
+from baselines.model import OccupancyModel, answers
 from experiments.datasets.frames import OccupancyFrames
 
 
@@ -97,9 +97,9 @@ class SceneLoop(TestLoop):
         with autocast(enabled=self.fp16):
             prediction, self._states = model.follow(batch, self._states)
         outputs = []
-        for number, meta in enumerate(batch.meta):
+        for number, (meta, answer) in enumerate(zip(batch.meta, answers(prediction), strict=True)):
             if meta["index"] in self.dataloader.dataset.scored:
-                outputs.append({"labels": prediction.labels[number], "logits": prediction.logits[-1][number]})
+                outputs.append(answer)
                 self.evaluator.process(data_samples=outputs[-1:], data_batch={"batch": batch.one(number)})
             if meta["index"] in self.dataloader.dataset.last:
                 del self._states[meta["scene"]]  # it may be as large as all images of a frame, and nobody comes to ask for it

@@ -274,7 +274,7 @@ _HOOKS: dict[str, Any] = {"logger": None, "sampler_seed": None, "timer": None}
 
 def _dataset(cell: Cell, job: Job, split: str) -> OccupancyFrames[Any]:
     sight = split == "train" and cell.preset.loss_in_sight > 0
-    recipe, reads = cell.row.recipe, cell.row.parts(split == "train")
+    recipe, reads = cell.row.recipe, cell.parts(split == "train")
     size = cell.preset.model_size
     rays = recipe.rays.get(size, 0)
     frames = build_dataset(

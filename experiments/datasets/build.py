@@ -75,5 +75,6 @@ def build_dataset(
         view_count=views,
         view_size=view_size,
         exact_views=data.pseudo_labels == "exact",
+        lidar="lidar" in shown,
         follow=follow,
     )

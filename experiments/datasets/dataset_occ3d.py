@@ -30,6 +30,7 @@ DATASET = DataSet(
         unseen_classes=("others", "other_flat"),
         catch_all=("others",),
         moving=layout.NUSCENES_MOVING,
+        lidar_limit=80.0,
     ),
     splits=layout.SPLITS,
     evaluated="val",
@@ -40,7 +41,7 @@ DATASET = DataSet(
     image_size=layout.NUSCENES_IMAGE_SIZE,
     folders=("gts", "nuscenes/samples"),
     sources=(layout.PUBLISHED, layout.GET_LABELS, layout.GET_IMAGES),
-    parts=("chain", "history", "neighbours", "depth", "rays", "views", "semantics"),
+    parts=("chain", "history", "neighbours", "depth", "rays", "views", "semantics", "lidar"),
     part_files=layout_lidar_pixels.part_files(made=layout_lidar_pixels.PREPARATION)
     | layout_pseudo_labels.part_files()
     | layout_camera_frames.part_files()

@@ -18,6 +18,7 @@ from baselines.interface import (
     BatchPart,
     History,
     ImageSupervision,
+    LidarDepth,
     Neighbours,
     OccupancyBatch,
     OccupancyGrid,
@@ -124,6 +125,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     view_size           (width, height) of the label maps, None for that of the network's input
     semantics           fill the batch's ``semantics``, with label maps of ``view_size``
     exact_views         take a generated world's exact labels, not those with errors like the ones of models
+    lidar               fill the batch's ``lidar``, with views of ``view_size``
     follow              ``meta`` holds besides: "previous", the token of the scene's key frame before, None for its first one, and
                         "to_global", [4, 4] float64 reference frame -> global frame. Frames of the split that ``mini`` leaves
                         out are there too, behind the others: from ``len`` to ``reachable``
@@ -135,11 +137,10 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     A subclass lists its frames and reads one: ``_list``, ``_image_paths``, ``_calibration``, ``_read_labels``, ``_meta``,
     ``_depth_paths`` where there is depth, ``_moment`` and ``_to_global`` where there are poses, ``_read_rays`` where there are
     rays, ``_read_views`` where there are labels of images, ``_read_semantics`` where there are GaussianOcc's, ``_camera_frames``
-    and ``_compared`` where there are images between key frames.
+    and ``_compared`` where there are images between key frames, ``_read_lidar`` where there is lidar.
 
-    Raises DataError, naming the file, for whatever is missing or damaged,
-    and where a part is asked of a data set that does not have it, mirroring of one with several cameras, or ``bevdet`` of one
-    whose grid does not lie about 0.
+    Raises DataError, naming the file, for whatever is missing or damaged, and where a part is asked of a data set that does not
+    have it, mirroring of one with several cameras, or ``bevdet`` of one whose grid does not lie about 0.
     """
 
     camera_names: tuple[str, ...] = CAMERAS
@@ -168,6 +169,9 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
 
     has_labels = True
     """Whether there are voxel labels; where there are none, all voxels are unknown and none counts."""
+
+    has_lidar = False
+    """Whether there are lidar points in the images, which rendered depth can be measured by."""
 
     has_ray_origins = False
     """Whether ``meta`` holds "ray_origins", from which RayIoU casts its rays."""
@@ -203,13 +207,14 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         view_size: tuple[int, int] | None = None,
         semantics: bool = False,
         exact_views: bool = False,
+        lidar: bool = False,
         follow: bool = False,
     ) -> None:
         asked = {"depth": depth, "history": history, "neighbours": neighbours, "rays": rays, "views": views}
-        asked |= {"order of time": follow, "semantics": semantics, "labels to see the voxels in sight by": sight}
+        asked |= {"lidar": lidar, "order of time": follow, "semantics": semantics, "labels to see the voxels in sight by": sight}
         has = {"depth": bool(self.get_depth), "rays": self.has_rays, "views": self.has_views}
         has |= dict.fromkeys(("history", "order of time"), self.has_moments)
-        has |= {"neighbours": self.has_neighbours, "semantics": self.has_semantics}
+        has |= {"lidar": self.has_lidar, "neighbours": self.has_neighbours, "semantics": self.has_semantics}
         has |= {"labels to see the voxels in sight by": self.has_labels}
         if lacking := [part for part, wanted in asked.items() if wanted and not has[part]]:
             raise DataError(f"{type(self).__name__} has no {lacking[0]}: take another data set, or a model that does not need it")
@@ -243,6 +248,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         self.rays, self.ray_count, self.even_rays = rays, ray_count, even_rays
         self.views, self.view_count, self.exact_views = views, view_count, exact_views
         self.with_semantics = semantics
+        self.with_lidar = lidar
         width, height = view_size or (self.image.width, self.image.height)
         self.view_image = ImageTransform(width=width, height=height, distort=False, stretch=self.image.stretch)
         with refusing(f"{self._index()}: split {split}", "copy or download it again"):
@@ -310,6 +316,13 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
     def _compared(self, frame: Frame, size: tuple[int, int]) -> NDArray[np.bool_] | None:
         """[V, h, w] pixels of the frame's images of ``size`` (width, height) that do not show the vehicle, None for all."""
         return None
+
+    def _read_lidar(self, position: int, to_label: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+        """Points in the images of a frame, as ``LidarDepth`` has them: places, cells, depth, camera.
+
+        to_label  [3, 3] pixel of the camera's own image -> pixel of the label camera
+        """
+        raise NotImplementedError
 
     def count_rays(self) -> None:
         """Draw rays by how many of each class there are in this split, not in the published data set. Raises DataError for a file
@@ -393,6 +406,8 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
             parts["views"] = self._read_views(shown, pixels, geometry)
         if self.with_semantics:
             parts["semantics"] = self._image_semantics(position, pixels, geometry)
+        if self.with_lidar:
+            parts["lidar"] = self._lidar(position, pixels, np.diag([scale, scale, 1.0]))
         tensors: dict[str, Any] = {n: torch.from_numpy(value.astype(np.float32))[None] for n, value in matrices.items()}
         return OccupancyBatch(
             images=torch.from_numpy(images)[None],
@@ -494,6 +509,26 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         pinholes = self._pinholes(frame, cameras, pixels)
         return Shot(images, pinholes, cameras.labels, self._to_global(frame), geometry)
 
+    def _lidar(self, position: int, pixels: Pixels, to_label: NDArray[np.float64]) -> LidarDepth:
+        to_view = self._view_matrix(pixels) @ np.linalg.inv(to_label)
+        points = self._read_lidar(position, to_label)
+        return LidarDepth(
+            places=torch.from_numpy(points["places"].astype(np.float32)),
+            cells=torch.from_numpy(points["cells"].astype(np.int64)),
+            depth=torch.from_numpy(points["depth"].astype(np.float32)),
+            camera=torch.from_numpy(points["camera"].astype(np.int64)),
+            scene=torch.zeros(len(points["depth"]), dtype=torch.int64),
+            to_view=single(np.broadcast_to(to_view, (len(self.camera_names), 3, 3))),
+            size=(self.view_image.width, self.view_image.height),
+        )
+
+    def _view_matrix(self, pixels: Pixels) -> NDArray[np.float64]:
+        """[3, 3] pixel of the camera's own image -> pixel of a view of ``view_size``."""
+        try:
+            return self.view_image.matrix(pixels.width, pixels.height)
+        except ValueError as error:
+            raise DataError(f"views of {self.view_image.width}x{self.view_image.height}: {error}") from None
+
     def _drawn_rays(self, position: int, geometry: Geometry, generator: np.random.Generator) -> RaySupervision:
         shown = [(position, np.eye(4))]
         if others := [offset for offset in self.rays if offset]:
@@ -570,6 +605,8 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         position = self._chosen[index]
         if part == "depth":
             self.depth(index)
+        elif part == "lidar":
+            self._read_lidar(position, np.eye(3))
         elif part == "views":
             pixels = self._read_pixels(position)
             self._read_views([(position, 0)], pixels, pixels.geometry)

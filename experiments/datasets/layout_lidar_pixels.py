@@ -27,7 +27,8 @@ GET = (
     "nuscenes/lidarseg (nuscenes.org, Download; without these depth alone), as RenderOcc's tools/gen_data does"
 )
 TAKERS = (
-    "Lidar points in images are only read by models that learn from rays, as RenderOcc does; the other rows run without them."
+    "Lidar points in images are only read by models that learn from rays, as RenderOcc does, and where rendered depth is "
+    "measured, as GaussianFlowOcc's is; the other rows run without them."
 )
 ROW = 12
 """Bytes of a point."""
@@ -97,7 +98,7 @@ def read_points(data_root: str | Path, image: Path) -> tuple[NDArray[np.float32]
 
 
 def part_files(made: str = "") -> dict[str, PartFiles]:
-    """The files of ``depth`` and ``rays`` of a data set of nuScenes' images; ``made`` as in PartFiles."""
+    """The files of ``depth``, ``rays`` and ``lidar`` of a data set of nuScenes' images; ``made`` as in PartFiles."""
 
     def of(*folders: str) -> PartFiles:
         def files(root: Path, _: str, frames: list[list[Path]]) -> list[list[Path]]:
@@ -107,4 +108,4 @@ def part_files(made: str = "") -> dict[str, PartFiles]:
 
         return PartFiles(files, GET, TAKERS, empty=True, made=made)
 
-    return {"depth": of(DEPTH), "rays": of(DEPTH, CLASSES)}
+    return {"depth": of(DEPTH), "rays": of(DEPTH, CLASSES), "lidar": of(DEPTH)}

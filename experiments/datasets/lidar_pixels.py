@@ -1,4 +1,5 @@
-"""Lidar points in images, as RenderOcc publishes them: rays that are supervised, and sparse depth of the images.
+"""Lidar points in images, as RenderOcc publishes them: rays that are supervised, sparse depth of the images, and points that
+rendered depth is measured by.
 
 Draws rays as pmj110119/RenderOcc does (mmdet3d/datasets/ray.py, nuscenes_dataset_occ.py:87-131), but for this: rays go through
 the points themselves, not through the middles of their pixels; a frame that the scene does not have adds none, where upstream
@@ -81,6 +82,7 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
 
     get_depth = GET
     has_rays = True
+    has_lidar = True
     _points: Sequence[int] | NDArray[np.int64] = POINTS
 
     def count_rays(self) -> None:
@@ -94,6 +96,15 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
         points = [read_depths(depth_path(self.data_root, path)) for path in self._image_paths(self._all_frames[position])]
         size = self.image.width, self.image.height
         return np.stack([nearest(rows, matrix, *size) for rows, matrix in zip(points, pixels.geometry.image, strict=True)])
+
+    def _read_lidar(self, position: int, to_label: Matrices) -> dict[str, NDArray[Any]]:
+        """In order of the files. A dense map has a point's depth at the pixel that its place is rounded to, as GaussianOcc's has
+        (tools/export_gt_depth_nusc.py)."""
+        points = [read_depths(depth_path(self.data_root, path)) for path in self._image_paths(self._all_frames[position])]
+        rows = np.concatenate(points).astype(np.float64)
+        places = rows[:, :2] @ to_label[:2, :2].T + to_label[:2, 2]
+        camera = np.repeat(np.arange(len(points)), [len(one) for one in points])
+        return {"places": places, "cells": np.rint(places), "depth": rows[:, 2], "camera": camera}
 
     def _read_rays(
         self, shown: list[tuple[int, Matrices]], geometry: Geometry, generator: np.random.Generator, count: int

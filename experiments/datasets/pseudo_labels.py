@@ -30,7 +30,7 @@ from experiments.datasets.layout_pseudo_labels import (
     read_metres,
 )
 from experiments.datasets.lidar_pixels import LidarPixelFrames
-from experiments.datasets.parts import Geometry, Matrices, single
+from experiments.datasets.parts import Geometry, single
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError
 
@@ -82,7 +82,7 @@ class PseudoLabelFrames(LidarPixelFrames[Frame]):
             cameras = self._calibration(frame)
             relative = np.linalg.inv(self._to_global(frame)) @ to_global if position != own else np.eye(4)
             to_camera.append(cameras.labels @ relative @ geometry.before())
-            intrinsics.append(self._map_intrinsics(self._pinholes(frame, cameras, pixels), pixels))
+            intrinsics.append(self._view_matrix(pixels) @ self._pinholes(frame, cameras, pixels))
             maps.append(self._unknown(len(cameras.labels)) if entry is None else self._maps(position, pixels))
         return ImageSupervision(
             intrinsics=single(np.stack(intrinsics)),
@@ -92,12 +92,6 @@ class PseudoLabelFrames(LidarPixelFrames[Frame]):
             depth=single(np.stack([one.depth for one in maps])),
             valid=torch.tensor([[entry is not None for entry in shown]]),
         )
-
-    def _map_intrinsics(self, pinholes: Matrices, pixels: Pixels) -> Matrices:
-        try:
-            return self.view_image.matrix(pixels.width, pixels.height) @ pinholes
-        except ValueError as error:
-            raise DataError(f"label maps of {self.view_image.width}x{self.view_image.height}: {error}") from None
 
     def _unknown(self, views: int) -> LabelMaps:
         shape = views, self.view_image.height, self.view_image.width

@@ -16,7 +16,7 @@ from experiments.metrics.voxel import confusion, scores
 
 Counts = dict[str, NDArray[Any]]
 """What one sample, or a sum of samples, contributes: "voxels" [C, C], and where they were measured "rays" [5, C],
-"image" [C, C], "depth" [2], "bev" [C, C]."""
+"image" [C, C], "depth" [2], "bev" [C, C], and what ``experiments.metrics.lidar`` adds up."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Depth error of rendered views."""
+"""Depth error of views rendered of voxels. What a model itself renders is measured by lidar: ``experiments.metrics.lidar``."""
 
 from __future__ import annotations
 

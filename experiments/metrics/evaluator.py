@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mmengine.dist import all_gather_object, get_dist_info
@@ -11,6 +12,8 @@ from mmengine.evaluator import BaseMetric
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from experiments.metrics.counts import Counts, Scores, array, evaluate, sample_counts, total
+from experiments.metrics.lidar import depth_sums
+from experiments.metrics.motion import motion_sums
 from experiments.metrics.registry import METRICS, Counted
 
 OfSums = Callable[[Counts, OccupancyGrid], float]
@@ -26,8 +29,12 @@ def counted(names: Iterable[str]) -> dict[str, Counted]:
 
 def of_sums(names: Iterable[str]) -> dict[str, OfSums]:
     """Of these metrics those that follow from what every evaluation counts, and that not every one prints."""
-    targets = {name: METRICS.load(name).of_sums for name in names}
-    return {name: METRICS.part(target) for name, target in targets.items() if target}
+    metrics = {name: metric for name in names if (metric := METRICS.load(name)).of_sums}
+    functions = {name: METRICS.part(metric.of_sums) for name, metric in metrics.items()}
+    return {
+        name: partial(functions[name], number=metric.number) if metric.number else functions[name]
+        for name, metric in metrics.items()
+    }
 
 
 class OccupancyMetric(BaseMetric):
@@ -45,7 +52,8 @@ class OccupancyMetric(BaseMetric):
            ``meta["index"]``, each once
 
     ``process`` takes ``{"batch": OccupancyBatch}`` and one dict a sample of it, in order: "labels" [X, Y, Z], the
-    predicted class ids, and optionally "views", see ``sample_counts``. Other keys are not read. After ``evaluate``
+    predicted class ids, optionally "views", see ``sample_counts``, and "motion", see ``motion_sums``, and where the batch has
+    ``lidar`` "depth", a ``RenderedDepth`` of the sample alone. Other keys are not read. After ``evaluate``
     the main process finds everything, per class included, in ``last`` (None elsewhere).
     """
 
@@ -95,6 +103,14 @@ class OccupancyMetric(BaseMetric):
             voxels = (array(sample["labels"]), array(batch.labels[index]), array(batch.camera_mask[index]).astype(bool))
             if self.any_order:
                 self._indices.append(int(batch.meta[index]["index"]))
+            if batch.lidar is not None:
+                if "depth" not in sample:
+                    raise ValueError("rendered depth is to be measured, but the model renders none (Recipe.renders_depth)")
+                self.results[-1] |= depth_sums(sample["depth"], batch.lidar.one(index), self.grid)
+            if "motion" in sample:
+                if batch.neighbours is None:
+                    raise ValueError("predicted motion is measured by the batch's neighbours, which are not there")
+                self.results[-1] |= motion_sums(sample["motion"], batch.neighbours.one(index))
             self.results[-1] |= {_OTHER + name: other.count(*voxels, self.grid) for name, other in self.others.items()}
 
     def evaluate(self, size: int) -> dict[str, float]:

@@ -20,6 +20,14 @@ def miou(sums: Counts, grid: OccupancyGrid) -> float:
     return _mean(_scores(sums, grid).per_class, grid)
 
 
+def moving(sums: Counts, grid: OccupancyGrid) -> float:
+    """Mean over those classes alone that move by themselves (``Published.moving``) and occur, in percent, on the same voxels; NaN
+    for a data set of which none are published."""
+    per_class = _scores(sums, grid).per_class
+    kept = [per_class[name] for name in grid.published.moving or () if name in per_class]
+    return float(np.mean(kept)) if kept else float("nan")
+
+
 def iou(sums: Counts, grid: OccupancyGrid) -> float:
     """Occupied against empty on the same voxels, in percent."""
     return _scores(sums, grid).iou if grid.published.unseen_classes else float("nan")

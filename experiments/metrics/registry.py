@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ class Metric:
     counted        "module:Class" of what computes it (``Counted``), where it is none of those that every evaluation computes
     of_sums        "module:function" (sums of ``Counts`` over all frames, OccupancyGrid) -> number, NaN where nothing
                    counts; of one that follows from what every evaluation counts, and that not every one prints
+    number         which one, of a function that gives several: its further argument
+    reads          parts of evaluated frames that it needs, of models that render depth (``Recipe.renders_depth``); others do not
+                   have it
     """
 
     title: str
@@ -31,6 +35,8 @@ class Metric:
     measured_with: str = ""
     counted: str = ""
     of_sums: str = ""
+    number: str = ""
+    reads: tuple[str, ...] = ()
 
 
 class Counted(Protocol):
@@ -48,6 +54,7 @@ IOU = Metric("IoU", measured_with="mIoU")
 MIOU_OCC3D = Metric("mIoU, Occ3D's rule", measured_with="mIoU")
 RAYIOU = Metric("RayIoU")
 RAYIOU_1, RAYIOU_2, RAYIOU_4 = (Metric(f"RayIoU@{metres}", measured_with="RayIoU") for metres in (1, 2, 4))
+MIOU_MOVING = Metric("mIoU of classes that move", measured_with="mIoU", of_sums="experiments.metrics.imageclasses:moving")
 MIOU_15 = Metric("mIoU over 15 classes", measured_with="mIoU", of_sums="experiments.metrics.imageclasses:miou")
 IOU_15 = Metric("IoU where these 15 are true", measured_with="mIoU", of_sums="experiments.metrics.imageclasses:iou")
 RAYIOU_15 = Metric("RayIoU over 15 classes", measured_with="RayIoU", of_sums="experiments.metrics.imageclasses:rayiou")
@@ -56,12 +63,42 @@ IMAGE_IOU = Metric("image IoU", measured_with="image_mIoU")
 BEV_MIOU = Metric("BEV mIoU", over_classes=True)
 BEV_IOU = Metric("BEV IoU", measured_with="bev_mIoU")
 DEPTH = Metric("depth L1", "m", digits=3, higher_is_better=False, measured_with="image_mIoU")
+_MOTION = "experiments.metrics.motion"
+MOTION_BY_FRAME = Metric("learned metres to true ones, by frame", "", of_sums=f"{_MOTION}:scale_by_frame")
+MOTION_OVERALL = Metric("learned metres to true ones", "", of_sums=f"{_MOTION}:scale_over_trajectory")
+ROTATION = Metric("rotation error", "°", digits=3, higher_is_better=False, of_sums=f"{_MOTION}:rotation_error")
 SECONDS_PER_ITERATION = Metric("time of an iteration", "s", digits=3, higher_is_better=False)
 TRAIN_PEAK = Metric("peak memory of training", "MiB", digits=0, higher_is_better=False)
 PEAK = Metric("peak memory", "MiB", digits=0, higher_is_better=False)
 TRAIN_SECONDS = Metric("time of training", "s", digits=0, higher_is_better=False)
 EVAL_SECONDS = Metric("time of evaluation", "s", digits=0, higher_is_better=False)
 PARAMETERS = Metric("trained parameters", "", digits=0, higher_is_better=False)
+
+LIDAR_NUMBERS = {
+    "abs_rel": ("Abs Rel", "", False),
+    "sq_rel": ("Sq Rel", "m", False),
+    "rmse": ("RMSE", "m", False),
+    "rmse_log": ("RMSE log", "", False),
+    "within_1": ("δ < 1.25", "", True),
+    "within_2": ("δ < 1.25²", "", True),
+    "within_3": ("δ < 1.25³", "", True),
+}
+"""Of rendered depth against lidar, see ``experiments.metrics.lidar``: name -> title, unit, whether higher is better."""
+LIDAR_WAYS = {
+    "cameras": ("by camera", "experiments.metrics.lidar:by_camera"),
+    "frames": ("to 40 m, by frame", "experiments.metrics.lidar:by_frame"),
+    "points": ("to 40 m, all points", "experiments.metrics.lidar:by_point"),
+}
+"""How they were published: GaussianOcc's way, and both of GaussianFlowOcc's."""
+LIDAR = SimpleNamespace(
+    **{
+        f"{number}_{way}": Metric(
+            f"{title}, {how}", unit, digits=3, higher_is_better=higher, of_sums=target, number=number, reads=("lidar",)
+        )
+        for way, (how, target) in LIDAR_WAYS.items()
+        for number, (title, unit, higher) in LIDAR_NUMBERS.items()
+    }
+)
 
 _HERE = "experiments.metrics.registry"
 
@@ -72,6 +109,7 @@ METRICS: Registry[Metric] = Registry(
         "IoU": f"{_HERE}:IOU",
         "mIoU_occ3d": f"{_HERE}:MIOU_OCC3D",
         "mIoU_15_classes": f"{_HERE}:MIOU_15",
+        "mIoU_moving_classes": f"{_HERE}:MIOU_MOVING",
         "IoU_15_classes": f"{_HERE}:IOU_15",
         "RayIoU": f"{_HERE}:RAYIOU",
         "RayIoU_15_classes": f"{_HERE}:RAYIOU_15",
@@ -83,6 +121,10 @@ METRICS: Registry[Metric] = Registry(
         "bev_mIoU": f"{_HERE}:BEV_MIOU",
         "bev_IoU": f"{_HERE}:BEV_IOU",
         "depth_l1": f"{_HERE}:DEPTH",
+        **{f"lidar_{name}": f"{_HERE}:LIDAR.{name}" for name in vars(LIDAR)},
+        "motion_scale_by_frame": f"{_HERE}:MOTION_BY_FRAME",
+        "motion_scale": f"{_HERE}:MOTION_OVERALL",
+        "motion_rotation": f"{_HERE}:ROTATION",
         "seconds_per_iteration": f"{_HERE}:SECONDS_PER_ITERATION",
         "train_peak_memory_mb": f"{_HERE}:TRAIN_PEAK",
         "peak_memory_mb": f"{_HERE}:PEAK",
@@ -92,6 +134,11 @@ METRICS: Registry[Metric] = Registry(
     },
     "metrics",
 )
+
+
+def lidar(way: str) -> tuple[str, ...]:
+    """Names of the metrics of rendered depth in one of ``LIDAR_WAYS``."""
+    return tuple(f"lidar_{number}_{way}" for number in LIDAR_NUMBERS)
 
 
 def own() -> Mapping[str, Metric]:

@@ -2,6 +2,7 @@
 
 from experiments.spec import Row, TableSpec, same_cell
 from experiments.tables.table_gaussianflowocc import TABLE as GAUSSIANFLOWOCC
+from experiments.tables.table_gaussianocc import TABLE as GAUSSIANOCC
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 TABLE = TableSpec(
@@ -12,7 +13,7 @@ TABLE = TableSpec(
     rows=(
         Row("selfocc", "SelfOcc", note="quoted only"),
         Row("occnerf", "OccNeRF", note="quoted only"),
-        Row("gaussianocc", "GaussianOcc", note="quoted only"),
+        same_cell(GAUSSIANOCC, "gaussianocc", title="GaussianOcc"),
         same_cell(GAUSSIANFLOWOCC, "gaussianflowocc", title="GaussianFlowOcc"),
         Row("gausstr", "GaussTR", note="quoted only"),
         Row("queryocc", "QueryOcc, cameras alone", note="quoted only; queries of points in space and time, no rendering"),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from baselines.gaussianflowocc.recipe import COMMIT_3248A17
+from experiments.metrics.registry import LIDAR_WAYS, lidar
 from experiments.spec import Column, HeldSchedule, Row, Schedule, TableSpec
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
@@ -27,6 +28,7 @@ GAUSSIANFLOWOCC = Row(
     "GaussianFlowOcc: classes and depth",
     model="gaussianflowocc",
     schedules={"toy": _TOY, "mini": _MINI, "paper": _PAPER},
+    metrics=("mIoU_moving_classes", *(name for way in LIDAR_WAYS for name in lidar(way))),
 )
 
 TABLE = TableSpec(

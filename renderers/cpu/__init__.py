@@ -169,6 +169,7 @@ def _call(
     call.settings.tile3sigma = s.extent == "tile3sigma"
     call.settings.principal_clamp = s.clamp == "principal"
     call.settings.clamp_gradient = s.clamp_gradient
+    call.settings.legacy_fov_y = s.legacy_fov_y
     names = (
         "means scales quaternions opacities payload background "
         "intrinsics world_to_camera visible time_index needed stages"

@@ -18,10 +18,13 @@ COUNTS = ("visible", "pairs", "needed_pairs", "weights")
 OUT_OF_MEMORY, CHANGED = 1, 2  # what a call returns, if not 0
 
 
+_SWITCHES = ("tile3sigma", "tile_size", "principal_clamp", "clamp_gradient", "legacy_fov_y")
+
+
 class _Settings(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_float) for name in ("near", "far", "low_pass", "alpha_min", "alpha_max", "transmittance_min")),
-        *((name, ctypes.c_int32) for name in ("tile3sigma", "tile_size", "principal_clamp", "clamp_gradient")),
+        *((name, ctypes.c_int32) for name in _SWITCHES),
     ]
 
 

@@ -83,6 +83,7 @@ void big_pages(void* p, size_t bytes) {
 
 struct Pose {
   float r[9], t[3], fx, fy, cx, cy;
+  float shape_fy;  // fy in the Jacobian and its limits
   float low_x, high_x, low_y, high_y;  // limits of x/z and y/z in the Jacobian
 };
 
@@ -95,10 +96,11 @@ Pose pose_of(const OccCall& call, int64_t index) {
     p.t[i] = m[4 * i + 3];
   }
   p.fx = k[0], p.fy = k[4], p.cx = k[2], p.cy = k[5];
-  const float tan_x = call.width / (2 * p.fx), tan_y = call.height / (2 * p.fy);
+  p.shape_fy = call.settings.legacy_fov_y ? p.fx * call.height / call.width : p.fy;
+  const float tan_x = call.width / (2 * p.fx), tan_y = call.height / (2 * p.shape_fy);
   if (call.settings.principal_clamp) {
     p.low_x = -(p.cx / p.fx + 0.3f * tan_x), p.high_x = (call.width - p.cx) / p.fx + 0.3f * tan_x;
-    p.low_y = -(p.cy / p.fy + 0.3f * tan_y), p.high_y = (call.height - p.cy) / p.fy + 0.3f * tan_y;
+    p.low_y = -(p.cy / p.shape_fy + 0.3f * tan_y), p.high_y = (call.height - p.cy) / p.shape_fy + 0.3f * tan_y;
   } else {
     p.low_x = -1.3f * tan_x, p.high_x = 1.3f * tan_x, p.low_y = -1.3f * tan_y, p.high_y = 1.3f * tan_y;
   }
@@ -137,7 +139,7 @@ void project_one(const Pose& p, const float* mean, const float* scale, const flo
   o.clamped_x = u < p.low_x || u > p.high_x, o.clamped_y = v < p.low_y || v > p.high_y;
   o.tx = o.z * std::min<Real>(std::max<Real>(u, p.low_x), p.high_x);
   o.ty = o.z * std::min<Real>(std::max<Real>(v, p.low_y), p.high_y);
-  const Real jx = p.fx / o.z, jy = p.fy / o.z, jxz = -jx * o.tx / o.z, jyz = -jy * o.ty / o.z;
+  const Real jx = p.fx / o.z, jy = p.shape_fy / o.z, jxz = -jx * o.tx / o.z, jyz = -jy * o.ty / o.z;
   for (int k = 0; k < 3; ++k) o.m[k] = jx * r[k] + jxz * r[6 + k], o.m[3 + k] = jy * r[3 + k] + jyz * r[6 + k];
   const Real* rows = o.m;
   Real s[3] = {scale[0], scale[0], scale[0]};
@@ -434,9 +436,9 @@ void project_backward(const OccCall& call, const Pose& pose, const Inputs& in, i
     jx += gm[k] * rot[k], jxz += gm[k] * rot[6 + k];
     jy += gm[3 + k] * rot[3 + k], jyz += gm[3 + k] * rot[6 + k];
   }
-  const double z = o.z, z2 = z * z, fx = pose.fx, fy = pose.fy;
+  const double z = o.z, z2 = z * z, fx = pose.fx, fy = pose.fy, shape_fy = pose.shape_fy;
   double gx = gu * fx / z, gy = gv * fy / z;
-  double gz = grad_depth - (gu * fx * o.x + gv * fy * o.y) / z2 - (jx * fx + jy * fy) / z2;
+  double gz = grad_depth - (gu * fx * o.x + gv * fy * o.y) / z2 - (jx * fx + jy * shape_fy) / z2;
   // J[0][2] = -fx tx / z^2. A limited tx is a constant under the symmetric rule (the original rasterizer) and
   // proportional to z under the other (gsplat).
   const auto lateral = [&](double g, double f, double t, bool clamped, double& out) {
@@ -444,7 +446,7 @@ void project_backward(const OccCall& call, const Pose& pose, const Inputs& in, i
     gz += g * f * t / (z2 * z) * (clamped && call.settings.principal_clamp ? 1 : 2);
   };
   lateral(jxz, fx, o.tx, o.clamped_x, gx);
-  lateral(jyz, fy, o.ty, o.clamped_y, gy);
+  lateral(jyz, shape_fy, o.ty, o.clamped_y, gy);
   for (int k = 0; k < 3; ++k) grad_mean[k] += static_cast<float>(rot[k] * gx + rot[3 + k] * gy + rot[6 + k] * gz);
 }
 

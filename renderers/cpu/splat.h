@@ -23,7 +23,7 @@ struct Rect {
 // Numerical settings, see renderers/interface.py RasterSettings.
 struct Settings {
   float near, far, low_pass, alpha_min, alpha_max, transmittance_min;
-  int32_t tile3sigma, tile_size, principal_clamp, clamp_gradient;
+  int32_t tile3sigma, tile_size, principal_clamp, clamp_gradient, legacy_fov_y;
 };
 
 // A growable, uninitialised, 64-byte aligned array. Growing keeps the contents.

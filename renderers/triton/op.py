@@ -93,19 +93,20 @@ def column_blocks(columns: int) -> tuple[int, int, int]:
 
 
 def camera_records(cameras: Cameras, settings: RasterSettings) -> Tensor:
-    """[W, 20] float32 of all views, scene by scene; see ``projection``."""
+    """[W, 21] float32 of all views, scene by scene; see ``projection``."""
     k, pose = cameras.intrinsics.detach().flatten(0, 1), cameras.world_to_camera.detach().flatten(0, 1)
     columns = [*pose[:, :3, :3].flatten(1).unbind(1), *pose[:, :3, 3].unbind(1)]
     limits = []
     centres = (k[:, 0, 2], k[:, 1, 2])
     focals = (k[:, 0, 0], k[:, 1, 1])
-    for size, focal, centre in zip((cameras.width, cameras.height), focals, centres, strict=True):
+    shape_fy = settings.shape_fy(*focals, cameras.width, cameras.height)
+    for size, focal, centre in zip((cameras.width, cameras.height), (focals[0], shape_fy), centres, strict=True):
         tan = size / (2 * focal)
         if settings.clamp == "symmetric":
             limits += [-1.3 * tan, 1.3 * tan]
         else:
             limits += [-(centre / focal + 0.3 * tan), (size - centre) / focal + 0.3 * tan]
-    return torch.stack([*columns, *focals, *centres, *limits], 1).contiguous()
+    return torch.stack([*columns, *focals, *centres, *limits, shape_fy], 1).contiguous()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Device code: Gaussians to splats, and the gradients of splats back to Gaussians.
 
-A camera is 20 floats: rotation (9, row by row), translation (3), fx, fy, cx, cy, and the limits on x/z and y/z in the
-Jacobian (4). A splat is 8 floats: centre (2, px), conic (3, px^-2), opacity, depth (m), and the largest Mahalanobis
-distance squared at which alpha still reaches alpha_min. Formulas: ``renderers.reference.project``.
+A camera is 21 floats: rotation (9, row by row), translation (3), fx, fy, cx, cy, the limits on x/z and y/z in the
+Jacobian (4), and the fy of the Jacobian. A splat is 8 floats: centre (2, px), conic (3, px^-2), opacity, depth (m), and the
+largest Mahalanobis distance squared at which alpha still reaches alpha_min. Formulas: ``renderers.reference.project``.
 """
 
 # Triton compiles these functions; Python's type system has no words for their arguments.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-CAMERA = tl.constexpr(20)
+CAMERA = tl.constexpr(21)
 SPLAT = tl.constexpr(8)
 MOMENTS = tl.constexpr(6)
 
@@ -33,7 +33,7 @@ def _in_camera(cameras, w, means, row, mask):
 def _image_axes(cameras, w, x, y, z):
     """The rows u, v of Jacobian times rotation, u = k (r0 - m r2), and what of them depends on the mean: kx, ky, mx, my."""
     c = cameras + w * CAMERA
-    kx, ky = tl.load(c + 12) / z, tl.load(c + 13) / z
+    kx, ky = tl.load(c + 12) / z, tl.load(c + 20) / z
     mx = tl.minimum(tl.maximum(x / z, tl.load(c + 16)), tl.load(c + 17))
     my = tl.minimum(tl.maximum(y / z, tl.load(c + 18)), tl.load(c + 19))
     r0, r1, r2 = tl.load(c + 6), tl.load(c + 7), tl.load(c + 8)
@@ -70,7 +70,7 @@ def project(
     quaternions,  # [B * N, 4], unused if ISOTROPIC
     opacities,  # [B * N]
     visible,  # [W, N] uint8, unused unless VISIBLE
-    cameras,  # [W, 20]
+    cameras,  # [W, 21]
     slices,  # [W] int64 first row of ``means`` that a view shows
     depths,  # [W * N] out (MEASURE): depth, or -1 where the view does not see the Gaussian
     splats,  # [K, 8] out
@@ -257,12 +257,13 @@ def project_backward(
                 r20, r21, r22 = tl.load(cam + 6), tl.load(cam + 7), tl.load(cam + 8)
                 lowx, highx, lowy, highy = tl.load(cam + 16), tl.load(cam + 17), tl.load(cam + 18), tl.load(cam + 19)
                 gx, gy = -(a * mx1 + b * my1), -(b * mx1 + c * my1)  # of the centre
+                kc = tl.load(cam + 13) / z  # of the centre, where ky is of the shape
                 # u = k (r0 - m r2) with k = f / z and m = limited x / z; u / k is what dk multiplies, so dk k = du . u
                 dmx = -kx * (du0 * r20 + du1 * r21 + du2 * r22)
                 dmy = -ky * (dv0 * r20 + dv1 * r21 + dv2 * r22)
                 freex, freey = (x / z >= lowx) & (x / z <= highx), (y / z >= lowy) & (y / z <= highy)
-                dx, dy = gx * kx + tl.where(freex, dmx / z, 0.0), gy * ky + tl.where(freey, dmy / z, 0.0)
-                dz = tl.load(m, mask, 0.0) - (gx * kx * x + gy * ky * y) / z
+                dx, dy = gx * kx + tl.where(freex, dmx / z, 0.0), gy * kc + tl.where(freey, dmy / z, 0.0)
+                dz = tl.load(m, mask, 0.0) - (gx * kx * x + gy * kc * y) / z
                 dz -= (du0 * u0 + du1 * u1 + du2 * u2 + dv0 * v0 + dv1 * v1 + dv2 * v2) / z
                 if SYMMETRIC:  # a limited coordinate is a constant, its ratio to z is not
                     dz -= (dmx * mx + dmy * my) / z

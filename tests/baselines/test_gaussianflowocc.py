@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from baselines.checkpoints import CheckpointError, load_resnet_pretrain
 from baselines.following import FrameMissing
 from baselines.gaussianflowocc import COMMIT_3248A17, FILTERED, GaussianFlowOcc, Teaching, gaussianflowocc_config
+from baselines.gaussianflowocc.config import ATTRIBUTES, OPERATIONS, check_options
 from baselines.gaussianflowocc.decoder import Cloud, InducedAttention, PointEncoding, Rectifier, seen
 from baselines.gaussianflowocc.gaussians import Flow, drawn_start
 from baselines.gaussianflowocc.losses import depth_loss, semantic_loss, voxel_losses
@@ -292,6 +293,107 @@ def test_the_rectifier_adds_metres() -> None:
     moved = part(cloud)
     torch.testing.assert_close(moved.means, cloud.means + part.mean_head(cloud.features))
     assert moved.features is cloud.features
+
+
+# Switches ----------------------------------------------------------------------------------------------------------
+
+
+def parts_of(own: GaussianFlowOcc) -> set[str]:
+    """What of a model the switches take away."""
+    names = {name.removeprefix("gaussian_decoder.blocks.0.").split(".")[0] for name, _ in own.named_parameters()}
+    return names & {
+        "temporal_attn",
+        "self_attn",
+        "cross_att",
+        "gaussian_rectifier",
+        "opacity_head",
+        "scale_head",
+        "rotation_head",
+    }
+
+
+ALL_PARTS = parts_of(toy())
+
+
+def test_all_switches_on_is_the_published_model(batch: OccupancyBatch, model: GaussianFlowOcc) -> None:
+    on = toy(operations=OPERATIONS, attributes=tuple(ATTRIBUTES)).eval()
+    assert len(ALL_PARTS) == 7 and all(on.state_dict()[name].equal(value) for name, value in model.state_dict().items())
+    assert on.predict(batch).logits[-1].equal(model.predict(batch).logits[-1])
+
+
+@pytest.mark.parametrize(
+    ("switches", "gone"),
+    [
+        ({"operations": ("self_att", "cross_att", "rect")}, {"temporal_attn"}),
+        ({"operations": ("temporal_att", "cross_att", "rect")}, {"self_attn"}),
+        ({"operations": ("cross_att", "rect")}, {"temporal_attn", "self_attn"}),
+        ({"operations": ("temporal_att", "self_att", "cross_att")}, {"gaussian_rectifier"}),
+        ({"attributes": ()}, {"opacity_head", "scale_head", "rotation_head"}),
+        ({"attributes": ("opacity",)}, {"scale_head", "rotation_head"}),
+        ({"attributes": ("opacity", "scale")}, {"rotation_head"}),
+    ],
+)
+def test_a_switch_takes_its_part_alone_and_the_rest_learns(
+    batch: OccupancyBatch, model: GaussianFlowOcc, switches: dict[str, Any], gone: set[str]
+) -> None:
+    own = toy(**switches)
+    assert ALL_PARTS - parts_of(own) == gone
+    looks_back = "temporal_attn" not in gone
+    losses = own.loss(batch if looks_back else replace(batch, history=None))
+    sum(losses.values()).backward()
+    lacking = {name for name, p in own.named_parameters() if p.requires_grad and p.grad is None}
+    assert not lacking, lacking
+    own.eval()
+    attributes = own.attributes(own.cloud(batch))
+    if "opacity_head" in gone:
+        assert bool((attributes.opacities == 1).all())
+    if "scale_head" in gone:
+        assert bool((attributes.scales == 0.3).all())
+    if "rotation_head" in gone:
+        assert bool((attributes.quaternions == torch.tensor([1.0, 0, 0, 0])).all())
+    assert attributes.means.equal(own.initial_means.expand_as(attributes.means)) == ("gaussian_rectifier" in gone)
+    assert not own.predict(batch).logits[-1].equal(model.predict(batch).logits[-1])
+
+
+def test_without_attention_to_the_frame_before_nothing_of_it_is_seen(batch: OccupancyBatch, model: GaussianFlowOcc) -> None:
+    alone = toy(operations=("self_att", "cross_att", "rect")).eval()
+    assert batch.history is not None
+    other = replace(batch, history=replace(batch.history, images=batch.history.images + 1))
+    for own, same in ((alone, True), (model, False)):
+        assert own.predict(other).logits[-1].equal(own.predict(batch).logits[-1]) == same
+    first = replace(batch, history=None).one(0)
+    torch.testing.assert_close(alone.predict(first).logits[-1], alone.predict(batch).logits[-1][:1], rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="'history'"):
+        toy().loss(replace(batch, history=None))
+
+
+def test_with_self_attention_alone_a_gaussian_hears_of_the_others(batch: OccupancyBatch) -> None:
+    """A change of one Gaussian's query reaches the others through attention to each other, or not at all."""
+    for operations, heard in ((("self_att", "cross_att", "rect"), True), (("cross_att", "rect"), False)):
+        own = toy(operations=operations).eval()
+        before = own.cloud(batch).features.detach()
+        with torch.no_grad():
+            own.gaussian_queries[0] = own.gaussian_queries[0].flip(0)
+        change = (own.cloud(batch).features.detach() - before).abs().amax(-1)
+        assert bool((change[:, 0] > 1e-3).all()) and bool((change[:, 1:] > 1e-5).any()) == heard
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"operations": ("rect", "cross_att")}, "operations must be some of temporal_att, .* in this order, got rect, cross_att"),
+        ({"operations": ("self_att", "rect")}, "operations must have cross_att"),
+        ({"operations": ("cross_att", "ffn")}, "operations must be some of"),
+        ({"attributes": ("opacity", "opacity")}, "attributes must be some of opacity, scale, rotation, each once"),
+        ({"attributes": ("colour",)}, "got colour"),
+    ],
+)
+def test_switches_that_there_are_not(switches: dict[str, Any], message: str) -> None:
+    config = gaussianflowocc_config("toy", SMALL) | switches
+    with pytest.raises(ValueError, match=message):
+        check_options(config)
+    with pytest.raises(ValueError, match=message):
+        toy(**switches)
 
 
 def test_only_moving_classes_move_and_not_now() -> None:

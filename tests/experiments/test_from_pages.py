@@ -18,6 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 import experiments.tables
+from baselines.gaussianocc.losses import Teaching as GaussianOccTeaching
 from baselines.gaussrender import GaussRenderConfig
 from baselines.recipe import Recipe
 from baselines.renderocc.losses import Teaching
@@ -26,11 +27,16 @@ from experiments.datasets.dataset import DataSet
 from experiments.datasets.transforms import ImageTransform
 from experiments.records import ROOT
 from experiments.spec import DataPreset, Preset, Row, Schedule, SpecError, TableSpec, load_table, spec_names, table_names
+from renderers import RasterSettings
 from renderers.registry import every_name
 
-PAGES = {name: (ROOT / f"docs/from-{name}.md").read_text(encoding="utf-8") for name in ("gaussrender", "renderocc")}
-OPTIONS: dict[str, Any] = {"gaussrender": GaussRenderConfig, "renderocc": Teaching}
-_KINDS = (DataPreset, DataSet, GaussRenderConfig, ImageTransform, Preset, Recipe, Row, Schedule, TableSpec, Teaching)
+PAGES = {
+    name: (ROOT / f"docs/from-{name}.md").read_text(encoding="utf-8") for name in ("gaussrender", "renderocc", "gaussianocc")
+}
+OPTIONS: dict[str, Any] = {"gaussrender": GaussRenderConfig, "renderocc": Teaching, "gaussianocc": GaussianOccTeaching}
+_KINDS = (
+    DataPreset, DataSet, GaussRenderConfig, ImageTransform, Preset, RasterSettings, Recipe, Row, Schedule, TableSpec, Teaching
+)  # fmt: skip
 CLASSES = {c.__name__: c for c in _KINDS}
 VARIABLE = re.compile(r"[A-Z]+(_[A-Z]+)+$")
 
@@ -102,6 +108,10 @@ def known(page: str) -> set[str]:
         from baselines.tpvformer import config
 
         return {*config.PAPER, *inspect.signature(config.tpvformer_config).parameters}
+    if page == "gaussianocc":
+        from baselines.gaussianocc import GaussianOcc
+
+        return set(inspect.signature(GaussianOcc).parameters)
     from baselines.renderocc import RenderOcc
 
     return set(inspect.signature(RenderOcc).parameters)
@@ -111,10 +121,11 @@ def check_name(page: str, span: str) -> None:
     """A name that is not a command: an option, a field, a variable, an attribute, a file, a table, a row, a preset, a renderer
     or an argument."""
     owner, _, name = span.rpartition(".")
+    classes = {**CLASSES, OPTIONS[page].__name__: OPTIONS[page]}
     if span.startswith("--"):
         assert re.search(rf"{span.split()[0]}\b", options_of("experiments.run", [])), "no such option of experiments.run"
-    elif owner in CLASSES:
-        assert name in {f.name for f in dataclasses.fields(CLASSES[owner])}, f"{owner} has no such field"
+    elif owner in classes:
+        assert name in {f.name for f in dataclasses.fields(classes[owner])}, f"{owner} has no such field"
     elif VARIABLE.fullmatch(span):
         sources = subprocess.run(["git", "grep", "-lw", span, "--", "experiments"], cwd=ROOT, capture_output=True, check=False)
         assert sources.stdout, "no source reads it"
@@ -194,6 +205,8 @@ def test_the_example_is_a_table_that_runs(
     cell = table.cell(row, "cpu", "mini", 0)
     if page == "gaussrender":
         assert GaussRenderConfig(**cell.gaussrender).camera_strategy == "elevated"
+    elif page == "gaussianocc":
+        assert GaussianOccTeaching(**cell.options["teaching"]).farthest == 120.0 and cell.first_cell is None
     else:
         assert Teaching(**cell.options["teaching"]).farthest == 30.0 and row.parts(training=True)["rays"] == (0, -1, 1)
     monkeypatch.setenv("OCC_CKPTS", str(tmp_path))

@@ -113,6 +113,29 @@ def test_tables_of_rays_share_the_main_tables_cells_and_vary_one_thing_a_row() -
     assert chosen.data.image_size == (704, 256)
 
 
+def test_the_ablation_of_gaussianflowocc_varies_what_a_row_says() -> None:
+    from experiments.cell import models
+
+    table, main = load_table("table_ablation_flow"), load_table("table_gaussianflowocc")
+    for name in ("gaussianflowocc", "gaussianflowocc-still"):
+        for preset in PRESETS:
+            assert table.cell(table.row(name), "cpu", preset, 0) == main.cell(main.row(name), "cpu", preset, 0)
+    rows = {row.name: row for row in table.rows if not row.cell_of}
+    assert all(row.base == "gaussianflowocc" and row.options | row.traits for row in rows.values())
+    for row in rows.values():
+        for preset in row.presets:
+            cell = table.cell(row, "cpu", preset, 0)
+            models.check(cell)
+            assert {column.metric for column in table.columns} <= set(cell.metrics)
+            steps = row.parts(training=True)["views"]
+            assert max(map(abs, steps)) <= cell.options.get("horizon", 6), "there is a code for every moment"
+            looks_back = "temporal_att" in cell.options.get("operations", ("temporal_att",))
+            assert ("history" in row.parts(training=True)) == looks_back
+    assert rows["own-moment"].parts(training=True)["views"] == (0,)
+    assert rows["horizon-8"].recipe.views == {"toy": 2, "paper": 6} and rows["horizon-1"].recipe.views["paper"] == 2
+    assert rows["neighbourhood-1"].presets == ("toy",) and "toy" not in rows["neighbourhood-5"].presets
+
+
 def test_losses_are_added_one_after_the_other() -> None:
     terms = ("with_camera", "with_depth", "with_bev", "with_bev_depth")
     on = []

@@ -188,7 +188,11 @@ def fake_original(package: str, channels: int, tile_size: int, antialiasing: boo
             torch.testing.assert_close(s.campos, torch.linalg.inv(pose)[:3, 3])
             projection = s.projmatrix.T @ torch.linalg.inv(pose)
             intrinsics = torch.eye(3)
+            # Centres follow the projection, shapes the angles; of two equal angles the vertical one says nothing of fy.
+            legacy = s.tanfovy == s.tanfovx
             intrinsics[0, 0], intrinsics[1, 1] = w / (2 * s.tanfovx), h / (2 * s.tanfovy)
+            if legacy:
+                intrinsics[1, 1] = projection[1, 1] * h / 2
             # pixel index ((n + 1) * size - 1) / 2 of n = (P p)_x / (P p)_w, plus the half pixel of the contract
             torch.testing.assert_close(projection[0, 0] * w / 2, intrinsics[0, 0], atol=1e-3, rtol=1e-4)
             torch.testing.assert_close(projection[1, 1] * h / 2, intrinsics[1, 1], atol=1e-3, rtol=1e-4)
@@ -207,7 +211,7 @@ def fake_original(package: str, channels: int, tile_size: int, antialiasing: boo
                     rotations[None],
                 ),
                 Cameras(intrinsics[None, None], pose[None, None], w, h),
-                compiled.with_(background=background),
+                compiled.with_(background=background, legacy_fov_y=legacy),
             )
             image = out.features[0, 0].permute(2, 0, 1)
             radii = torch.ones(count, dtype=torch.int32)
@@ -240,7 +244,9 @@ def exact_intrinsics(settings: Any, cameras: Cameras) -> Tensor:
         projection[3, 2] = 1.0
         expected, given = (projection @ pose.double())[[0, 1, 3]], settings.projmatrix.T.double()[[0, 1, 3]]
         allowed = 3e-7 * (projection.abs() @ pose.double().abs())[[0, 1, 3]] + 1e-12
-        angles = (settings.tanfovx * 2 * float(k[0, 0]) / w, settings.tanfovy * 2 * float(k[1, 1]) / h)
+        angles = [settings.tanfovx * 2 * float(k[0, 0]) / w]
+        if settings.tanfovy != settings.tanfovx:
+            angles.append(settings.tanfovy * 2 * float(k[1, 1]) / h)
         if bool(((expected - given).abs() <= allowed).all()) and max(abs(a - 1) for a in angles) < 1e-12:
             return k
     raise AssertionError("the call is for none of the cameras of the case")

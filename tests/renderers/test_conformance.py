@@ -121,7 +121,16 @@ def test_the_check_finds_nan() -> None:
 def test_cases_exercise_their_subject() -> None:
     """A case in which nothing is drawn, or in which its setting changes nothing, would pass with anything."""
     base = RasterSettings()
-    for name in ("expected_depth", "far", "low_pass", "alpha_limits", "early_stop", "tiles_12", "principal_clamp"):
+    for name in (
+        "expected_depth",
+        "far",
+        "low_pass",
+        "alpha_limits",
+        "early_stop",
+        "tiles_12",
+        "principal_clamp",
+        "legacy_fov_y",
+    ):
         case = CASES[name]()
         with_, without = (
             ReferenceRenderer().render(case.gaussians, case.cameras, s, case.visible) for s in (case.settings, base)

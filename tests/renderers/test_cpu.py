@@ -17,7 +17,7 @@ from renderers.scenes import random_scene
 
 pytestmark = pytest.mark.skipif(not CpuRenderer.availability(), reason=CpuRenderer.availability().reason)
 
-FEW = ("one_gaussian", "channels_20", "tiles_12", "no_clamp_gradient", "one_pixel")
+FEW = ("one_gaussian", "channels_20", "tiles_12", "no_clamp_gradient", "legacy_fov_y", "one_pixel")
 
 
 def usable_targets() -> list[str]:

@@ -140,6 +140,8 @@ def test_compiled_in_settings_are_refused_until_accepted(version: str, alpha_max
     departures = renderer.departures(asked)
     assert departures["clamp"] == ("symmetric", "principal") and departures["clamp_gradient"] == (True, False)
     assert ("alpha_max" in departures) == (alpha_max != 0.99)
+    with pytest.raises(SettingNotSupported, match="cannot honour legacy_fov_y=True"):
+        renderer.render(gaussians, cameras, renderer.native(asked).with_(legacy_fov_y=True))
     native = renderer.native(asked)
     assert (native.alpha_max, native.near, native.extent) == (alpha_max, asked.near, "iso")
     assert not renderer.departures(native)

@@ -46,6 +46,7 @@ from renderers.scenes import random_scene
         ({"near": "0.2"}, "near must be a number"),
         ({"far": None}, "far must be a number"),
         ({"clamp_gradient": "no"}, "clamp_gradient must be True or False"),
+        ({"legacy_fov_y": 1}, "legacy_fov_y must be True or False"),
         ({"background": [0.0, 1.0]}, "background must be a tensor"),
     ],
 )

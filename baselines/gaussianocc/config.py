@@ -1,0 +1,127 @@
+"""GaussianOcc's sizes: the published one and one that two CPU cores can train."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any, Literal
+
+from baselines.interface import OccupancyGrid
+
+Size = Literal["toy", "paper"]
+
+# Pixels of the classes 0 (others) to 17 (free) in the published pseudo labels of nuScenes, options.py:81-85. Those without a
+# class count as free.
+OCC3D_PIXELS = (
+    0, 18164955800, 734218842, 2336187448, 10996756106, 395414611, 638889260, 651023279, 117046208, 985341947, 7303776233,
+    43131984997, 0, 9342674867, 9525824742, 51204832885, 22848065525, 31841090018,
+)  # fmt: skip
+
+# configs/nusc-sem-gs.txt.
+PAPER: dict[str, Any] = dict(
+    resnet=dict(
+        type="ResNet",
+        depth=101,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(2,),
+        norm_cfg=dict(type="BN", requires_grad=True),
+        norm_eval=False,
+        style="pytorch",
+    ),
+    widths=(512, 1024, 512, 256),
+    channels=64,
+    planes=16,
+    shape=(300, 300, 24),
+    scale=0.2,
+    pose=dict(depth=34, base_channels=64, channels=256, scale=0.01),
+)
+
+# The same model for images of 112 x 200, on a third of the grid's vertices along each axis, trained from scratch. A Gaussian's
+# deviation is half the way between vertices, as published. With the published weights of the losses logits become all alike
+# within a few iterations, and stay so for longer than a toy's training.
+TOY: dict[str, Any] = dict(
+    resnet=dict(
+        type="ResNet",
+        depth=18,
+        base_channels=32,
+        stem_channels=32,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(2,),
+        norm_cfg=dict(type="BN", requires_grad=True),
+        norm_eval=False,
+        style="pytorch",
+    ),
+    widths=(64, 128, 64, 32),
+    channels=16,
+    planes=8,
+    shape=(100, 100, 8),
+    scale=0.6,
+    weights=(0.3, 0.01, 0.005),
+    pose=dict(depth=18, base_channels=16, channels=64, scale=0.05),
+)
+
+SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
+
+
+def published_weights(grid: OccupancyGrid) -> tuple[float, ...] | None:
+    """Class weights of Occ3D-nuScenes, which leave out what no prompt was for (Q17); None for other classes."""
+    if grid.num_classes != len(OCC3D_PIXELS) or grid.empty != len(OCC3D_PIXELS) - 1:
+        return None
+    roots = [1 / math.sqrt(count) if count else 0.0 for count in OCC3D_PIXELS]
+    mean = sum(roots) / len(roots)
+    return tuple(root / mean for root in roots)
+
+
+def check_options(config: dict[str, Any]) -> None:
+    """Raise ValueError or TypeError for arguments of the model whose ``teaching`` has no such fields, or some that do not fit."""
+    from baselines.gaussianocc.losses import Teaching
+
+    Teaching(**(config.get("teaching") or {}))
+    check_choices(config.get("poses", "learned"), config.get("volume"))
+    check_class_weights(config.get("class_weights"), len(config["grid"]["class_names"]))
+
+
+def check_choices(poses: str, volume: str | None) -> None:
+    """Raise ValueError for what is none of the ways to know motion, or to render."""
+    for name, value, known in (("poses", poses, ("learned", "sensors")), ("volume", volume, (None, "prob", "density"))):
+        if value not in known:
+            raise ValueError(f"unknown {name} '{value}' (known: {', '.join(map(str, known))})")
+
+
+def check_class_weights(weights: Any, classes: int) -> None:
+    """Raise ValueError for class weights that are not one a class."""
+    if weights is not None and len(weights) != classes:
+        raise ValueError(f"class_weights must be one for each of the {classes} classes, got {len(weights)}")
+
+
+def gaussianocc_config(
+    size: Size,
+    grid: OccupancyGrid,
+    renderer: str = "cpu",
+    camera_seed: int = 0,
+    loss: dict[str, Any] | None = None,
+    gaussrender: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A config for ``mmdet3d.registry.MODELS.build`` (after ``import baselines.gaussianocc``), plain data throughout.
+
+    renderer  name of the backend that renders Gaussians, or rays with the option ``volume``
+    loss      for other models: nothing that voxels say, shares of classes neither, weighs the losses on images
+
+    Raises ValueError for an unknown size, and for ``gaussrender``: that is for models that are taught by voxels.
+    """
+    if size not in SIZES:
+        raise ValueError(f"unknown GaussianOcc size '{size}' (known: {', '.join(SIZES)})")
+    if gaussrender is not None:
+        raise ValueError("GaussianOcc renders Gaussians of its own: it takes no gaussrender")
+    return dict(
+        type="GaussianOcc",
+        grid=asdict(grid),
+        renderer=renderer,
+        camera_seed=camera_seed,
+        class_weights=published_weights(grid),
+        **SIZES[size],
+    )

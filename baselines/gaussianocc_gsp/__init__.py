@@ -1,0 +1,41 @@
+"""GaussianOcc's first stage, "Gaussian splatting for projection" (GSP): depth of images and the rig's motion, in metres, without
+labels and without poses; its model is in ``mmdet3d.registry.MODELS`` as soon as anything but the recipe is asked of this package.
+
+The authors released no code of it (GANWANSHUI/GaussianOcc, issues 10, 13, 20 and 29 describe it), so that this is a
+re-implementation of what is described. What is known, and what was chosen here:
+
+===================  =================================================  ===================================================
+part                 described                                          here
+===================  =================================================  ===================================================
+pose network         ResNet-34 of two images, published weights         the same (``baselines.photometric.pose``)
+temporal loss        as in stage 2, jointly                             the same (``baselines.photometric.losses``)
+depth network        U-Net: Swin encoder, New-CRFs decoder              paper: Swin-S, toy: ResNet-18; a plain U-Net decoder, as
+                                                                        no library that is kept up has New-CRFs
+attributes           depth, scale, rotation, opacity of each pixel      the same; activations chosen: see ``Cloud``
+cross-view loss      cloud of all cameras, less a camera's own pixels   cloud of all other cameras: ``Teaching.cross_view``; its
+                     of the overlap, splatted into it                   weight is not published
+overlap              voxels that two cameras see, summed along rays,    distances along rays that another camera sees: the same
+                     binarised, eroded                                  without a grid
+last two epochs      the pose network is fixed                          not here: everything learns to the end
+===================  =================================================  ===================================================
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from baselines.gaussianocc_gsp.recipe import RECIPE
+
+if TYPE_CHECKING:
+    from baselines.gaussianocc_gsp.config import SIZES, gaussianocc_gsp_config
+    from baselines.gaussianocc_gsp.losses import Teaching
+    from baselines.gaussianocc_gsp.model import GaussianOccGSP
+
+__all__ = ["RECIPE", "SIZES", "GaussianOccGSP", "Teaching", "gaussianocc_gsp_config"]
+
+
+def __getattr__(name: str) -> Any:
+    """Model and configuration at first use: they load torch and mmdet3d, which the recipe does not need."""
+    if name not in __all__:
+        raise AttributeError(f"module 'baselines.gaussianocc_gsp' has no attribute '{name}'")
+    from baselines.gaussianocc_gsp import config, losses, model
+
+    return next(getattr(module, name) for module in (config, losses, model) if hasattr(module, name))

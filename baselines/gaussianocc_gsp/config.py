@@ -1,0 +1,77 @@
+"""Sizes of GaussianOcc's first stage: what is described, as far as it is, and one that a CPU core can train."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal
+
+from baselines.interface import OccupancyGrid
+
+Size = Literal["toy", "paper"]
+
+# Swin-S in the sizes of New-CRFs' "small07" (window 7), which GaussianOcc runner.py:129-139 names.
+PAPER: dict[str, Any] = dict(
+    backbone=dict(
+        type="SwinTransformer",
+        pretrain_img_size=224,
+        embed_dims=96,
+        depths=(2, 2, 18, 2),
+        num_heads=(3, 6, 12, 24),
+        window_size=7,
+        out_indices=(0, 1, 2, 3),
+        drop_path_rate=0.3,
+        with_cp=True,
+    ),
+    backbone_channels=(96, 192, 384, 768),
+    decoder_channels=(64, 64, 128, 256),
+    pose=dict(depth=34, base_channels=64, channels=256, scale=0.01),
+)
+
+# For images of 112 x 200, trained from scratch.
+TOY: dict[str, Any] = dict(
+    backbone=dict(
+        type="ResNet",
+        depth=18,
+        base_channels=16,
+        stem_channels=16,
+        num_stages=4,
+        out_indices=(0, 1, 2, 3),
+        norm_cfg=dict(type="BN", requires_grad=True),
+        norm_eval=False,
+        style="pytorch",
+    ),
+    backbone_channels=(16, 32, 64, 128),
+    decoder_channels=(16, 32, 32, 64),
+    pose=dict(depth=18, base_channels=16, channels=64, scale=0.05),
+)
+
+SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
+
+
+def check_options(config: dict[str, Any]) -> None:
+    """Raise ValueError or TypeError for arguments of the model whose ``teaching`` has no such fields, or some that do not fit."""
+    from baselines.gaussianocc_gsp.losses import Teaching
+
+    Teaching(**(config.get("teaching") or {}))
+
+
+def gaussianocc_gsp_config(
+    size: Size,
+    grid: OccupancyGrid,
+    renderer: str = "cpu",
+    camera_seed: int = 0,
+    loss: dict[str, Any] | None = None,
+    gaussrender: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A config for ``mmdet3d.registry.MODELS.build`` (after ``import baselines.gaussianocc_gsp``), plain data throughout.
+
+    renderer  name of the backend that renders Gaussians
+    loss      for other models: nothing here is taught by voxels
+
+    Raises ValueError for an unknown size, and for ``gaussrender``: that is for models that are taught by voxels.
+    """
+    if size not in SIZES:
+        raise ValueError(f"unknown GaussianOcc first stage size '{size}' (known: {', '.join(SIZES)})")
+    if gaussrender is not None:
+        raise ValueError("GaussianOcc's first stage is taught by images: it takes no gaussrender")
+    return dict(type="GaussianOccGSP", grid=asdict(grid), renderer=renderer, camera_seed=camera_seed, **SIZES[size])

@@ -1,0 +1,61 @@
+"""What GaussianOcc's first stage is taught by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from baselines.photometric.losses import Photometric, photometric_error
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How images teach.
+
+    temporal_weight    of the photometric loss with the neighbours in time, 1 as in the second stage; at 0 it is left out
+    cross_view_weight  of that between cameras; at 0 nothing is splatted, and nothing says how large a metre is. The published
+                       weight is not known
+    photometric        fields of ``Photometric``
+    overlap            (nearest, farthest) metres of the distances along a pixel's ray of which another camera must see one, and
+                       their number: (1, 40, 16) chosen here
+    overlap_share      share of these distances that must be seen; 0, as described: one is enough
+    erosion            pixels of the rendered images that are taken off the overlap's rim; described without a number
+
+    Raises ValueError for what does not go together.
+    """
+
+    temporal_weight: float = 1.0
+    cross_view_weight: float = 1.0
+    photometric: dict[str, Any] = field(default_factory=dict)
+    overlap: tuple[float, float, int] = (1.0, 40.0, 16)
+    overlap_share: float = 0.0
+    erosion: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("temporal_weight", "cross_view_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.temporal_weight + self.cross_view_weight > 0:
+            raise ValueError("nothing teaches: give the temporal or the cross-view loss a weight")
+        nearest, farthest, count = self.overlap
+        if not (0 < nearest < farthest and count >= 1):
+            raise ValueError(f"overlap must be nearest < farthest metres and a number of distances, got {self.overlap}")
+        if not 0 <= self.overlap_share < 1:
+            raise ValueError(f"overlap_share must be within 0..1 and not 1, got {self.overlap_share}")
+        if self.erosion < 0:
+            raise ValueError(f"erosion must not be negative, got {self.erosion}")
+        self.images  # noqa: B018  refuses what it refuses
+
+    @property
+    def images(self) -> Photometric:
+        """How images are compared."""
+        return Photometric(**self.photometric)
+
+
+def cross_view_loss(rendered: Tensor, current: Tensor, overlap: Tensor, ssim: float) -> Tensor:
+    """Mean photometric error of ``rendered`` [B, V, 3, h, w] against ``current`` over the pixels in ``overlap`` [B, V, h, w]; 0
+    where there are none."""
+    error = photometric_error(rendered, current, ssim)
+    return (error * overlap).sum() / overlap.sum().clamp(min=1)

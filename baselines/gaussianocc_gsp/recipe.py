@@ -1,0 +1,13 @@
+"""The recipe of GaussianOcc's first stage."""
+
+from baselines.recipe import Recipe
+
+RECIPE = Recipe(
+    model="baselines.gaussianocc_gsp.model:GaussianOccGSP",
+    config="baselines.gaussianocc_gsp.config:gaussianocc_gsp_config",
+    options="baselines.gaussianocc_gsp.config:check_options",
+    reads=("neighbours",),  # evaluation asks how the rig moved, too
+    image_size={"paper": (640, 384)},
+    stretched=True,
+    renders_depth=True,
+)
