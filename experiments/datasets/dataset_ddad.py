@@ -22,6 +22,7 @@ DATASET = DataSet(
         unseen_classes=("others", "other_flat"),
         catch_all=("others",),
         moving=layout.NUSCENES_MOVING,
+        lidar_limit=200.0,
     ),
     labelled=False,
     splits=layout_ddad.SPLITS,
@@ -33,7 +34,7 @@ DATASET = DataSet(
     image_size=layout_ddad.IMAGE_SIZE,
     folders=("ddad", "ddad/raw_data"),
     sources=(layout_ddad.PUBLISHED, "DDAD has no voxel labels", layout_ddad.GET_IMAGES),
-    parts=("chain", "history", "neighbours", "depth", "semantics"),
+    parts=("chain", "history", "neighbours", "depth", "semantics", "lidar"),
     part_files=layout_ddad.part_files(),
     preparations={
         layout_camera_frames.PREPARATION: Preparation(

@@ -207,7 +207,7 @@ def read_depth_map(path: Path, size: tuple[int, int] | None) -> NDArray[np.float
 
 
 def part_files() -> dict[str, PartFiles]:
-    """The files of DDAD's ``depth``, ``neighbours`` and ``semantics``."""
+    """The files of DDAD's ``depth``, ``lidar``, ``neighbours`` and ``semantics``."""
 
     def depth(root: Path, split: str, _: list[list[Path]]) -> list[list[Path]]:
         own = CAMERAS if split == "val" else ()
@@ -226,6 +226,7 @@ def part_files() -> dict[str, PartFiles]:
 
     return {
         "depth": PartFiles(depth, GET_DEPTH, TAKERS, made=PREPARATION),
+        "lidar": PartFiles(depth, GET_DEPTH, TAKERS, made=PREPARATION),
         "neighbours": PartFiles(beside, f"{GET_IMAGES}; {GET_MASK}", TAKERS),
         "semantics": PartFiles(semantics, layout_image_semantics.GET, TAKERS),
     }
