@@ -26,7 +26,7 @@ struct Settings {
   int32_t tile3sigma, tile_size, principal_clamp, clamp_gradient;
 };
 
-// A growable, uninitialised, 64-byte aligned array. Growing keeps the contents.
+// A growable, uninitialised, 64-byte aligned array. Growing keeps the contents; `reserve` says whether it grew.
 template <typename T>
 class Buffer {
  public:
@@ -35,8 +35,8 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { std::free(data_); }
-  void reserve(size_t n) {
-    if (n <= capacity_) return;
+  bool reserve(size_t n) {
+    if (n <= capacity_) return false;
     size_t grown = capacity_ + capacity_ / 2 > n ? capacity_ + capacity_ / 2 : n;
     size_t bytes = (grown * sizeof(T) + 63) / 64 * 64;
     T* fresh = static_cast<T*>(std::aligned_alloc(64, bytes));
@@ -45,6 +45,7 @@ class Buffer {
     std::free(data_);
     data_ = fresh;
     capacity_ = grown;
+    return true;
   }
   T* data() { return data_; }
   const T* data() const { return data_; }
@@ -56,13 +57,15 @@ class Buffer {
   size_t capacity_ = 0;
 };
 
-// Everything the kernels need to know about one view. `payload` [K, channels] holds what is blended, in depth order:
-// the features, then the depth. Images are row-major, features channel-last.
+// Everything the kernels need to know about one view. What is blended are the features `payload` [N, channels - 1], then
+// the depth. Images are row-major, features channel-last.
 struct View {
   int32_t width, height, channels;  // channels = features + 1
   Settings settings;
+  const uint32_t* order;  // rank in depth -> index into the next three; null: ranks are these indices
   const Splat* splats;
-  const Rect* rects;  // "tile3sigma" only
+  const Rect* rects;      // "tile3sigma" only
+  const uint32_t* ids;    // -> row of payload
   const float* payload;
   const float* background;  // [channels - 1] or null
   // forward outputs
@@ -78,7 +81,7 @@ struct View {
 
 // The Gaussians of one bin of pixels, nearest first, and the pixels.
 struct Bin {
-  const uint32_t* list;  // ranks into View::splats
+  const uint32_t* list;  // ranks in depth
   int32_t length;
   int32_t x0, y0, x1, y1;
 };
