@@ -45,9 +45,10 @@ struct Scratch {
   // the bin's list, structure of arrays, loaded as far as some block has asked for it
   int32_t loaded = 0;
   Buffer<float> u, v, a, b, c, b_over_a, b_over_c, log_opacity, reach;
-  Buffer<float> payload;    // [loaded][channels]: features, then depth
-  Buffer<int32_t> index;    // into View::splats
+  Buffer<float> z;
+  Buffer<uint32_t> id;
   Buffer<uint8_t> touched;  // whether some strip has had to weigh it
+  Buffer<float> payload;    // [loaded][channels] of those touched: features, then depth
   // the block's current chunk: log2 alpha of lane x in row r is base[r] + x * (slope[r] + x * bend)
   alignas(64) float base[kEntries * kRows], slope[kEntries * kRows], bend[kEntries];
   float left[kEntries], right[kEntries];  // "tile3sigma": columns it may touch, from the block's centre
@@ -70,36 +71,42 @@ struct Scratch {
 
 void load_list(const View& view, const Bin& bin, Scratch& s, int32_t upto) {
   const int32_t end = (upto + kLanes - 1) / kLanes * kLanes;
-  const int64_t channels = view.channels, features = channels - 1;
-  for (Buffer<float>* f : {&s.u, &s.v, &s.a, &s.b, &s.c, &s.b_over_a, &s.b_over_c, &s.log_opacity, &s.reach}) f->reserve(end);
-  s.payload.reserve(end * channels), s.index.reserve(end), s.touched.reserve(end);
-  const auto index_of = [&](int32_t i) { return view.order ? view.order[bin.list[i]] : bin.list[i]; };
+  for (Buffer<float>* f : {&s.u, &s.v, &s.a, &s.b, &s.c, &s.b_over_a, &s.b_over_c, &s.log_opacity, &s.reach, &s.z}) f->reserve(end);
+  s.payload.reserve(static_cast<size_t>(end) * view.channels), s.id.reserve(end), s.touched.reserve(end);
   const int32_t listed = std::min(end, bin.length);
   for (int32_t i = s.loaded; i < listed; ++i) {
     // Neighbours in depth lie anywhere in memory: ask for them ahead of time.
-    if (i + 2 * kAhead < listed) {
-      const uint32_t later = index_of(i + 2 * kAhead);
-      __builtin_prefetch(&view.splats[later]), __builtin_prefetch(&view.ids[later]);
-      const char* row = reinterpret_cast<const char*>(view.payload + int64_t{view.ids[index_of(i + kAhead)]} * features);
-      for (int64_t byte = 0; byte < 4 * features; byte += 64) __builtin_prefetch(row + byte);
-    }
-    const uint32_t index = index_of(i);
-    const Splat p = view.splats[index];
+    if (i + kAhead < listed) __builtin_prefetch(&view.splats[bin.list[i + kAhead]]), __builtin_prefetch(&view.ids[bin.list[i + kAhead]]);
+    const Splat p = view.splats[bin.list[i]];
     s.u[i] = p.u, s.v[i] = p.v, s.a[i] = p.a, s.b[i] = p.b, s.c[i] = p.c;
     s.b_over_a[i] = p.b / p.a, s.b_over_c[i] = p.b / p.c;
-    s.log_opacity[i] = p.log_opacity;
+    s.log_opacity[i] = p.log_opacity, s.z[i] = p.z;
     // The test below only has to keep everything that alpha >= alpha_min may keep; the slack absorbs its rounding.
     s.reach[i] = p.reach * 1.0001f + 1e-3f;
-    s.index[i] = static_cast<int32_t>(index), s.touched[i] = 0;
-    float* row = s.payload.data() + i * channels;
-    __builtin_memcpy(row, view.payload + int64_t{view.ids[index]} * features, 4 * features);
-    row[features] = p.z;
+    s.id[i] = view.ids[bin.list[i]], s.touched[i] = 0;
   }
   for (int32_t i = std::max(s.loaded, listed); i < end; ++i) {
     s.u[i] = s.v[i] = s.b[i] = s.b_over_a[i] = s.b_over_c[i] = s.log_opacity[i] = 0, s.a[i] = s.c[i] = 1;
     s.reach[i] = -1;
   }
   s.loaded = end;
+}
+
+// The payload of the n Gaussians of the chunk, beside one another.
+void load_payload(const View& view, Scratch& s, int n) {
+  const int64_t features = view.channels - 1;
+  for (int e = 0; e < n; ++e) {
+    const int32_t i = s.place[e];
+    if (s.touched[i]) continue;
+    s.touched[i] = 1;
+    const float* from = view.payload + s.id[i] * features;
+    float* row = s.payload.data() + int64_t{i} * view.channels;
+    int64_t done = 0;
+    for (; done + 8 <= features; done += 8) store(row + done, load<v8>(from + done));
+    if (done < features && features >= 8) store(row + features - 8, load<v8>(from + features - 8));  // overlaps those before
+    for (; features < 8 && done < features; ++done) row[done] = from[done];
+    row[features] = s.z[i];
+  }
 }
 
 // Lanes whose ellipse meets the pixel centres of a rectangle: the least Mahalanobis distance over it lies at the
@@ -146,7 +153,7 @@ int32_t fill(const View& view, const Bin& bin, Scratch& s, int32_t at, int x, in
       const v8 dy = kY + (middle_y - s.v[i]);
       v8 base = fma(dy, fma(dy, splat1<v8>(c), splat1<v8>(b * dx)), splat1<v8>(s.log_opacity[i] + a * dx * dx));
       if constexpr (Tile) {
-        const Rect r = view.rects[s.index[i]];
+        const Rect r = view.rects[bin.list[i]];
         if (r.x0 >= x + kWide || r.x1 <= x || r.y0 >= y + kRows || r.y1 <= y) continue;
         for (int row = 0; row < kRows; ++row)
           if (y + row < r.y0 || y + row >= r.y1) base[row] = -1e30f;
@@ -156,7 +163,8 @@ int32_t fill(const View& view, const Bin& bin, Scratch& s, int32_t at, int x, in
       store(&s.slope[n * kRows], fma(dy, splat1<v8>(b), splat1<v8>(2.0f * a * dx)));
       s.bend[n] = a;
       s.place[n] = i;
-      s.touched[i] = 1;
+      const char* row = reinterpret_cast<const char*>(view.payload + s.id[i] * int64_t{view.channels - 1});
+      for (int byte = 0; byte < 4 * view.channels; byte += 64) __builtin_prefetch(row + byte);
 #pragma GCC unroll 4
       for (int strip = 0; strip < kStrips; ++strip) {
         s.strip[strip][counts[strip]] = n;
@@ -166,6 +174,7 @@ int32_t fill(const View& view, const Bin& bin, Scratch& s, int32_t at, int x, in
     }
     at += kLanes;
   }
+  load_payload(view, s, n);
   // The last batch of a strip is filled up with what is too faint to count.
   std::fill_n(&s.base[n * kRows], kRows, -1e30f), std::fill_n(&s.slope[n * kRows], kRows, 0.0f);
   s.bend[n] = 0.0f, s.place[n] = n ? s.place[0] : 0, s.left[n] = s.right[n] = 0.0f;

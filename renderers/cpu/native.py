@@ -107,7 +107,7 @@ def forward(target: str, call: Call, keep: bool) -> list[Tensor]:
 
 def backward(target: str, call: Call, kept: Sequence[Tensor]) -> None:
     """Add to the gradients of ``call``; ``kept`` is what ``forward`` returned."""
-    states = (State * len(kept))(*((pointer(tensor), tensor.numel()) for tensor in kept))
+    states = (State * len(kept))(*(State(pointer(tensor), tensor.numel()) for tensor in kept))
     call.states = ctypes.addressof(states)
     _run(target, library(target).occ_backward, call)
 
@@ -115,7 +115,7 @@ def backward(target: str, call: Call, kept: Sequence[Tensor]) -> None:
 def _owned(target: str, block: int, size: int) -> Tensor:
     """The op's memory as a tensor, freed with it."""
     memory = (ctypes.c_uint8 * size).from_address(block)
-    weakref.finalize(memory, library(target).occ_free, block).atexit = False
+    weakref.finalize(memory, library(target).occ_free, block)
     return torch.frombuffer(memory, dtype=torch.uint8)
 
 

@@ -10,9 +10,6 @@
 #include <vector>
 
 #include <omp.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "blend.h"
 #include "scene.h"
@@ -77,17 +74,6 @@ class Clock {
   double* stages_;
   double last_ = 0;
 };
-
-// Big pages for freshly allocated outputs: a page fault every 4 KiB costs as much as blending into it.
-void big_pages(void* p, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const uintptr_t page = size_t{2} << 20, begin = (reinterpret_cast<uintptr_t>(p) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(p) + bytes) / page * page;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: failure changes nothing
-#else
-  (void)p, (void)bytes;
-#endif
-}
 
 struct Pose {
   float r[9], t[3], fx, fy, cx, cy;
@@ -305,10 +291,8 @@ void prepare(const OccCall& call, const Inputs& in, const Pose& pose, Scene& sce
   const int64_t bins = grid.bins();
 
   // project: each thread fills its own stretch
-  const bool fresh = scene.splats.reserve(n);
-  scene.ids.reserve(n), scene.ranges.reserve(n);
-  if (call.settings.tile3sigma) scene.rects.reserve(n);
-  if (fresh) big_pages(scene.splats.data(), n * sizeof(Splat));
+  scene.splats.renew(n), scene.ids.renew(n), scene.ranges.renew(n), scene.touched.renew(n), scene.compact.renew(n);
+  if (call.settings.tile3sigma) scene.rects.renew(n);
   std::vector<int64_t> found(threads + 1, 0);
   std::vector<int64_t> begin(threads + 1);
   for (int t = 0; t <= threads; ++t) begin[t] = n * t / threads;
@@ -333,20 +317,20 @@ void prepare(const OccCall& call, const Inputs& in, const Pose& pose, Scene& sce
   clock.lap(kProject);
 
   // sort by the bits of the depth, which is positive
-  for (Buffer<uint32_t>* buffer : {&scene.keys, &scene.places, &scene.other_keys, &scene.other_places}) buffer->reserve(visible);
+  for (Buffer<uint32_t>* buffer : {&scene.keys, &scene.places, &scene.other_keys, &scene.other_places}) buffer->renew(visible);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int t = 0; t < threads; ++t)
     for (int64_t k = found[t]; k < found[t + 1]; ++k) {
       const int64_t at = begin[t] + (k - found[t]);
       std::memcpy(&scene.keys[k], &scene.splats[at].z, 4);
-      scene.places[k] = static_cast<uint32_t>(at);
+      scene.places[k] = static_cast<uint32_t>(at), scene.touched[at] = 0;
     }
   scene.order = radix_sort(scene.keys.data(), scene.places.data(), scene.other_keys.data(), scene.other_places.data(), visible, threads);
   clock.lap(kSort);
 
   // counting sort into bins, stable in depth: each thread owns a stretch of ranks
   std::vector<int64_t> cursor(threads * bins, 0);
-  scene.sorted_ranges.reserve(visible), scene.touched.reserve(visible);
+  scene.sorted_ranges.renew(visible);
   const auto each_bin = [&](const BinRange& r, auto&& f) {
     for (int64_t y = r.y0; y < r.y1; ++y)
       for (int64_t x = r.x0; x < r.x1; ++x) f(y * grid.columns + x);
@@ -357,11 +341,10 @@ void prepare(const OccCall& call, const Inputs& in, const Pose& pose, Scene& sce
     const int64_t end = visible * (t + 1) / threads;
     for (int64_t k = visible * t / threads; k < end; ++k) {
       if (k + kAhead < end) __builtin_prefetch(&scene.ranges[scene.order[k + kAhead]]);
-      scene.touched[k] = 0;
       each_bin(scene.sorted_ranges[k] = scene.ranges[scene.order[k]], [&](int64_t bin) { ++count[bin]; });
     }
   }
-  scene.starts.reserve(bins + 1);
+  scene.starts.renew(bins + 1);
   int64_t total = 0;
   for (int64_t bin = 0; bin < bins; ++bin) {
     scene.starts[bin] = total;
@@ -371,12 +354,12 @@ void prepare(const OccCall& call, const Inputs& in, const Pose& pose, Scene& sce
     }
   }
   scene.starts[bins] = total;
-  scene.pairs.reserve(total);
+  scene.pairs.renew(total);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int t = 0; t < threads; ++t) {
     int64_t* at = cursor.data() + t * bins;
     for (int64_t k = visible * t / threads; k < visible * (t + 1) / threads; ++k)
-      each_bin(scene.sorted_ranges[k], [&](int64_t bin) { scene.pairs[at[bin]++] = static_cast<uint32_t>(k); });
+      each_bin(scene.sorted_ranges[k], [&](int64_t bin) { scene.pairs[at[bin]++] = scene.order[k]; });
   }
   clock.lap(kBin);
   clock.count(kSplats, static_cast<double>(visible));
@@ -486,7 +469,7 @@ void forward_view(const OccCall& call, int64_t b, int64_t v, Scene& scene) {
   const Inputs in = inputs_of(call, b, v);
   prepare(call, in, pose_of(call, index), scene, clock);
   View view = view_of(call, in);
-  view.order = scene.order, view.splats = scene.splats.data(), view.rects = scene.rects.data(), view.ids = scene.ids.data();
+  view.splats = scene.splats.data(), view.rects = scene.rects.data(), view.ids = scene.ids.data();
   view.features = call.out_features + index * pixels * call.features;
   view.depth = call.out_depth + index * pixels, view.alpha = call.out_alpha + index * pixels;
   scene.needed.assign(grid.bins(), 0);
@@ -547,7 +530,7 @@ void backward_view(const OccCall& call, int64_t b, int64_t v, Buffer<float>& slo
     const int64_t base = kept.starts[first];
     while (end < bins && (end == first || (kept.starts[end + 1] - base) * stride * sizeof(float) <= kSlotBytes)) ++end;
     const int64_t number = kept.starts[end] - base;
-    if (slots.reserve(number * stride)) big_pages(slots.data(), number * stride * sizeof(float));
+    slots.renew(number * stride);
     for_each_bin(threads, first, end, [&](int64_t i, Scratch& scratch) {
       backward_bin(view, bin_at(view, grid, kept.pairs, kept.starts, i), scratch, slots.data() + (kept.starts[i] - base) * stride);
     });

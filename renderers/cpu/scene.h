@@ -1,8 +1,8 @@
 // One view's Gaussians in depth order and their bins, and what of them the backward pass needs.
 #pragma once
 #include <algorithm>
-#include <atomic>
-#include <cstring>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "splat.h"
@@ -36,9 +36,10 @@ struct Scene {
   Buffer<uint32_t> keys, places, other_keys, other_places;
   const uint32_t* order = nullptr;  // rank in depth -> index into the above
   Buffer<BinRange> sorted_ranges;
-  Buffer<uint32_t> pairs;   // ranks, bin after bin
+  Buffer<uint32_t> pairs;   // indices into the above in depth order, bin after bin
   Buffer<int64_t> starts;   // [bins + 1] into pairs
-  Buffer<uint8_t> touched;  // by rank: whether some pixel's blending depends on it
+  Buffer<uint8_t> touched;  // by the same index: whether some pixel's blending depends on it
+  Buffer<uint32_t> compact; // the same index -> that among those touched, in depth order
   std::vector<int32_t> needed;  // by bin: as many at the front of its list are touched
 };
 
@@ -69,15 +70,14 @@ struct Kept {
 };
 
 // A new block for `Kept`, to be freed by std::free, and its size.
-inline std::pair<void*, int64_t> keep(const Scene& scene, int64_t bins, bool with_rects, int threads) {
-  // Ranks of those touched, without gaps: each thread counts a stretch.
+inline std::pair<void*, int64_t> keep(Scene& scene, int64_t bins, bool with_rects, int threads) {
+  // Each thread has a stretch of ranks: first it counts, then it knows where to write.
   const int64_t visible = scene.visible;
-  Buffer<uint32_t> compact(visible);
   std::vector<int64_t> first(threads + 1, 0);
   const auto stretch = [&](int t) { return visible * t / threads; };
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int t = 0; t < threads; ++t)
-    for (int64_t k = stretch(t); k < stretch(t + 1); ++k) first[t + 1] += scene.touched[k];
+    for (int64_t k = stretch(t); k < stretch(t + 1); ++k) first[t + 1] += scene.touched[scene.order[k]];
   for (int t = 0; t < threads; ++t) first[t + 1] += first[t];
   const int64_t count = first[threads];
   int64_t pairs = 0;
@@ -86,6 +86,7 @@ inline std::pair<void*, int64_t> keep(const Scene& scene, int64_t bins, bool wit
   const size_t size = Kept::bytes(bins, count, pairs, with_rects);
   void* block = std::malloc(size);
   if (!block) throw std::bad_alloc();
+  big_pages(block, size);
   int64_t* header = static_cast<int64_t*>(block);
   header[0] = count, header[1] = 0;
   for (int64_t bin = 0; bin < bins; ++bin) header[bin + 2] = header[bin + 1] + scene.needed[bin];
@@ -94,9 +95,9 @@ inline std::pair<void*, int64_t> keep(const Scene& scene, int64_t bins, bool wit
   for (int t = 0; t < threads; ++t) {
     int64_t at = first[t];
     for (int64_t k = stretch(t); k < stretch(t + 1); ++k) {
-      if (!scene.touched[k]) continue;
       const uint32_t place = scene.order[k];
-      compact[k] = static_cast<uint32_t>(at);
+      if (!scene.touched[place]) continue;
+      scene.compact[place] = static_cast<uint32_t>(at);
       const_cast<Splat*>(kept.splats)[at] = scene.splats[place];
       if (with_rects) const_cast<Rect*>(kept.rects)[at] = scene.rects[place];
       const_cast<uint32_t*>(kept.ids)[at++] = scene.ids[place];
@@ -106,7 +107,7 @@ inline std::pair<void*, int64_t> keep(const Scene& scene, int64_t bins, bool wit
   for (int64_t bin = 0; bin < bins; ++bin) {
     uint32_t* out = const_cast<uint32_t*>(kept.pairs) + kept.starts[bin];
     const uint32_t* list = scene.pairs.data() + scene.starts[bin];
-    for (int32_t i = 0; i < scene.needed[bin]; ++i) out[i] = compact[list[i]];
+    for (int32_t i = 0; i < scene.needed[bin]; ++i) out[i] = scene.compact[list[i]];
   }
   return {block, static_cast<int64_t>(size)};
 }
