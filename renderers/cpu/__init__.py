@@ -5,6 +5,7 @@ Design, arithmetic and measurements are in README.md beside this file. Semantics
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,40 +109,40 @@ class _Splat(torch.autograd.Function):
         background: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         shape = (*views[0].shape[:2], job.height, job.width)
-        bins = native.library(job.target).occ_bins(job.width, job.height)
         outputs = (images.empty(*shape, features.shape[-1]), images.empty(*shape), images.empty(*shape))
-        needed = torch.empty(*shape[:2], bins, dtype=torch.int32)
         given = (means, scales, quaternions, opacities, features, background, *views)
         inputs = [None if t is None else t.detach().contiguous() for t in given]
         stages = None if job.times is None else torch.zeros(len(native.STAGES + native.COUNTS), dtype=torch.float64)
-        call, keep = _call(job, inputs, needed, stages)
+        call, keep = _call(job, inputs, stages)
         call.out_features, call.out_depth, call.out_alpha = map(native.pointer, outputs)
-        native.forward(job.target, call)
+        kept = native.forward(job.target, call, keep=any(ctx.needs_input_grad[2:7]))
         del keep
         if job.times is not None and stages is not None:
             StageTimes.add(job.times.forward, stages)
         ctx.job = job
         ctx.set_materialize_grads(False)
         transparent = outputs[2] if background is not None and background.requires_grad else None
-        ctx.save_for_backward(*inputs, needed, transparent)
+        inputs[8] = None  # visible: what is kept are those that are
+        ctx.save_for_backward(*inputs, transparent, *kept)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *inputs, needed, alpha = ctx.saved_tensors
+        inputs, alpha, kept = ctx.saved_tensors[:10], ctx.saved_tensors[10], ctx.saved_tensors[11:]
         job: _Job = ctx.job
         grad_features, grad_depth, grad_alpha = (None if g is None else g.contiguous() for g in grads)
         if grad_features is None and grad_depth is None and grad_alpha is None:
             return (None,) * 8
         wanted = ctx.needs_input_grad[2:7]
-        results = [torch.zeros_like(t) if want and t is not None else None for t, want in zip(inputs, wanted, strict=False)]
+        results = [images.zeros_like(t) if want and t is not None else None for t, want in zip(inputs, wanted, strict=False)]
         stages = None if job.times is None else torch.zeros(len(native.STAGES + native.COUNTS), dtype=torch.float64)
-        call, keep = _call(job, inputs, needed, stages)
+        call, keep = _call(job, inputs, stages)
         call.grad_features, call.grad_depth, call.grad_alpha = map(native.pointer, (grad_features, grad_depth, grad_alpha))
         names = ("grad_means", "grad_scales", "grad_quaternions", "grad_opacities", "grad_payload")
         for name, result in zip(names, results, strict=True):
             setattr(call, name, native.pointer(result))
-        native.backward(job.target, call)
+        if kept:
+            native.backward(job.target, call, kept)
         del keep
         if job.times is not None and stages is not None:
             StageTimes.add(job.times.backward, stages)
@@ -151,14 +152,12 @@ class _Splat(torch.autograd.Function):
         return None, None, *results, behind
 
 
-def _call(
-    job: _Job, inputs: list[Tensor | None], needed: Tensor, stages: Tensor | None
-) -> tuple[native.Call, list[Tensor | None]]:
+def _call(job: _Job, inputs: Sequence[Tensor | None], stages: Tensor | None) -> tuple[native.Call, list[Tensor | None]]:
     """The call's structure without outputs, and the tensors that must outlive it."""
     means, scales, _, _, features, _, intrinsics, *_ = inputs
     assert means is not None and scales is not None and features is not None and intrinsics is not None
     s = job.settings
-    keep = [*inputs, needed, stages]
+    keep = [*inputs, stages]
     call = native.Call()
     call.batch, call.views, call.count, call.features = *intrinsics.shape[:2], means.shape[-2], features.shape[-1]
     call.times = means.shape[1] if means.dim() == 4 else 0
@@ -170,10 +169,7 @@ def _call(
     call.settings.principal_clamp = s.clamp == "principal"
     call.settings.clamp_gradient = s.clamp_gradient
     call.settings.legacy_fov_y = s.legacy_fov_y
-    names = (
-        "means scales quaternions opacities payload background "
-        "intrinsics world_to_camera visible time_index needed stages"
-    )  # fmt: skip
+    names = "means scales quaternions opacities payload background intrinsics world_to_camera visible time_index stages"
     for name, tensor in zip(names.split(), keep, strict=True):
         setattr(call, name, native.pointer(tensor))
     return call, keep

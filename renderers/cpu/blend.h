@@ -22,6 +22,7 @@ constexpr int kStrips = kRows / 2;
 constexpr int kChunk = 64;                      // Gaussians a block takes at a time
 constexpr int kBatch = 4;                       // Gaussians whose alphas are made at once
 constexpr int kEntries = kChunk + kLanes + kBatch;  // a vector of tests may overshoot the chunk, and a batch what was found
+constexpr int32_t kAhead = 16;                  // Gaussians between asking for one and reading it
 constexpr int kGroup = kLanes == 16 ? 12 : 6;  // channels (or Gaussians) x 2 vectors of accumulators fit the registers
 
 const vf kX = [] {  // column of a lane, from the block's centre
@@ -44,12 +45,15 @@ struct Scratch {
   // the bin's list, structure of arrays, loaded as far as some block has asked for it
   int32_t loaded = 0;
   Buffer<float> u, v, a, b, c, b_over_a, b_over_c, log_opacity, reach;
+  Buffer<float> z;
+  Buffer<uint32_t> id;
+  Buffer<uint8_t> touched;  // whether some strip has had to weigh it
+  Buffer<float> payload;    // [loaded][channels] of those touched: features, then depth
   // the block's current chunk: log2 alpha of lane x in row r is base[r] + x * (slope[r] + x * bend)
   alignas(64) float base[kEntries * kRows], slope[kEntries * kRows], bend[kEntries];
   float left[kEntries], right[kEntries];  // "tile3sigma": columns it may touch, from the block's centre
   int32_t place[kEntries];
-  const float* payload[kEntries];
-  int32_t filled = 0;
+  int32_t strip[kStrips][kEntries], strip_filled[kStrips];  // which of the chunk each strip has to weigh
   // the block
   alignas(64) float transmittance[kPixels];
   vm live[2 * kStrips];
@@ -67,42 +71,81 @@ struct Scratch {
 
 void load_list(const View& view, const Bin& bin, Scratch& s, int32_t upto) {
   const int32_t end = (upto + kLanes - 1) / kLanes * kLanes;
-  for (Buffer<float>* f : {&s.u, &s.v, &s.a, &s.b, &s.c, &s.b_over_a, &s.b_over_c, &s.log_opacity, &s.reach}) f->reserve(end);
-  for (int32_t i = s.loaded; i < end; ++i) {
-    const bool real = i < bin.length;
-    const Splat p = real ? view.splats[bin.list[i]] : Splat{0, 0, 1, 0, 1, 0, -1, 0};
+  for (Buffer<float>* f : {&s.u, &s.v, &s.a, &s.b, &s.c, &s.b_over_a, &s.b_over_c, &s.log_opacity, &s.reach, &s.z}) f->reserve(end);
+  s.payload.reserve(static_cast<size_t>(end) * view.channels), s.id.reserve(end), s.touched.reserve(end);
+  const int32_t listed = std::min(end, bin.length);
+  for (int32_t i = s.loaded; i < listed; ++i) {
+    // Neighbours in depth lie anywhere in memory: ask for them ahead of time.
+    if (i + kAhead < listed) __builtin_prefetch(&view.splats[bin.list[i + kAhead]]), __builtin_prefetch(&view.ids[bin.list[i + kAhead]]);
+    const Splat p = view.splats[bin.list[i]];
     s.u[i] = p.u, s.v[i] = p.v, s.a[i] = p.a, s.b[i] = p.b, s.c[i] = p.c;
     s.b_over_a[i] = p.b / p.a, s.b_over_c[i] = p.b / p.c;
-    s.log_opacity[i] = p.log_opacity;
+    s.log_opacity[i] = p.log_opacity, s.z[i] = p.z;
     // The test below only has to keep everything that alpha >= alpha_min may keep; the slack absorbs its rounding.
-    s.reach[i] = real ? p.reach * 1.0001f + 1e-3f : -1.0f;
+    s.reach[i] = p.reach * 1.0001f + 1e-3f;
+    s.id[i] = view.ids[bin.list[i]], s.touched[i] = 0;
+  }
+  for (int32_t i = std::max(s.loaded, listed); i < end; ++i) {
+    s.u[i] = s.v[i] = s.b[i] = s.b_over_a[i] = s.b_over_c[i] = s.log_opacity[i] = 0, s.a[i] = s.c[i] = 1;
+    s.reach[i] = -1;
   }
   s.loaded = end;
 }
 
-// Lanes whose ellipse meets the pixel centres of the block: the least Mahalanobis distance over a rectangle lies at the
-// centre if it is inside, else on one of the two edges that face it.
+// The payload of the n Gaussians of the chunk, beside one another.
+void load_payload(const View& view, Scratch& s, int n) {
+  const int64_t features = view.channels - 1;
+  for (int e = 0; e < n; ++e) {
+    const int32_t i = s.place[e];
+    if (s.touched[i]) continue;
+    s.touched[i] = 1;
+    const float* from = view.payload + s.id[i] * features;
+    float* row = s.payload.data() + int64_t{i} * view.channels;
+    int64_t done = 0;
+    for (; done + 8 <= features; done += 8) store(row + done, load<v8>(from + done));
+    if (done < features && features >= 8) store(row + features - 8, load<v8>(from + features - 8));  // overlaps those before
+    for (; features < 8 && done < features; ++done) row[done] = from[done];
+    row[features] = s.z[i];
+  }
+}
+
+// Lanes whose ellipse meets the pixel centres of a rectangle: the least Mahalanobis distance over it lies at the
+// centre if that is inside, else on one of the two edges that face it.
+// kSurely: only those are left out whose alphas cannot but round to less than alpha_min in it, however thin and far they are.
+template <bool kSurely>
 inline uint32_t meets(const Scratch& s, int32_t at, float left, float right, float top, float bottom) {
   const vf u = load<vf>(&s.u[at]), v = load<vf>(&s.v[at]);
-  const vf a = load<vf>(&s.a[at]), b = load<vf>(&s.b[at]), c = load<vf>(&s.c[at]);
+  vf a = load<vf>(&s.a[at]), c = load<vf>(&s.c[at]);
+  const vf b = load<vf>(&s.b[at]);
   const vf x0 = left - u, x1 = right - u, y0 = top - v, y1 = bottom - v, zero = {};
   const vf dx = vmax(x0, vmin(x1, zero)), dy = vmax(y0, vmin(y1, zero));
   const vf along_y = vmax(y0, vmin(y1, zero - load<vf>(&s.b_over_c[at]) * dx));
   const vf along_x = vmax(x0, vmin(x1, zero - load<vf>(&s.b_over_a[at]) * dy));
+  if constexpr (kSurely) a = a * (1 - 4e-6f), c = c * (1 - 4e-6f);  // what the terms below and those of alpha may cancel to
   const vf first = fma(dx, fma(a, dx, 2.0f * b * along_y), c * along_y * along_y);
   const vf second = fma(along_x, fma(a, along_x, 2.0f * b * dy), c * dy * dy);
   return bits(at_least(load<vf>(&s.reach[at]), vmin(first, second)));
 }
 
-// Take the next Gaussians of the list that may touch the block; returns the new position in the list.
+// Take the next Gaussians of the list that may touch the block, and note for each strip those that may touch it; returns
+// the new position in the list.
 template <bool Tile>
 int32_t fill(const View& view, const Bin& bin, Scratch& s, int32_t at, int x, int y) {
   const float middle_x = x + 0.5f * kWide, middle_y = y + 0.5f * kRows;
   const float half_x = 0.5f * (kWide - 1), half_y = 0.5f * (kRows - 1);
   int n = 0;
+  int32_t counts[kStrips] = {};
   while (at < bin.length && n < kChunk) {
     if (at >= s.loaded) load_list(view, bin, s, std::min(bin.length, at + 4 * kChunk));
-    uint32_t hits = meets(s, at, middle_x - half_x, middle_x + half_x, middle_y - half_y, middle_y + half_y);
+    const uint32_t met = meets<false>(s, at, middle_x - half_x, middle_x + half_x, middle_y - half_y, middle_y + half_y);
+    uint32_t of_strip[kStrips] = {}, hits = 0;
+    if (met)
+#pragma GCC unroll 4
+      for (int strip = 0; strip < kStrips; ++strip) {
+        const float top = y + 2 * strip + 0.5f;
+        of_strip[strip] = met & meets<true>(s, at, middle_x - half_x, middle_x + half_x, top, top + 1);
+        hits |= of_strip[strip];
+      }
     for (; hits; hits &= hits - 1) {
       const int32_t i = at + __builtin_ctz(hits);
       const float a = -0.5f * kLog2E * s.a[i], b = -kLog2E * s.b[i], c = -0.5f * kLog2E * s.c[i];
@@ -120,15 +163,24 @@ int32_t fill(const View& view, const Bin& bin, Scratch& s, int32_t at, int x, in
       store(&s.slope[n * kRows], fma(dy, splat1<v8>(b), splat1<v8>(2.0f * a * dx)));
       s.bend[n] = a;
       s.place[n] = i;
-      s.payload[n] = view.payload + static_cast<size_t>(bin.list[i]) * view.channels;
+      const char* row = reinterpret_cast<const char*>(view.payload + s.id[i] * int64_t{view.channels - 1});
+      for (int byte = 0; byte < 4 * view.channels; byte += 64) __builtin_prefetch(row + byte);
+#pragma GCC unroll 4
+      for (int strip = 0; strip < kStrips; ++strip) {
+        s.strip[strip][counts[strip]] = n;
+        counts[strip] += of_strip[strip] >> (i - at) & 1;
+      }
       ++n;
     }
     at += kLanes;
   }
-  s.filled = n;
-  for (int i = n; n > 0 && i < n + kBatch - 1; ++i) {  // the last batch is filled up with what is too faint to count
-    std::fill_n(&s.base[i * kRows], kRows, -1e30f), std::fill_n(&s.slope[i * kRows], kRows, 0.0f);
-    s.bend[i] = 0.0f, s.place[i] = s.place[0], s.payload[i] = s.payload[0], s.left[i] = s.right[i] = 0.0f;
+  load_payload(view, s, n);
+  // The last batch of a strip is filled up with what is too faint to count.
+  std::fill_n(&s.base[n * kRows], kRows, -1e30f), std::fill_n(&s.slope[n * kRows], kRows, 0.0f);
+  s.bend[n] = 0.0f, s.place[n] = n ? s.place[0] : 0, s.left[n] = s.right[n] = 0.0f;
+  for (int strip = 0; strip < kStrips; ++strip) {
+    s.strip_filled[strip] = counts[strip];
+    std::fill_n(&s.strip[strip][counts[strip]], kBatch - 1, n);
   }
   return std::min(at, bin.length);
 }
@@ -145,18 +197,20 @@ int weigh(const View& view, Scratch& s, int strip, Trace* trace) {
   vf t0 = load<vf>(front), t1 = load<vf>(front + kLanes);
   vm live0 = s.live[2 * strip], live1 = s.live[2 * strip + 1];
   const vf x = kX;
+  const int filled = s.strip_filled[strip];
+  const int32_t* entries = s.strip[strip];
   int n = Keep ? trace->count : 0;
   if constexpr (Keep) {
-    trace->place.reserve(n + s.filled + kBatch);
-    trace->raw.reserve(static_cast<size_t>(n + s.filled + kBatch) * kStrip);
-    trace->front.reserve(static_cast<size_t>(n + s.filled + kBatch) * kStrip);
+    trace->place.reserve(n + filled + kBatch);
+    trace->raw.reserve(static_cast<size_t>(n + filled + kBatch) * kStrip);
+    trace->front.reserve(static_cast<size_t>(n + filled + kBatch) * kStrip);
   }
-  for (int first = 0; first < s.filled; first += kBatch) {
+  for (int first = 0; first < filled; first += kBatch) {
     // Alphas of a batch do not depend on one another, and there is nothing to guess: only the transmittances are a chain.
     vf raw0[kBatch], raw1[kBatch];  // 0 where it does not count
 #pragma GCC unroll 8
     for (int i = 0; i < kBatch; ++i) {
-      const int e = first + i;
+      const int e = entries[first + i];
       const float* base = &s.base[e * kRows + 2 * strip];
       const float* slope = &s.slope[e * kRows + 2 * strip];
       const vf bend = splat1<vf>(s.bend[e]);
@@ -180,10 +234,10 @@ int weigh(const View& view, Scratch& s, int strip, Trace* trace) {
         float* ahead = trace->front.data() + static_cast<size_t>(n) * kStrip;
         store(raw, keep(live0, raw0[i])), store(raw + kLanes, keep(live1, raw1[i]));
         store(ahead, t0), store(ahead + kLanes, t1);
-        trace->place[n] = s.place[first + i];
+        trace->place[n] = s.place[entries[first + i]];
       } else {
         store(s.weights + n * kStrip, a0 * t0), store(s.weights + n * kStrip + kLanes, a1 * t1);
-        s.rows[n] = s.payload[first + i];
+        s.rows[n] = s.payload.data() + static_cast<size_t>(s.place[entries[first + i]]) * view.channels;
       }
       n += any_set(a0, a1);  // else the next one takes its place
       t0 = choose(live0, next0, t0), t1 = choose(live1, next1, t1);
@@ -351,7 +405,7 @@ void write_block(const View& view, const Scratch& s, int x, int y) {
 }
 
 template <bool Tile>
-int32_t forward_block(const View& view, const Bin& bin, Scratch& s, int x, int y, int64_t* weights) {
+void forward_block(const View& view, const Bin& bin, Scratch& s, int x, int y, int64_t* weights) {
   const int channels = view.channels;
   s.sums.reserve(static_cast<size_t>(channels) * kPixels);
   std::fill_n(s.sums.data(), static_cast<size_t>(channels) * kPixels, 0.0f);
@@ -363,14 +417,14 @@ int32_t forward_block(const View& view, const Bin& bin, Scratch& s, int x, int y
     live = false;
     for (int strip = 0; strip < kStrips; ++strip) {
       if (!live_strip(s, strip)) continue;
-      const int count = weigh<Tile, false>(view, s, strip, nullptr);
-      accumulate(s, count, channels, s.sums.data() + strip * kStrip);
-      *weights += count * kStrip;
+      if (const int count = weigh<Tile, false>(view, s, strip, nullptr)) {
+        accumulate(s, count, channels, s.sums.data() + strip * kStrip);
+        *weights += count * kStrip;
+      }
       live |= live_strip(s, strip);
     }
   }
   write_block(view, s, x, y);
-  return at;
 }
 
 // Image gradients of the block, in both layouts, and what is behind everything; false if all are zero.
@@ -434,7 +488,7 @@ bool load_gradients(const View& view, Scratch& s, int x, int y) {
 
 // One strip's trace, back to front: dL/dalpha_i = T_i (s_i - B), where B is what is composited behind i, and
 // B <- B + alpha_i (s_i - B). dL/dpayload_i = sum of w_i g.
-void backward_strip(const View& view, const Bin& bin, Scratch& s, int strip, int x, int y, float* slots) {
+void backward_strip(const View& view, Scratch& s, int strip, int x, int y, float* slots) {
   const Trace& trace = s.traces[strip];
   const int channels = view.channels, stride = slot_stride(channels), moments = padded(channels);
   const vf alpha_max = splat1<vf>(view.settings.alpha_max);
@@ -446,7 +500,7 @@ void backward_strip(const View& view, const Bin& bin, Scratch& s, int strip, int
     const int32_t first = end - count;
     for (int k = 0; k < count; ++k) {
       const int32_t place = trace.place[first + k];
-      s.rows[k] = view.payload + static_cast<size_t>(bin.list[place]) * channels;
+      s.rows[k] = s.payload.data() + static_cast<size_t>(place) * channels;
       s.targets[k] = slots + static_cast<size_t>(place) * stride;
     }
     const bool chain = view.want_alpha || view.want_geometry;
@@ -494,18 +548,16 @@ void backward_block(const View& view, const Bin& bin, Scratch& s, int x, int y, 
       live |= live_strip(s, strip);
     }
   }
-  for (int strip = 0; strip < kStrips; ++strip) backward_strip(view, bin, s, strip, x, y, slots);
+  for (int strip = 0; strip < kStrips; ++strip) backward_strip(view, s, strip, x, y, slots);
 }
 
-// Blend a bin; returns how much of its list was needed, adds the number of (pixel, Gaussian) weights blended to *weights.
-int32_t forward_bin(const View& view, const Bin& bin, Scratch& s, int64_t* weights) {
+// Blend a bin; leaves in scratch which of its list were touched, adds the number of (pixel, Gaussian) weights to *weights.
+void forward_bin(const View& view, const Bin& bin, Scratch& s, int64_t* weights) {
   s.loaded = 0;
-  int32_t needed = 0;
   for (int y = bin.y0; y < bin.y1; y += kRows)
     for (int x = bin.x0; x < bin.x1; x += kWide)
-      needed = std::max(needed, view.settings.tile3sigma ? forward_block<true>(view, bin, s, x, y, weights)
-                                                         : forward_block<false>(view, bin, s, x, y, weights));
-  return needed;
+      view.settings.tile3sigma ? forward_block<true>(view, bin, s, x, y, weights)
+                               : forward_block<false>(view, bin, s, x, y, weights);
 }
 
 // Fill slots [bin.length, slot_stride] with the gradients of the bin's pairs.

@@ -1,4 +1,4 @@
-"""Memory for images, used again when nobody holds an image any more.
+"""Memory for images and gradients, used again when nobody holds them any more.
 
 A system's allocator hands out large blocks as new, zeroed pages in every call, which for a 1600x900 image of 19 channels
 takes as long as blending a third of it. Blocks are returned by the storage itself: whatever shares it keeps it.
@@ -17,6 +17,11 @@ SMALLEST = 1 << 22  # bytes; smaller blocks the allocator reuses by itself
 KEPT = 1 << 30  # bytes kept at most: GaussianFlowOcc's 42 views of 704x256 pixels are half of it
 
 _free: dict[int, list[mmap.mmap]] = {}  # by size
+
+
+def zeros_like(tensor: Tensor) -> Tensor:
+    """float32 zeros on the CPU in the shape of ``tensor``."""
+    return empty(*tensor.shape).zero_()
 
 
 def empty(*shape: int) -> Tensor:

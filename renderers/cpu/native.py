@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,12 @@ class _Settings(ctypes.Structure):
     ]
 
 
+class State(ctypes.Structure):
+    """What a forward pass left of a view for the backward pass: a block of memory."""
+
+    _fields_ = [("block", ctypes.c_void_p), ("bytes", ctypes.c_int64)]
+
+
 class Call(ctypes.Structure):
     """Arguments of one forward or backward call; see ``op.cpp``. Set tensors with ``call.name = pointer(tensor)``."""
 
@@ -39,7 +46,7 @@ class Call(ctypes.Structure):
             (name, ctypes.c_void_p)
             for name in (
                 "means scales quaternions opacities payload intrinsics world_to_camera background visible time_index "
-                "out_features out_depth out_alpha needed grad_features grad_depth grad_alpha "
+                "out_features out_depth out_alpha states grad_features grad_depth grad_alpha "
                 "grad_means grad_scales grad_quaternions grad_opacities grad_payload stages"
             ).split()
         ),
@@ -61,7 +68,7 @@ def library(target: str) -> ctypes.CDLL:
     op = ctypes.CDLL(str(path))  # `torch` is imported above: both use the OpenMP runtime that it has loaded
     op.occ_forward.argtypes = op.occ_backward.argtypes = [ctypes.POINTER(Call)]
     op.occ_forward.restype = op.occ_backward.restype = ctypes.c_int32
-    op.occ_bins.argtypes, op.occ_bins.restype = [ctypes.c_int32, ctypes.c_int32], ctypes.c_int32
+    op.occ_free.argtypes, op.occ_free.restype = [ctypes.c_void_p], None
     op.occ_level.argtypes, op.occ_level.restype = [], ctypes.c_int32
     op.occ_peak_flops.argtypes, op.occ_peak_flops.restype = [ctypes.c_int32, ctypes.c_double], ctypes.c_double
     op.occ_peak_bytes.argtypes, op.occ_peak_bytes.restype = [ctypes.c_int32, ctypes.c_int64, ctypes.c_int32], ctypes.c_double
@@ -93,14 +100,26 @@ def default_target() -> str:
     return named
 
 
-def forward(target: str, call: Call) -> None:
-    """Fill the outputs of ``call``."""
+def forward(target: str, call: Call, keep: bool) -> list[Tensor]:
+    """Fill the outputs of ``call``; returns what ``backward`` needs of each view, if it is to be kept: plain bytes."""
+    states = (State * (call.batch * call.views if keep else 0))()
+    call.states = ctypes.addressof(states) if keep else None
     _run(target, library(target).occ_forward, call)
+    return [_owned(target, state.block, state.bytes) for state in states]
 
 
-def backward(target: str, call: Call) -> None:
-    """Add to the gradients of ``call``."""
+def backward(target: str, call: Call, kept: Sequence[Tensor]) -> None:
+    """Add to the gradients of ``call``; ``kept`` is what ``forward`` returned."""
+    states = (State * len(kept))(*(State(pointer(tensor), tensor.numel()) for tensor in kept))
+    call.states = ctypes.addressof(states)
     _run(target, library(target).occ_backward, call)
+
+
+def _owned(target: str, block: int, size: int) -> Tensor:
+    """The op's memory as a tensor, freed with it."""
+    memory = (ctypes.c_uint8 * size).from_address(block)
+    weakref.finalize(memory, library(target).occ_free, block)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 def _run(target: str, function: Callable[[Any], int], call: Call) -> None:

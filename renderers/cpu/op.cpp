@@ -1,7 +1,7 @@
 // The "cpu" renderer: a plain C interface over projection, depth sort, binning, blending and their gradients.
 //
-// Per view, forward: project and cull all Gaussians -> radix sort by depth, stable -> counting sort into bins of pixels,
-// in depth order -> blend bins, one thread a bin. Backward repeats the first three (cheap) and blends again, storing each
+// Per view, forward: cull and project Gaussians -> radix sort by depth, stable -> counting sort into bins of pixels,
+// in depth order -> blend bins, one thread a bin -> keep what some pixel depends on. Backward blends that again, storing each
 // (bin, Gaussian) pair's gradients in a slot of its own; the slots are then added bin by bin. Nothing depends on the
 // number of threads.
 #include <atomic>
@@ -10,15 +10,20 @@
 #include <vector>
 
 #include <omp.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "blend.h"
+#include "scene.h"
+#include "sort.h"
 
 using namespace splat;
 
 extern "C" {
+
+// What a forward pass leaves of a view for the backward pass (see Kept).
+struct OccState {
+  void* block;  // freed by occ_free
+  int64_t bytes;
+};
 
 // Mirrored by renderers/cpu/native.py. Tensors are contiguous float32; absent ones are null.
 struct OccCall {
@@ -30,13 +35,13 @@ struct OccCall {
   const uint8_t* visible;
   const int64_t* time_index;
   float *out_features, *out_depth, *out_alpha;
-  int32_t* needed;  // [batch, views, bins]: how much of each bin's list the forward pass used
+  OccState* states;  // [batch, views]: written by the forward pass unless null, read by the backward pass
   const float *grad_features, *grad_depth, *grad_alpha;
   float *grad_means, *grad_scales, *grad_quaternions, *grad_opacities, *grad_payload;
   double* stages;  // null, or [9] in the order of Stage: seconds, then counts
 };
 
-int32_t occ_bins(int32_t width, int32_t height);
+void occ_free(void* block);
 int32_t occ_level();
 int32_t occ_forward(const OccCall* call);
 int32_t occ_backward(const OccCall* call);
@@ -50,7 +55,7 @@ enum Stage { kProject, kSort, kBin, kBlend, kReduce, kSplats, kPairs, kNeeded, k
 #endif
 constexpr size_t kSlotBytes = OCC_SLOT_BYTES;  // gradient slots held at once
 
-// The inputs are not those of the forward pass: what that left (`needed`) or a time index does not fit them.
+// The inputs are not those of the forward pass: a mean's depth or a time index is another.
 struct Changed {};
 
 class Clock {
@@ -69,17 +74,6 @@ class Clock {
   double* stages_;
   double last_ = 0;
 };
-
-// Big pages for freshly allocated outputs: a page fault every 4 KiB costs as much as blending into it.
-void big_pages(void* p, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  const uintptr_t page = size_t{2} << 20, begin = (reinterpret_cast<uintptr_t>(p) + page - 1) / page * page;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(p) + bytes) / page * page;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: failure changes nothing
-#else
-  (void)p, (void)bytes;
-#endif
-}
 
 struct Pose {
   float r[9], t[3], fx, fy, cx, cy;
@@ -107,15 +101,23 @@ Pose pose_of(const OccCall& call, int64_t index) {
   return p;
 }
 
+inline float depth_of(const Pose& p, const float* mean) {
+  return p.r[6] * mean[0] + p.r[7] * mean[1] + p.r[8] * mean[2] + p.t[2];
+}
+
+inline double root(double x) { return std::sqrt(x); }
+inline double limited(double x, float low, float high) { return std::min<double>(std::max<double>(x, low), high); }
+inline vf limited(vf x, float low, float high) { return vmin(vmax(x, splat1<vf>(low)), splat1<vf>(high)); }
+
 // Rotation matrix of a quaternion (w, x, y, z) of any length; `norm` is that length.
 template <typename Real>
-void rotation(const float* q, Real* m, Real unit[4], Real& norm) {
-  norm = std::sqrt(Real(q[0]) * q[0] + Real(q[1]) * q[1] + Real(q[2]) * q[2] + Real(q[3]) * q[3]);
+void rotation(const Real* q, Real* m, Real unit[4], Real& norm) {
+  norm = root(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
   for (int i = 0; i < 4; ++i) unit[i] = q[i] / norm;
   const Real w = unit[0], x = unit[1], y = unit[2], z = unit[3];
-  m[0] = 1 - 2 * (y * y + z * z), m[1] = 2 * (x * y - w * z), m[2] = 2 * (x * z + w * y);
-  m[3] = 2 * (x * y + w * z), m[4] = 1 - 2 * (x * x + z * z), m[5] = 2 * (y * z - w * x);
-  m[6] = 2 * (x * z - w * y), m[7] = 2 * (y * z + w * x), m[8] = 1 - 2 * (x * x + y * y);
+  m[0] = 1.0f - 2.0f * (y * y + z * z), m[1] = 2.0f * (x * y - w * z), m[2] = 2.0f * (x * z + w * y);
+  m[3] = 2.0f * (x * y + w * z), m[4] = 1.0f - 2.0f * (x * x + z * z), m[5] = 2.0f * (y * z - w * x);
+  m[6] = 2.0f * (x * z - w * y), m[7] = 2.0f * (y * z + w * x), m[8] = 1.0f - 2.0f * (x * x + y * y);
 }
 
 // A Gaussian on its way to the screen. m = Jacobian x rotation to the camera [2, 3]; axes = m x own rotation [2, 3]
@@ -123,60 +125,35 @@ void rotation(const float* q, Real* m, Real unit[4], Real& norm) {
 template <typename Real>
 struct Projection {
   Real x, y, z, tx, ty;
-  bool clamped_x, clamped_y;
   Real m[6], own[9], unit[4], norm, axes[6];
   Real sxx, sxy, syy;
 };
 
+// Real: a vector of Gaussians in single precision, or one in double.
 template <typename Real>
-void project_one(const Pose& p, const float* mean, const float* scale, const float* quaternion, bool isotropic,
-                 Projection<Real>& o) {
+inline void project_one(const Pose& p, const Real mean[3], const Real scale[3], const Real quaternion[4], bool isotropic,
+                        Projection<Real>& o) {
   const float* r = p.r;
-  o.x = Real(r[0]) * mean[0] + Real(r[1]) * mean[1] + Real(r[2]) * mean[2] + p.t[0];
-  o.y = Real(r[3]) * mean[0] + Real(r[4]) * mean[1] + Real(r[5]) * mean[2] + p.t[1];
-  o.z = Real(r[6]) * mean[0] + Real(r[7]) * mean[1] + Real(r[8]) * mean[2] + p.t[2];
-  const Real u = o.x / o.z, v = o.y / o.z;
-  o.clamped_x = u < p.low_x || u > p.high_x, o.clamped_y = v < p.low_y || v > p.high_y;
-  o.tx = o.z * std::min<Real>(std::max<Real>(u, p.low_x), p.high_x);
-  o.ty = o.z * std::min<Real>(std::max<Real>(v, p.low_y), p.high_y);
+  o.x = r[0] * mean[0] + r[1] * mean[1] + r[2] * mean[2] + p.t[0];
+  o.y = r[3] * mean[0] + r[4] * mean[1] + r[5] * mean[2] + p.t[1];
+  o.z = r[6] * mean[0] + r[7] * mean[1] + r[8] * mean[2] + p.t[2];
+  o.tx = o.z * limited(o.x / o.z, p.low_x, p.high_x);
+  o.ty = o.z * limited(o.y / o.z, p.low_y, p.high_y);
   const Real jx = p.fx / o.z, jy = p.shape_fy / o.z, jxz = -jx * o.tx / o.z, jyz = -jy * o.ty / o.z;
   for (int k = 0; k < 3; ++k) o.m[k] = jx * r[k] + jxz * r[6 + k], o.m[3 + k] = jy * r[3 + k] + jyz * r[6 + k];
   const Real* rows = o.m;
-  Real s[3] = {scale[0], scale[0], scale[0]};
   if (!isotropic) {
-    s[1] = scale[1], s[2] = scale[2];
     rotation(quaternion, o.own, o.unit, o.norm);
     for (int i = 0; i < 2; ++i)
       for (int k = 0; k < 3; ++k)
         o.axes[3 * i + k] = o.m[3 * i] * o.own[k] + o.m[3 * i + 1] * o.own[3 + k] + o.m[3 * i + 2] * o.own[6 + k];
     rows = o.axes;
   }
-  o.sxx = o.sxy = o.syy = 0;
+  o.sxx = o.sxy = o.syy = Real{};
   for (int k = 0; k < 3; ++k) {
-    const Real a = rows[k] * s[k], b = rows[3 + k] * s[k];
+    const Real a = rows[k] * scale[isotropic ? 0 : k], b = rows[3 + k] * scale[isotropic ? 0 : k];
     o.sxx += a * a, o.sxy += a * b, o.syy += b * b;
   }
-}
-
-// One view's Gaussians in depth order, and their bins.
-struct Scene {
-  int32_t visible = 0;
-  Buffer<Splat> splats;
-  Buffer<Rect> rects;
-  Buffer<uint32_t> ids;     // rank -> index of the Gaussian
-  Buffer<float> payload;
-  int32_t edge = 0, columns = 0, rows = 0;
-  Buffer<uint32_t> pairs;   // ranks, bin after bin
-  Buffer<int64_t> starts;   // [bins + 1] into pairs
-};
-
-struct BinRange {
-  uint16_t x0, y0, x1, y1;  // bins [x0, x1) x [y0, y1)
-};
-
-int32_t bin_edge(int64_t width, int64_t height) {
-  // Depends on the image alone, so that sums are formed in the same order on every machine.
-  return width * height >= 64 * 64 * 64 ? 64 : width * height >= 32 * 32 * 64 ? 32 : 16;
 }
 
 struct Inputs {  // of one view
@@ -197,155 +174,179 @@ Inputs inputs_of(const OccCall& call, int64_t b, int64_t v) {
           call.visible ? call.visible + (b * call.views + v) * n : nullptr};
 }
 
-// Returns false if the Gaussian cannot touch the image.
-inline bool project_splat(const OccCall& call, const Pose& pose, const Inputs& in, int64_t i, float z, Splat& splat, Rect& rect) {
+constexpr int kBlock = 256;  // Gaussians that are looked at together
+
+// Who cannot touch the image whatever its shape, by its centre (x, y, z) before the camera and its largest standard deviation s:
+// those with |distance beyond a border| > near_x s + far_x z, in pixels times z. A Gaussian reaches R sqrt(sxx) + 1 pixels from its
+// centre, where sxx <= (fx s / z)^2 (1 + limit^2) + low_pass and R is that of an opaque one; a percent and two pixels more keep
+// rounding, poses that are rigid to a thousandth included, out of it.
+struct Border {
+  float near_x, near_y, far;
+};
+
+Border border_of(const OccCall& call, const Pose& p) {
   const Settings& set = call.settings;
-  const float opacity = in.opacities[i];
-  Projection<float> p;
-  project_one(pose, in.means + 3 * i, in.scales + call.scale_columns * i, in.quaternions ? in.quaternions + 4 * i : nullptr,
-              call.scale_columns == 1, p);
-  const float sxx = p.sxx + set.low_pass, syy = p.syy + set.low_pass, sxy = p.sxy;
-  const float det = sxx * syy - sxy * sxy;
-  if (!(det > 0)) return false;
-  const float u = pose.fx * p.x / p.z + pose.cx, v = pose.fy * p.y / p.z + pose.cy;
-  const float reach = 2 * std::max(0.0f, std::log(opacity / set.alpha_min));
+  const float reach = 1.01f * std::sqrt(2 * std::log(1.00001f / set.alpha_min));
+  const auto spread = [](float low, float high) { return std::sqrt(1 + std::max(low * low, high * high)); };
+  return {reach * p.fx * spread(p.low_x, p.high_x), reach * p.fy * spread(p.low_y, p.high_y), reach * std::sqrt(set.low_pass) + 3};
+}
+
+// Appends to `chosen` those of the Gaussians [first, first + count) that may touch the image; returns how many it holds then.
+int choose(const OccCall& call, const Pose& p, const Border& border, const Inputs& in, int64_t first, int count, uint32_t* chosen,
+           int n) {
+  const Settings& set = call.settings;
+  const uint8_t* visible = in.visible ? in.visible + first : nullptr;
+  if (visible) {
+    int some = 0;
+    for (int i = 0; i < count; ++i) some |= visible[i];
+    if (!some) return n;
+  }
+  const float* mean = in.means + 3 * first;
+  const float* opacity = in.opacities + first;
+  const float* scale = in.scales + call.scale_columns * first;
+  float size[kBlock];
+  if (call.scale_columns == 1)
+    std::copy_n(scale, count, size);
+  else
+    for (int i = 0; i < count; ++i) size[i] = std::max(std::max(scale[3 * i], scale[3 * i + 1]), scale[3 * i + 2]);
+  const float right = p.cx - call.width, below = p.cy - call.height;
+  int32_t seen[kBlock];
+  for (int i = 0; i < count; ++i) {
+    const float* m = mean + 3 * i;
+    const float x = p.fx * (p.r[0] * m[0] + p.r[1] * m[1] + p.r[2] * m[2] + p.t[0]);
+    const float y = p.fy * (p.r[3] * m[0] + p.r[4] * m[1] + p.r[5] * m[2] + p.t[1]);
+    const float z = p.r[6] * m[0] + p.r[7] * m[1] + p.r[8] * m[2] + p.t[2];  // as `depth_of`
+    const float reach_x = border.near_x * size[i] + border.far * z, reach_y = border.near_y * size[i] + border.far * z;
+    const bool beyond = (x + right * z > reach_x) | (-(x + p.cx * z) > reach_x) | (y + below * z > reach_y) | (-(y + p.cy * z) > reach_y);
+    seen[i] = (z > set.near) & !(z > set.far) & !(opacity[i] < set.alpha_min) & !beyond;
+  }
+  for (int i = 0; i < count; ++i) {
+    chosen[n] = static_cast<uint32_t>(first + i);
+    n += seen[i] & (visible ? visible[i] != 0 : 1);
+  }
+  return n;
+}
+
+// Projects the Gaussians chosen[0, count), a vector at most, and writes those that can touch the image to `scene` from `at` on;
+// returns where it stopped.
+int64_t project_lanes(const OccCall& call, const Pose& pose, const Inputs& in, const uint32_t* chosen, int count, Scene& scene, int64_t at) {
+  const Settings& set = call.settings;
+  const bool isotropic = call.scale_columns == 1;
+  vf mean[3], scale[3], quaternion[4];
+  float opacity[kLanes], reach[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int64_t i = chosen[std::min(lane, count - 1)];
+    for (int k = 0; k < 3; ++k) mean[k][lane] = in.means[3 * i + k];
+    for (int k = 0; k < call.scale_columns; ++k) scale[k][lane] = in.scales[call.scale_columns * i + k];
+    for (int k = 0; k < 4 && !isotropic; ++k) quaternion[k][lane] = in.quaternions[4 * i + k];
+    opacity[lane] = in.opacities[i];
+    reach[lane] = 2 * std::max(0.0f, std::log(opacity[lane] / set.alpha_min));
+  }
+  Projection<vf> p;
+  project_one(pose, mean, scale, quaternion, isotropic, p);
+  const vf sxx = p.sxx + set.low_pass, syy = p.syy + set.low_pass, sxy = p.sxy;
+  const vf det = sxx * syy - sxy * sxy;
+  const vf u = pose.fx * p.x / p.z + pose.cx, v = pose.fy * p.y / p.z + pose.cy;
   // A pixel more on each side: rounding must not decide, alpha does.
-  const float half_x = std::sqrt(reach * sxx) + 1, half_y = std::sqrt(reach * syy) + 1;
-  float left = std::floor(u - half_x), right = std::ceil(u + half_x);
-  float top = std::floor(v - half_y), bottom = std::ceil(v + half_y);
+  const vf half_x = root(load<vf>(reach) * sxx) + 1.0f, half_y = root(load<vf>(reach) * syy) + 1.0f;
+  const vf left_of = u - half_x, right_of = u + half_x, top_of = v - half_y, bottom_of = v + half_y;
+  const vf a = syy / det, b = -sxy / det, c = sxx / det;
   const float width = static_cast<float>(call.width), height = static_cast<float>(call.height);
-  if (set.tile3sigma) {
-    const float middle = 0.5f * (sxx + syy);
-    const float largest = middle + std::sqrt(std::max(0.1f, middle * middle - det));
-    const float radius = std::ceil(3 * std::sqrt(largest)), tile = static_cast<float>(set.tile_size);
-    const auto edge = [&](float at, float limit) {
-      return std::min(std::min(std::max(std::trunc(at / tile), 0.0f), std::ceil(limit / tile)) * tile, limit);
-    };
-    rect.x0 = static_cast<int32_t>(edge(u - 0.5f - radius, width));
-    rect.x1 = static_cast<int32_t>(edge(u - 0.5f + radius + tile - 1, width));
-    rect.y0 = static_cast<int32_t>(edge(v - 0.5f - radius, height));
-    rect.y1 = static_cast<int32_t>(edge(v - 0.5f + radius + tile - 1, height));
-    left = std::max(left, static_cast<float>(rect.x0)), right = std::min(right, static_cast<float>(rect.x1));
-    top = std::max(top, static_cast<float>(rect.y0)), bottom = std::min(bottom, static_cast<float>(rect.y1));
-  }
-  left = std::max(left, 0.0f), top = std::max(top, 0.0f), right = std::min(right, width), bottom = std::min(bottom, height);
-  if (!(left < right) || !(top < bottom)) return false;
-  splat = {u, v, syy / det, -sxy / det, sxx / det, std::log2(opacity), reach, z};
-  if (!set.tile3sigma)
-    rect = {static_cast<int32_t>(left), static_cast<int32_t>(top), static_cast<int32_t>(right), static_cast<int32_t>(bottom)};
-  return true;
-}
-
-// Stable by key; `other` buffers hold the result if the return value is true.
-bool radix_sort(uint32_t* keys, uint32_t* values, uint32_t* other_keys, uint32_t* other_values, int64_t n) {
-  constexpr int kBits = 11, kPasses = 3;
-  std::vector<uint32_t> counts(kPasses << kBits);
-  for (int64_t i = 0; i < n; ++i)
-    for (int pass = 0; pass < kPasses; ++pass) ++counts[(pass << kBits) + ((keys[i] >> (pass * kBits)) & ((1u << kBits) - 1))];
-  bool swapped = false;
-  for (int pass = 0; pass < kPasses; ++pass) {
-    uint32_t* count = counts.data() + (pass << kBits);
-    uint32_t total = 0;
-    bool sorted = false;
-    for (int d = 0; d < 1 << kBits; ++d) {
-      sorted |= count[d] == n;
-      const uint32_t c = count[d];
-      count[d] = total, total += c;
+  for (int lane = 0; lane < count; ++lane) {
+    if (!(det[lane] > 0)) continue;
+    float left = std::floor(left_of[lane]), right = std::ceil(right_of[lane]);
+    float top = std::floor(top_of[lane]), bottom = std::ceil(bottom_of[lane]);
+    Rect rect;
+    if (set.tile3sigma) {
+      const float middle = 0.5f * (sxx[lane] + syy[lane]);
+      const float largest = middle + std::sqrt(std::max(0.1f, middle * middle - det[lane]));
+      const float radius = std::ceil(3 * std::sqrt(largest)), tile = static_cast<float>(set.tile_size);
+      const auto edge = [&](float at, float limit) {
+        return std::min(std::min(std::max(std::trunc(at / tile), 0.0f), std::ceil(limit / tile)) * tile, limit);
+      };
+      rect.x0 = static_cast<int32_t>(edge(u[lane] - 0.5f - radius, width));
+      rect.x1 = static_cast<int32_t>(edge(u[lane] - 0.5f + radius + tile - 1, width));
+      rect.y0 = static_cast<int32_t>(edge(v[lane] - 0.5f - radius, height));
+      rect.y1 = static_cast<int32_t>(edge(v[lane] - 0.5f + radius + tile - 1, height));
+      left = std::max(left, static_cast<float>(rect.x0)), right = std::min(right, static_cast<float>(rect.x1));
+      top = std::max(top, static_cast<float>(rect.y0)), bottom = std::min(bottom, static_cast<float>(rect.y1));
     }
-    if (sorted) continue;  // all keys share the digit
-    for (int64_t i = 0; i < n; ++i) {
-      const uint32_t at = count[(keys[i] >> (pass * kBits)) & ((1u << kBits) - 1)]++;
-      other_keys[at] = keys[i], other_values[at] = values[i];
-    }
-    std::swap(keys, other_keys), std::swap(values, other_values);
-    swapped = !swapped;
+    left = std::max(left, 0.0f), top = std::max(top, 0.0f), right = std::min(right, width), bottom = std::min(bottom, height);
+    if (!(left < right) || !(top < bottom)) continue;
+    if (set.tile3sigma)
+      scene.rects[at] = rect;
+    else
+      rect = {static_cast<int32_t>(left), static_cast<int32_t>(top), static_cast<int32_t>(right), static_cast<int32_t>(bottom)};
+    scene.splats[at] = {u[lane], v[lane], a[lane], b[lane], c[lane], std::log2(opacity[lane]), reach[lane], p.z[lane]};
+    const Grid grid(call.width, call.height);
+    const auto bin_of = [&](int32_t pixel, bool up) { return static_cast<uint16_t>((pixel + (up ? grid.edge - 1 : 0)) / grid.edge); };
+    scene.ranges[at] = {bin_of(rect.x0, false), bin_of(rect.y0, false), bin_of(rect.x1, true), bin_of(rect.y1, true)};
+    scene.ids[at++] = chosen[lane];
   }
-  return swapped;
+  return at;
 }
-
-constexpr int64_t kAhead = 16;  // splats between asking for one and reading it
 
 void prepare(const OccCall& call, const Inputs& in, const Pose& pose, Scene& scene, Clock& clock) {
   const int64_t n = call.count;
   const int threads = call.threads;
-  const Settings& set = call.settings;
-  const int channels = static_cast<int>(call.features) + 1;
-  scene.edge = bin_edge(call.width, call.height);
-  scene.columns = (call.width + scene.edge - 1) / scene.edge, scene.rows = (call.height + scene.edge - 1) / scene.edge;
-  const int64_t bins = int64_t{scene.columns} * scene.rows;
+  const Grid grid(call.width, call.height);
+  const int64_t bins = grid.bins();
 
   // project: each thread fills its own stretch
-  Buffer<Splat> splats(n);
-  Buffer<Rect> rects(n);
-  Buffer<uint32_t> ids(n);
+  scene.splats.renew(n), scene.ids.renew(n), scene.ranges.renew(n), scene.touched.renew(n), scene.compact.renew(n);
+  if (call.settings.tile3sigma) scene.rects.renew(n);
   std::vector<int64_t> found(threads + 1, 0);
   std::vector<int64_t> begin(threads + 1);
   for (int t = 0; t <= threads; ++t) begin[t] = n * t / threads;
+  const Border border = border_of(call, pose);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int t = 0; t < threads; ++t) {
     int64_t at = begin[t];
-    for (int64_t i = begin[t]; i < begin[t + 1]; ++i) {
-      if (in.visible && !in.visible[i]) continue;
-      const float* m = in.means + 3 * i;
-      const float z = pose.r[6] * m[0] + pose.r[7] * m[1] + pose.r[8] * m[2] + pose.t[2];
-      if (!(z > set.near) || z > set.far || in.opacities[i] < set.alpha_min) continue;
-      if (project_splat(call, pose, in, i, z, splats[at], rects[at])) ids[at++] = static_cast<uint32_t>(i);
+    uint32_t chosen[kBlock + kLanes];
+    int count = 0;
+    for (int64_t i = begin[t]; i < begin[t + 1]; i += kBlock) {
+      count = choose(call, pose, border, in, i, static_cast<int>(std::min<int64_t>(kBlock, begin[t + 1] - i)), chosen, count);
+      int done = 0;
+      for (; count - done >= kLanes; done += kLanes) at = project_lanes(call, pose, in, chosen + done, kLanes, scene, at);
+      count -= done;
+      std::copy_n(chosen + done, count, chosen);
     }
+    if (count) at = project_lanes(call, pose, in, chosen, count, scene, at);
     found[t + 1] = at - begin[t];
   }
   for (int t = 0; t < threads; ++t) found[t + 1] += found[t];
-  const int64_t visible = found[threads];
-  scene.visible = static_cast<int32_t>(visible);
+  const int64_t visible = scene.visible = found[threads];
   clock.lap(kProject);
 
   // sort by the bits of the depth, which is positive
-  Buffer<uint32_t> keys(visible), order(visible), other_keys(visible), other_order(visible);
+  for (Buffer<uint32_t>* buffer : {&scene.keys, &scene.places, &scene.other_keys, &scene.other_places}) buffer->renew(visible);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int t = 0; t < threads; ++t)
     for (int64_t k = found[t]; k < found[t + 1]; ++k) {
       const int64_t at = begin[t] + (k - found[t]);
-      std::memcpy(&keys[k], &splats[at].z, 4);
-      order[k] = static_cast<uint32_t>(at);
+      std::memcpy(&scene.keys[k], &scene.splats[at].z, 4);
+      scene.places[k] = static_cast<uint32_t>(at), scene.touched[at] = 0;
     }
-  const uint32_t* sorted =
-      radix_sort(keys.data(), order.data(), other_keys.data(), other_order.data(), visible) ? other_order.data() : order.data();
-  scene.splats.reserve(visible), scene.ids.reserve(visible), scene.payload.reserve(visible * channels);
-  if (set.tile3sigma) scene.rects.reserve(visible);
-  Buffer<BinRange> ranges(visible);
-  const auto bin_of = [&](int32_t pixel, bool up) { return static_cast<uint16_t>((pixel + (up ? scene.edge - 1 : 0)) / scene.edge); };
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t k = 0; k < visible; ++k) {
-    // Neighbours in depth lie anywhere in memory: ask for them ahead of time.
-    if (k + 2 * kAhead < visible) {
-      const uint32_t later = sorted[k + 2 * kAhead];
-      __builtin_prefetch(&ids[later]), __builtin_prefetch(&splats[later]), __builtin_prefetch(&rects[later]);
-      const char* row = reinterpret_cast<const char*>(in.payload + int64_t{ids[sorted[k + kAhead]]} * call.features);
-      for (int64_t byte = 0; byte < 4 * call.features; byte += 64) __builtin_prefetch(row + byte);
-    }
-    const uint32_t at = sorted[k], id = ids[at];
-    const Rect r = rects[at];
-    scene.splats[k] = splats[at], scene.ids[k] = id;
-    if (set.tile3sigma) scene.rects[k] = r;
-    ranges[k] = {bin_of(r.x0, false), bin_of(r.y0, false), bin_of(r.x1, true), bin_of(r.y1, true)};
-    float* row = scene.payload.data() + k * channels;
-    std::memcpy(row, in.payload + int64_t{id} * call.features, 4 * call.features);
-    row[channels - 1] = splats[at].z;
-  }
+  scene.order = radix_sort(scene.keys.data(), scene.places.data(), scene.other_keys.data(), scene.other_places.data(), visible, threads);
   clock.lap(kSort);
 
   // counting sort into bins, stable in depth: each thread owns a stretch of ranks
   std::vector<int64_t> cursor(threads * bins, 0);
-  const auto each_bin = [&](int64_t k, auto&& f) {
-    const BinRange r = ranges[k];
+  scene.sorted_ranges.renew(visible);
+  const auto each_bin = [&](const BinRange& r, auto&& f) {
     for (int64_t y = r.y0; y < r.y1; ++y)
-      for (int64_t x = r.x0; x < r.x1; ++x) f(y * scene.columns + x);
+      for (int64_t x = r.x0; x < r.x1; ++x) f(y * grid.columns + x);
   };
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int t = 0; t < threads; ++t) {
     int64_t* count = cursor.data() + t * bins;
-    for (int64_t k = visible * t / threads; k < visible * (t + 1) / threads; ++k) each_bin(k, [&](int64_t bin) { ++count[bin]; });
+    const int64_t end = visible * (t + 1) / threads;
+    for (int64_t k = visible * t / threads; k < end; ++k) {
+      if (k + kAhead < end) __builtin_prefetch(&scene.ranges[scene.order[k + kAhead]]);
+      each_bin(scene.sorted_ranges[k] = scene.ranges[scene.order[k]], [&](int64_t bin) { ++count[bin]; });
+    }
   }
-  scene.starts.reserve(bins + 1);
+  scene.starts.renew(bins + 1);
   int64_t total = 0;
   for (int64_t bin = 0; bin < bins; ++bin) {
     scene.starts[bin] = total;
@@ -355,34 +356,33 @@ void prepare(const OccCall& call, const Inputs& in, const Pose& pose, Scene& sce
     }
   }
   scene.starts[bins] = total;
-  scene.pairs.reserve(total);
+  scene.pairs.renew(total);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int t = 0; t < threads; ++t) {
     int64_t* at = cursor.data() + t * bins;
     for (int64_t k = visible * t / threads; k < visible * (t + 1) / threads; ++k)
-      each_bin(k, [&](int64_t bin) { scene.pairs[at[bin]++] = static_cast<uint32_t>(k); });
+      each_bin(scene.sorted_ranges[k], [&](int64_t bin) { scene.pairs[at[bin]++] = scene.order[k]; });
   }
   clock.lap(kBin);
   clock.count(kSplats, static_cast<double>(visible));
   clock.count(kPairs, static_cast<double>(total));
 }
 
-View view_of(const OccCall& call, const Scene& scene) {
+View view_of(const OccCall& call, const Inputs& in) {
   View view{};
   view.width = call.width, view.height = call.height, view.channels = static_cast<int32_t>(call.features) + 1;
   view.settings = call.settings;
-  view.splats = scene.splats.data(), view.rects = scene.rects.data(), view.payload = scene.payload.data();
-  view.background = call.background;
+  view.payload = in.payload, view.background = call.background;
   return view;
 }
 
-Bin bin_at(const OccCall& call, const Scene& scene, int64_t index) {
-  const int32_t x = static_cast<int32_t>(index % scene.columns) * scene.edge, y = static_cast<int32_t>(index / scene.columns) * scene.edge;
-  return {scene.pairs.data() + scene.starts[index], static_cast<int32_t>(scene.starts[index + 1] - scene.starts[index]), x, y,
-          std::min(x + scene.edge, call.width), std::min(y + scene.edge, call.height)};
+Bin bin_at(const View& view, const Grid& grid, const uint32_t* pairs, const int64_t* starts, int64_t index) {
+  const int32_t x = static_cast<int32_t>(index % grid.columns) * grid.edge, y = static_cast<int32_t>(index / grid.columns) * grid.edge;
+  return {pairs + starts[index], static_cast<int32_t>(starts[index + 1] - starts[index]), x, y, std::min(x + grid.edge, view.width),
+          std::min(y + grid.edge, view.height)};
 }
 
-// Gradients of one Gaussian, from those of what `project_splat` made of it: moments of h about the centre (see
+// Gradients of one Gaussian, from those of what `project_lanes` made of it: moments of h about the centre (see
 // kMoments) and the depth channel.
 void project_backward(const OccCall& call, const Pose& pose, const Inputs& in, int64_t i, const Splat& splat, const double* moments,
                       double grad_depth, float* grad_mean, float* grad_scale, float* grad_quaternion) {
@@ -394,12 +394,16 @@ void project_backward(const OccCall& call, const Pose& pose, const Inputs& in, i
   const double sxx = -(a * p + b * r), sxy = -(a * q + b * s), syy = -(b * q + c * s);
   const bool isotropic = call.scale_columns == 1;
   Projection<double> o;
-  const float* scale = in.scales + call.scale_columns * i;
-  project_one(pose, in.means + 3 * i, scale, in.quaternions ? in.quaternions + 4 * i : nullptr, isotropic, o);
+  const double mean[3] = {in.means[3 * i], in.means[3 * i + 1], in.means[3 * i + 2]};
+  double scale[3] = {}, quaternion[4] = {};
+  std::copy_n(in.scales + call.scale_columns * i, call.scale_columns, scale);
+  if (!isotropic) std::copy_n(in.quaternions + 4 * i, 4, quaternion);
+  project_one(pose, mean, scale, quaternion, isotropic, o);
+  const double across = o.x / o.z, down = o.y / o.z;
   double gm[6];
   if (isotropic) {
     double trace = 0;
-    const double s2 = double(scale[0]) * scale[0];
+    const double s2 = scale[0] * scale[0];
     for (int k = 0; k < 3; ++k) {
       const double x = 2 * (sxx * o.m[k] + sxy * o.m[3 + k]), y = 2 * (sxy * o.m[k] + syy * o.m[3 + k]);
       trace += x * o.m[k] + y * o.m[3 + k];
@@ -410,7 +414,7 @@ void project_backward(const OccCall& call, const Pose& pose, const Inputs& in, i
     double own[9] = {};  // gradient of the Gaussian's rotation matrix
     for (int k = 0; k < 6; ++k) gm[k] = 0;
     for (int k = 0; k < 3; ++k) {
-      const double ax = o.axes[k], ay = o.axes[3 + k], s2 = double(scale[k]) * scale[k];
+      const double ax = o.axes[k], ay = o.axes[3 + k], s2 = scale[k] * scale[k];
       const double x = 2 * (sxx * ax + sxy * ay), y = 2 * (sxy * ax + syy * ay);
       if (grad_scale) grad_scale[k] += static_cast<float>(scale[k] * (x * ax + y * ay));
       for (int j = 0; j < 3; ++j) {
@@ -445,8 +449,8 @@ void project_backward(const OccCall& call, const Pose& pose, const Inputs& in, i
     if (!clamped) out -= g * f / z2;
     gz += g * f * t / (z2 * z) * (clamped && call.settings.principal_clamp ? 1 : 2);
   };
-  lateral(jxz, fx, o.tx, o.clamped_x, gx);
-  lateral(jyz, shape_fy, o.ty, o.clamped_y, gy);
+  lateral(jxz, fx, o.tx, across < pose.low_x || across > pose.high_x, gx);
+  lateral(jyz, shape_fy, o.ty, down < pose.low_y || down > pose.high_y, gy);
   for (int k = 0; k < 3; ++k) grad_mean[k] += static_cast<float>(rot[k] * gx + rot[3 + k] * gy + rot[6 + k] * gz);
 }
 
@@ -460,35 +464,51 @@ void for_each_bin(int threads, int64_t begin, int64_t end, F&& work) {
   }
 }
 
-void forward_view(const OccCall& call, int64_t b, int64_t v) {
+void forward_view(const OccCall& call, int64_t b, int64_t v, Scene& scene) {
   const int64_t index = b * call.views + v, pixels = int64_t{call.width} * call.height;
+  const Grid grid(call.width, call.height);
   Clock clock(call.stages);
-  Scene scene;
-  prepare(call, inputs_of(call, b, v), pose_of(call, index), scene, clock);
-  View view = view_of(call, scene);
+  const Inputs in = inputs_of(call, b, v);
+  prepare(call, in, pose_of(call, index), scene, clock);
+  View view = view_of(call, in);
+  view.splats = scene.splats.data(), view.rects = scene.rects.data(), view.ids = scene.ids.data();
   view.features = call.out_features + index * pixels * call.features;
   view.depth = call.out_depth + index * pixels, view.alpha = call.out_alpha + index * pixels;
-  const int64_t bins = int64_t{scene.columns} * scene.rows;
-  int32_t* needed = call.needed + index * bins;
+  scene.needed.assign(grid.bins(), 0);
   std::atomic<int64_t> weights{0};
-  for_each_bin(call.threads, 0, bins, [&](int64_t bin, Scratch& scratch) {
+  for_each_bin(call.threads, 0, grid.bins(), [&](int64_t i, Scratch& scratch) {
+    const Bin bin = bin_at(view, grid, scene.pairs.data(), scene.starts.data(), i);
     int64_t count = 0;
-    needed[bin] = forward_bin(view, bin_at(call, scene, bin), scratch, &count);
+    forward_bin(view, bin, scratch, &count);
     weights += count;
+    if (!call.states) return;
+    uint32_t* list = scene.pairs.data() + scene.starts[i];
+    int32_t needed = 0;
+    for (int32_t at = 0; at < std::min(scratch.loaded, bin.length); ++at) {
+      if (!scratch.touched[at]) continue;
+      __atomic_store_n(&scene.touched[list[at]], 1, __ATOMIC_RELAXED);
+      list[needed++] = list[at];
+    }
+    scene.needed[i] = needed;
   });
+  if (call.states) {
+    const auto [block, bytes] = keep(scene, grid.bins(), call.settings.tile3sigma, call.threads);
+    call.states[index] = {block, bytes};
+  }
   clock.lap(kBlend);
   clock.count(kWeights, static_cast<double>(weights));
 }
 
-void backward_view(const OccCall& call, int64_t b, int64_t v) {
+void backward_view(const OccCall& call, int64_t b, int64_t v, Buffer<float>& slots) {
   const int64_t index = b * call.views + v, pixels = int64_t{call.width} * call.height;
   const int threads = call.threads;
+  const Grid grid(call.width, call.height);
   Clock clock(call.stages);
-  Scene scene;
   const Inputs in = inputs_of(call, b, v);
   const Pose pose = pose_of(call, index);
-  prepare(call, in, pose, scene, clock);
-  View view = view_of(call, scene);
+  const Kept kept(call.states[index].block, grid.bins(), call.settings.tile3sigma);
+  View view = view_of(call, in);
+  view.splats = kept.splats, view.rects = kept.rects, view.ids = kept.ids;
   const bool geometry = call.grad_means || call.grad_scales || call.grad_quaternions;
   view.want_geometry = geometry, view.want_alpha = call.grad_opacities != nullptr;
   view.want_payload = call.grad_payload || call.grad_means;
@@ -497,10 +517,7 @@ void backward_view(const OccCall& call, int64_t b, int64_t v) {
   if (call.grad_alpha) view.grad_alpha = call.grad_alpha + index * pixels;
 
   const int channels = view.channels, stride = slot_stride(channels), moments = padded(channels);
-  const int64_t bins = int64_t{scene.columns} * scene.rows, visible = scene.visible, n = call.count, width = call.features;
-  const int32_t* needed = call.needed + index * bins;
-  for (int64_t bin = 0; bin < bins; ++bin)
-    if (needed[bin] < 0 || needed[bin] > scene.starts[bin + 1] - scene.starts[bin]) throw Changed();
+  const int64_t bins = grid.bins(), count = kept.count, n = call.count, width = call.features;
   const int64_t slices = std::max<int64_t>(call.times, 1), slice = call.times ? call.time_index[v] : 0;
   float* grad_payload = call.grad_payload ? call.grad_payload + b * n * width : nullptr;
   float* grad_opacities = call.grad_opacities ? call.grad_opacities + b * n : nullptr;
@@ -509,36 +526,29 @@ void backward_view(const OccCall& call, int64_t b, int64_t v) {
   float* grad_quaternions = call.grad_quaternions ? call.grad_quaternions + b * n * 4 : nullptr;
 
   constexpr int kSums = 7;  // moments and the depth channel
-  Buffer<double> sums(geometry ? visible * kSums : 0);
-  if (geometry) std::fill_n(sums.data(), visible * kSums, 0.0);
-  Buffer<float> slots;
-  std::vector<int64_t> at(bins + 1);
+  Buffer<double> sums(geometry ? count * kSums : 0);
+  if (geometry) std::fill_n(sums.data(), count * kSums, 0.0);
   for (int64_t first = 0, end = 0; first < bins; first = end) {
-    at[first] = 0;
-    while (end < bins && (end == first || (at[end] + needed[end]) * stride * sizeof(float) <= kSlotBytes)) {
-      at[end + 1] = at[end] + needed[end];
-      ++end;
-    }
-    slots.reserve(at[end] * stride);
-    big_pages(slots.data(), at[end] * stride * sizeof(float));
+    const int64_t base = kept.starts[first];
+    while (end < bins && (end == first || (kept.starts[end + 1] - base) * stride * sizeof(float) <= kSlotBytes)) ++end;
+    const int64_t number = kept.starts[end] - base;
+    slots.renew(number * stride);
     for_each_bin(threads, first, end, [&](int64_t i, Scratch& scratch) {
-      Bin bin = bin_at(call, scene, i);
-      bin.length = needed[i];
-      backward_bin(view, bin, scratch, slots.data() + at[i] * stride);
+      backward_bin(view, bin_at(view, grid, kept.pairs, kept.starts, i), scratch, slots.data() + (kept.starts[i] - base) * stride);
     });
     clock.lap(kBlend);
     // Each thread owns a stretch of ranks and adds the bins in order; a bin's list is sorted by rank.
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int t = 0; t < threads; ++t) {
-      const uint32_t low = static_cast<uint32_t>(visible * t / threads), high = static_cast<uint32_t>(visible * (t + 1) / threads);
+      const uint32_t low = static_cast<uint32_t>(count * t / threads), high = static_cast<uint32_t>(count * (t + 1) / threads);
       for (int64_t i = first; i < end; ++i) {
-        const uint32_t* list = scene.pairs.data() + scene.starts[i];
-        const uint32_t* stop = std::lower_bound(list, list + needed[i], high);
-        for (const uint32_t* rank = std::lower_bound(list, list + needed[i], low); rank < stop; ++rank) {
-          const float* slot = slots.data() + (at[i] + (rank - list)) * stride;
-          const int64_t id = scene.ids[*rank];
+        const uint32_t *list = kept.pairs + kept.starts[i], *last = kept.pairs + kept.starts[i + 1];
+        const uint32_t* stop = std::lower_bound(list, last, high);
+        for (const uint32_t* rank = std::lower_bound(list, last, low); rank < stop; ++rank) {
+          const float* slot = slots.data() + (rank - kept.pairs - base) * stride;
+          const int64_t id = kept.ids[*rank];
           if (grad_payload && stop - rank > kAhead) {
-            const char* row = reinterpret_cast<const char*>(grad_payload + int64_t{scene.ids[rank[kAhead]]} * width);
+            const char* row = reinterpret_cast<const char*>(grad_payload + int64_t{kept.ids[rank[kAhead]]} * width);
             for (int64_t byte = 0; byte < 4 * width; byte += 64) __builtin_prefetch(row + byte, 1);
           }
           if (grad_payload)
@@ -552,27 +562,32 @@ void backward_view(const OccCall& call, int64_t b, int64_t v) {
         }
       }
     }
-    clock.count(kNeeded, static_cast<double>(at[end]));
+    clock.count(kNeeded, static_cast<double>(number));
     clock.lap(kReduce);
   }
   if (geometry) {
+    std::atomic<bool> changed{false};
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t k = 0; k < visible; ++k) {
-      const int64_t id = scene.ids[k];
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t id = kept.ids[k];
       const double* sum = sums.data() + k * kSums;
-      project_backward(call, pose, in, id, scene.splats[k], sum, sum[6], grad_means ? grad_means + 3 * id : nullptr,
+      if (depth_of(pose, in.means + 3 * id) != kept.splats[k].z) changed = true;
+      project_backward(call, pose, in, id, kept.splats[k], sum, sum[6], grad_means ? grad_means + 3 * id : nullptr,
                        grad_scales ? grad_scales + call.scale_columns * id : nullptr,
                        grad_quaternions ? grad_quaternions + 4 * id : nullptr);
     }
+    if (changed) throw Changed();
     clock.lap(kReduce);
   }
 }
 
-template <typename F>
+// Calls `view` for each view, with buffers that they use one after the other.
+template <typename Buffers, typename F>
 int32_t run(const OccCall& call, F&& view) {
   try {
+    Buffers buffers;
     for (int64_t b = 0; b < call.batch; ++b)
-      for (int64_t v = 0; v < call.views; ++v) view(call, b, v);
+      for (int64_t v = 0; v < call.views; ++v) view(call, b, v, buffers);
     return 0;
   } catch (const std::bad_alloc&) {
     return 1;
@@ -585,11 +600,8 @@ int32_t run(const OccCall& call, F&& view) {
 
 extern "C" {
 
-// Number of bins of an image.
-__attribute__((visibility("default"))) int32_t occ_bins(int32_t width, int32_t height) {
-  const int32_t edge = bin_edge(width, height);
-  return ((width + edge - 1) / edge) * ((height + edge - 1) / edge);
-}
+// Frees what a forward pass left.
+__attribute__((visibility("default"))) void occ_free(void* block) { std::free(block); }
 
 // What this processor can run: 0 portable, 1 AVX2 + FMA (x86-64-v3), 2 AVX-512 (x86-64-v4).
 __attribute__((visibility("default"))) int32_t occ_level() {
@@ -605,16 +617,20 @@ __attribute__((visibility("default"))) int32_t occ_level() {
 #endif
 }
 
-// 0 on success, 1 if out of memory, 2 for a time index that does not exist.
+// 0 on success, 1 if out of memory, 2 for a time index that does not exist; then no states are left.
 __attribute__((visibility("default"))) int32_t occ_forward(const OccCall* call) {
-  const size_t images = static_cast<size_t>(call->batch * call->views) * call->width * call->height * sizeof(float);
-  big_pages(call->out_features, images * call->features);
-  big_pages(call->out_depth, images);
-  big_pages(call->out_alpha, images);
-  return run(*call, forward_view);
+  const int64_t images = call->batch * call->views;
+  const size_t bytes = static_cast<size_t>(images) * call->width * call->height * sizeof(float);
+  big_pages(call->out_features, bytes * call->features);
+  big_pages(call->out_depth, bytes);
+  big_pages(call->out_alpha, bytes);
+  if (call->states) std::fill_n(call->states, images, OccState{nullptr, 0});
+  const int32_t status = run<Scene>(*call, forward_view);
+  for (int64_t i = 0; status && call->states && i < images; ++i) std::free(call->states[i].block);
+  return status;
 }
 
 // Adds to the grad_* arrays that are not null. 0 on success, 1 if out of memory, 2 if the inputs are not those of the forward
-// pass that left `needed`.
-__attribute__((visibility("default"))) int32_t occ_backward(const OccCall* call) { return run(*call, backward_view); }
+// pass that left `states`.
+__attribute__((visibility("default"))) int32_t occ_backward(const OccCall* call) { return run<Buffer<float>>(*call, backward_view); }
 }

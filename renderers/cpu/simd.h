@@ -108,6 +108,17 @@ inline float sum(vf a) {  // pairwise, in a fixed order
 #endif
 #endif
 
+inline vf root(vf a) {  // correctly rounded, as that of one number
+#if defined(__AVX512F__)
+  return (vf)_mm512_sqrt_ps((__m512)a);
+#elif defined(__AVX2__) && !defined(OCC_LANES)
+  return (vf)_mm256_sqrt_ps((__m256)a);
+#else
+  for (int i = 0; i < kLanes; ++i) a[i] = __builtin_sqrtf(a[i]);
+  return a;
+#endif
+}
+
 // Whether any of eight lanes of a comparison is set.
 template <typename I>
 inline bool any8(I m) {

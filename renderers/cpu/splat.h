@@ -2,14 +2,17 @@
 #pragma once
 #include <cstdint>
 #include <cstdlib>
-#include <memory>
 #include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace splat {
 
 constexpr float kLog2E = 1.4426950408889634f;
 
-// One projected Gaussian, in depth order: centre (px), inverse covariance [[a, b], [b, c]] (px^-2), log2 of the opacity,
+// One projected Gaussian: centre (px), inverse covariance [[a, b], [b, c]] (px^-2), log2 of the opacity,
 // squared Mahalanobis radius of the alpha_min contour, and camera depth (m).
 struct Splat {
   float u, v, a, b, c, log_opacity, reach, z;
@@ -26,7 +29,18 @@ struct Settings {
   int32_t tile3sigma, tile_size, principal_clamp, clamp_gradient, legacy_fov_y;
 };
 
-// A growable, uninitialised, 64-byte aligned array. Growing keeps the contents.
+// Big pages for freshly allocated memory: a page fault every 4 KiB costs as much as blending into it.
+inline void big_pages(void* p, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  const uintptr_t page = size_t{2} << 20, begin = (reinterpret_cast<uintptr_t>(p) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(p) + bytes) / page * page;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: failure changes nothing
+#else
+  (void)p, (void)bytes;
+#endif
+}
+
+// A growable, uninitialised, 64-byte aligned array.
 template <typename T>
 class Buffer {
  public:
@@ -35,16 +49,25 @@ class Buffer {
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { std::free(data_); }
+  // Room for n with what is in it now.
   void reserve(size_t n) {
     if (n <= capacity_) return;
     size_t grown = capacity_ + capacity_ / 2 > n ? capacity_ + capacity_ / 2 : n;
     size_t bytes = (grown * sizeof(T) + 63) / 64 * 64;
     T* fresh = static_cast<T*>(std::aligned_alloc(64, bytes));
     if (!fresh) throw std::bad_alloc();
+    big_pages(fresh, bytes);
     if (data_) __builtin_memcpy(static_cast<void*>(fresh), data_, capacity_ * sizeof(T));
     std::free(data_);
     data_ = fresh;
     capacity_ = grown;
+  }
+  // Room for n with anything in it.
+  void renew(size_t n) {
+    if (n <= capacity_) return;
+    std::free(data_);
+    data_ = nullptr, capacity_ = 0;
+    reserve(n);
   }
   T* data() { return data_; }
   const T* data() const { return data_; }
@@ -56,13 +79,14 @@ class Buffer {
   size_t capacity_ = 0;
 };
 
-// Everything the kernels need to know about one view. `payload` [K, channels] holds what is blended, in depth order:
-// the features, then the depth. Images are row-major, features channel-last.
+// Everything the kernels need to know about one view. What is blended are the features `payload` [N, channels - 1], then
+// the depth. Images are row-major, features channel-last.
 struct View {
   int32_t width, height, channels;  // channels = features + 1
   Settings settings;
   const Splat* splats;
-  const Rect* rects;  // "tile3sigma" only
+  const Rect* rects;    // "tile3sigma" only
+  const uint32_t* ids;  // rows of payload
   const float* payload;
   const float* background;  // [channels - 1] or null
   // forward outputs
@@ -78,7 +102,7 @@ struct View {
 
 // The Gaussians of one bin of pixels, nearest first, and the pixels.
 struct Bin {
-  const uint32_t* list;  // ranks into View::splats
+  const uint32_t* list;  // indices into View::splats
   int32_t length;
   int32_t x0, y0, x1, y1;
 };

@@ -42,7 +42,7 @@ class Op:
     sources: tuple[str, ...]
 
 
-SPLATS = Op("op", FOLDER, ("op.cpp", "peak.cpp", "blend.h", "simd.h", "splat.h"))
+SPLATS = Op("op", FOLDER, ("op.cpp", "peak.cpp", "blend.h", "scene.h", "simd.h", "sort.h", "splat.h"))
 RAYS = Op("rays", FOLDER.parent / "rays" / "cpu", ("op.cpp", "march.h", "../../cpu/simd.h"))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ import torch
 
 from renderers.conformance import CASES, check, rejections
 from renderers.cpu import CpuRenderer, StageTimes, native, toolchain
-from renderers.interface import Gaussians, RasterSettings, Rendering, SettingNotSupported
+from renderers.interface import Cameras, Gaussians, RasterSettings, Rendering, SettingNotSupported
+from renderers.reference import density, limited, pixels_of, project
 from renderers.registry import get
-from renderers.scenes import random_scene
+from renderers.scenes import one_view, pinhole, random_scene
 
 pytestmark = pytest.mark.skipif(not CpuRenderer.availability(), reason=CpuRenderer.availability().reason)
 
@@ -109,6 +112,116 @@ def test_same_bits_for_any_number_of_threads(threads, extent) -> None:
             assert gradient.abs().max() > 0
 
 
+def test_threads_that_sort_together_keep_the_order_of_equal_depths(threads) -> None:
+    """Enough Gaussians that each of three threads sorts some, a tenth of them with the depth of another."""
+    generator = torch.Generator().manual_seed(6)
+    count = 60_000
+    depth = 2 + torch.randint(0, 50_000, (count,), generator=generator) / 20_000
+    across = (torch.rand(count, 2, generator=generator) - 0.5) * depth[:, None]
+    scene = Gaussians(
+        torch.cat([across, depth[:, None]], -1)[None],
+        torch.full((1, count, 1), 0.02),
+        torch.full((1, count), 0.05),
+        torch.randn(1, count, 2, generator=generator),
+    )
+    results = []
+    for number in (1, 2, 3):
+        threads(number)
+        results.append(outputs_and_gradients(CpuRenderer(), scene, one_view(pinhole(48, 40, 48.0), 48, 40)))
+    for out, gradients in results[1:]:
+        assert torch.equal(out.features, results[0][0].features) and out.alpha.max() > 0.5
+        assert all(torch.equal(gradient, results[0][1][name]) for name, gradient in gradients.items())
+
+
+def around_the_borders(isotropic: bool, count: int = 700) -> tuple[Gaussians, Cameras]:
+    """Gaussians in, at and beyond the borders of a small image and behind its camera, from specks to larger than the view."""
+    generator = torch.Generator().manual_seed(7)
+
+    def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator)
+
+    depth = torch.exp(uniform(-1.5, 5.0, count)) * torch.where(torch.rand(count, generator=generator) < 0.2, -1.0, 1.0)
+    pixels = torch.exp(uniform(-2.0, 5.0, count, 1 if isotropic else 3))  # standard deviations
+    # Of the largest one, as many beyond a border as an opaque Gaussian may reach, and somewhat more.
+    beyond = uniform(-1.0, 4.5, count, 2) * pixels.amax(-1, keepdim=True) + uniform(-3, 3, count, 2)
+    half = torch.tensor([20.0, 15.0])
+    side = torch.where(torch.rand(count, 2, generator=generator) < 0.5, -1.0, 1.0)
+    far_off = torch.rand(count, 2, generator=generator) < 0.5
+    centre = torch.where(far_off, side * (half + beyond), uniform(-1, 1, count, 2) * half) + torch.tensor([3.0, -2.0])
+    means = torch.cat([centre * depth[:, None] / torch.tensor([30.0, 36.0]), depth[:, None]], -1)
+    opacities = torch.exp(uniform(-6.0, 0.0, count))
+    features = torch.randn(count, 3, generator=generator)
+    quaternions = None if isotropic else torch.randn(1, count, 4, generator=generator)
+    scales = pixels * depth.abs()[:, None] / 36.0
+    camera = one_view(pinhole(40, 30, 30.0, 36.0, 23.0, 13.0), 40, 30)
+    return Gaussians(means[None], scales[None], opacities[None], features[None], quaternions), camera
+
+
+@pytest.mark.parametrize("target", usable_targets())
+@pytest.mark.parametrize("settings", [{}, {"clamp": "principal", "low_pass": 0.0}, {"extent": "tile3sigma"}], ids=str)
+@pytest.mark.parametrize("isotropic", [True, False])
+def test_nothing_that_reaches_the_image_is_left_out(target: str, settings: dict, isotropic: bool) -> None:
+    """Each Gaussian alone in a view of its own, against the reference: what is culled has no pixel."""
+    gaussians, camera = around_the_borders(isotropic)
+    count = gaussians.count
+    visible = torch.eye(count, dtype=torch.bool)[None]
+    views = replace(
+        camera, intrinsics=camera.intrinsics.expand(1, count, 3, 3), world_to_camera=camera.world_to_camera.expand(1, count, 4, 4)
+    )
+    chosen = RasterSettings(transmittance_min=0.0, **settings)
+    drawn = CpuRenderer(target).render(gaussians, views, chosen, visible).alpha[0].amax((1, 2))
+    splats = project(gaussians, camera, chosen, 0, 0, None)
+    expected = torch.zeros(count)
+    pixels = pixels_of((0, 0, 40, 30), torch.device("cpu"))
+    expected[splats.index] = limited(density(splats, slice(None), pixels), splats.bounds, pixels, chosen).amax(0)
+    assert 0.1 * count < int((expected > 0).sum()) < 0.7 * count
+    decided = (expected == 0) | (expected > chosen.alpha_min * 1.01)
+    torch.testing.assert_close(drawn[decided], expected[decided], rtol=2e-2, atol=chosen.alpha_min * 1.01)
+    assert bool((drawn[decided & (expected > 0)] > 0).all())
+
+
+def test_nothing_in_sight() -> None:
+    """All behind the camera or beside the image: the background, and gradients that are zeros."""
+    gaussians, camera = around_the_borders(isotropic=False)
+    for shift in (torch.tensor([0.0, 0.0, -1e4]), torch.tensor([1e7, 0.0, 0.0]), torch.tensor([0.0, -1e7, 0.0])):
+        beside = replace(gaussians, means=gaussians.means + shift)
+        background = torch.tensor([1.0, 2.0, 3.0])
+        out, gradients = outputs_and_gradients(CpuRenderer(), beside, camera, RasterSettings(background=background))
+        assert torch.equal(out.features, background.expand_as(out.features)) and not out.alpha.any() and not out.depth.any()
+        assert len(gradients) == 5 and not any(gradient.any() for gradient in gradients.values())
+
+
+def test_what_a_forward_pass_keeps_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last backward pass, or with the graph; a rendering that nobody differentiates keeps nothing."""
+    gaussians, cameras = random_scene(seed=5, count=200, channels=4, views=3)
+    renderer = CpuRenderer()
+    library, freed = native.library(renderer.target), []
+    free = library.occ_free
+    monkeypatch.setattr(library, "occ_free", lambda block: freed.append(block) or free(block))
+    renderer.render(gaussians, cameras)
+    gc.collect()
+    assert freed == []
+    features = gaussians.features.clone().requires_grad_()
+    out = renderer.render(replace(gaussians, features=features), cameras)
+    first = torch.autograd.grad(out.features.sum(), features, retain_graph=True)[0]
+    assert freed == []
+    assert torch.equal(torch.autograd.grad(out.features.sum(), features)[0], first) and first.abs().max() > 0
+    assert len(freed) == 3
+    out = renderer.render(replace(gaussians, features=features), cameras)
+    del out
+    gc.collect()
+    assert len(freed) == 6
+
+
+def test_what_a_forward_pass_keeps_may_be_copied() -> None:
+    """As hooks on saved tensors do that move them elsewhere until the backward pass."""
+    gaussians, cameras = random_scene(seed=5, count=200, channels=4, views=2)
+    expected = outputs_and_gradients(CpuRenderer(), gaussians, cameras)[1]
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.clone):
+        gradients = outputs_and_gradients(CpuRenderer(), gaussians, cameras)[1]
+    assert all(torch.equal(gradient, expected[name]) for name, gradient in gradients.items())
+
+
 def test_only_what_requires_a_gradient_gets_one() -> None:
     gaussians, cameras = random_scene(seed=5, count=80, channels=4)
     full = outputs_and_gradients(CpuRenderer(), gaussians, cameras)[1]
@@ -151,7 +264,7 @@ def test_gradient_of_the_background() -> None:
 
 @pytest.mark.parametrize("what", ["means", "world_to_camera"])
 def test_a_change_past_pytorchs_notice_reads_nothing_outside_of_buffers(what: str) -> None:
-    """Lists of another length than the forward pass left are told, whatever way the inputs changed; cameras are copies."""
+    """Means that are not those of the forward pass are told, whatever way they changed; cameras are copies."""
     gaussians, cameras = random_scene(seed=5, count=300, channels=4, width=70, height=60)
     leaves = {n: getattr(gaussians, n).clone().requires_grad_() for n in ("means", "opacities", "features")}
     scene = Gaussians(leaves["means"], gaussians.scales, leaves["opacities"], leaves["features"], gaussians.quaternions)
