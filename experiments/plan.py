@@ -117,6 +117,7 @@ def make(request: Request, cuda: Callable[[], bool]) -> Plan:
     said: list[str] = []
     preset, data_root = _preset_and_data(request, cuda, said)
     rows = _rows(request, preset)
+    _check_labels(request.table, rows)
     renderers = _renderers(request, rows, cuda, said)
     overrides = _overrides(request, preset)
     trial = [request.table.cell(row, renderers[row.name][0], preset, 0, relevant(row, overrides)) for row in rows]
@@ -162,6 +163,14 @@ def _preset_and_data(request: Request, cuda: Callable[[], bool], said: list[str]
     if root is not None and not root.is_dir():
         raise PlanError(f"data root {root} is not a folder: name the one that holds the data set with --data-root")
     return cast(PresetName, name), root
+
+
+def _check_labels(table: TableSpec, rows: Sequence[Row]) -> None:
+    dataset = DATASETS.load(table.dataset)
+    if taught := [row.name for row in rows if not dataset.labelled and not row.recipe.taught_by]:
+        raise PlanError(
+            f"{dataset.title} has no voxel labels, which {', '.join(taught)} would learn from: --row names other rows"
+        )
 
 
 def _renderers(request: Request, rows: Sequence[Row], cuda: Callable[[], bool], said: list[str]) -> dict[str, tuple[str, ...]]:

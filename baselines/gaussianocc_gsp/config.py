@@ -24,7 +24,7 @@ PAPER: dict[str, Any] = dict(
     ),
     backbone_channels=(96, 192, 384, 768),
     decoder_channels=(64, 64, 128, 256),
-    pose=dict(depth=34, base_channels=64, channels=256, scale=0.01),
+    pose=dict(depth=34, base_channels=64, channels=256),
 )
 
 # For images of 112 x 200, trained from scratch.
@@ -42,7 +42,7 @@ TOY: dict[str, Any] = dict(
     ),
     backbone_channels=(16, 32, 64, 128),
     decoder_channels=(16, 32, 32, 64),
-    pose=dict(depth=18, base_channels=16, channels=64, scale=0.05),
+    pose=dict(depth=18, base_channels=16, channels=64, shift=30.0),
 )
 
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}

@@ -83,7 +83,7 @@ class GaussianOccGSP(OccupancyModel):
         """Nothing is classified."""
 
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
-        """Empty voxels, how the rig moved and, of a batch with ``lidar``, the depth of its images; errors as in ``neighbours``."""
+        """Empty voxels, how the rig moved and, of a batch with ``lidar``, its images' depth; errors as in ``neighbours``."""
         neighbours = self.neighbours(batch)
         motion = self.pose_network(neighbours, self.moments).float()
         x, y, z = self.grid.shape

@@ -7,7 +7,9 @@ RECIPE = Recipe(
     config="baselines.gaussianocc_gsp.config:gaussianocc_gsp_config",
     options="baselines.gaussianocc_gsp.config:check_options",
     reads=("neighbours",),  # evaluation asks how the rig moved, too
+    taught_by=("neighbours",),
     image_size={"paper": (640, 384)},
     stretched=True,
     renders_depth=True,
+    own_rate=("pixel_network",),
 )

@@ -64,14 +64,15 @@ class PoseDecoder(nn.Module):
 
     inputs    F
     channels  hidden ones, 256 as published
-    scale     of what the last convolution says, 0.01 as published. It decides how fast a training learns to move far
+    scale     of what the last convolution says, 0.01 as published
+    shift     and of the metres among it besides, 1 as published. It decides how soon a training moves far
 
     ``refine_mlp`` and ``finial_conv`` (sic) belong to published files; nothing runs through them, there neither.
     """
 
-    def __init__(self, inputs: int = 512, channels: int = 256, scale: float = 0.01) -> None:
+    def __init__(self, inputs: int = 512, channels: int = 256, scale: float = 0.01, shift: float = 1.0) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.shift = scale, shift
         self.net = nn.ModuleList(
             [
                 nn.Conv2d(inputs, channels, 1),
@@ -90,19 +91,21 @@ class PoseDecoder(nn.Module):
         for layer in self.net[:-1]:
             features = layer(features).relu()
         said = self.scale * self.net[-1](features).mean(dim=(2, 3))
-        return said[:, :3], said[:, 3:6]
+        return said[:, :3], self.shift * said[:, 3:6]
 
 
 class PoseNetwork(nn.Module):
     """The motion of a rig between the moments of its images; one motion for all of its cameras.
 
-    Arguments are those of PoseEncoder, PoseDecoder and ``scale``.
+    Arguments are those of PoseEncoder and PoseDecoder.
     """
 
-    def __init__(self, depth: int = 34, base_channels: int = 64, channels: int = 256, scale: float = 0.01) -> None:
+    def __init__(
+        self, depth: int = 34, base_channels: int = 64, channels: int = 256, scale: float = 0.01, shift: float = 1.0
+    ) -> None:
         super().__init__()
         self.pose_encoder = PoseEncoder(depth, base_channels)
-        self.pose = PoseDecoder(self.pose_encoder.channels, channels, scale)
+        self.pose = PoseDecoder(self.pose_encoder.channels, channels, scale, shift)
 
     def between(self, earlier: Tensor, later: Tensor) -> Tensor:
         """[N, 4, 4] rig at the earlier moment -> rig at the later one, metres: it brings points to where they are seen from then.

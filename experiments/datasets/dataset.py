@@ -68,7 +68,8 @@ class DataSet:
     published    constants that papers fixed for it
     splits       names of its splits; one is "train"
     evaluated    the split on which numbers are published
-    frame_files  (data root, split) -> for each frame, label first, the files it consists of
+    frame_files  (data root, split) -> for each frame, label first, the files it consists of; of a data set without labels the
+                 index comes first
     listing      (data root, split) -> the bytes that list the split's frames
     index        (data root, split) -> the file that lists the split's frames, or a folder whose file names do
     image_size   (width, height) in pixels of every image as published
@@ -82,6 +83,7 @@ class DataSet:
     preparations  what ``python -m experiments.data prepare NAME`` makes, by NAME; under the data set's own what all rows need
     moments      (data root, split) -> when each frame was taken, of a data set with poses
     raw_files    (data root, split) -> for each frame the files that its label was made of, where they are published
+    labelled     whether there are voxel labels. Where there are none all voxels are unknown, and what is measured are images
     toy          "module:object" with ``fingerprint(fields)`` and ``ensure(fields)`` of a generated data set, see
                  ``experiments.toyworld``; "" where there is none
     """
@@ -111,6 +113,7 @@ class DataSet:
     preparations: Mapping[str, Preparation] = field(default_factory=dict)
     moments: Callable[[Path, str], list[Moment]] | None = None
     raw_files: Callable[[Path, str], list[list[Path]]] | None = None
+    labelled: bool = True
     toy: str = ""
 
     @property

@@ -84,7 +84,7 @@ def inventory(dataset: str, data_root: Path, split: str) -> Inventory:
         listed = Part(known.index_name, len(frames), len(frames), index, release=which)
     parts = (
         listed,
-        _listed(LABELS, [files[0] for files in frames], labels, data_root),
+        _listed(LABELS, [files[0] for files in frames if known.labelled], labels, data_root),
         _listed(IMAGES, [file for files in frames for file in files[1:]], images, data_root),
     )
     files = {part: of.files(data_root, split, frames) for part, of in known.part_files.items()}

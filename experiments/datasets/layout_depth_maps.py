@@ -61,12 +61,13 @@ def points_of(depth: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.column_stack([u, v, depth[v, u]]).astype(np.float32)
 
 
-def map_of(pixels: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float32]:
+def map_of(pixels: NDArray[np.float64], size: tuple[int, int], cut: bool = False) -> NDArray[np.float32]:
     """[h, w] of an image of ``size`` from rows (u, v, depth) [n, 3], those behind the camera left out before; of several points
-    in a pixel the last one counts."""
+    in a pixel the last one counts. Places are rounded as GaussianOcc does, or their fractions cut off as TRI-ML/dgp does
+    (dgp/utils/camera.py)."""
     width, height = size
     # Beyond what fits: whatever is far off is outside.
-    place = np.rint(np.clip(pixels[:, :2], -1e6, 1e6)).astype(np.int64)
+    place = (np.trunc if cut else np.rint)(np.clip(pixels[:, :2], -1e6, 1e6)).astype(np.int64)
     inside = ((place >= 0) & (place < (width, height))).all(axis=1)
     out = np.zeros((height, width), np.float32)
     u, v = place[inside].T

@@ -95,7 +95,7 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
     def _read_depth(self, position: int, pixels: Pixels) -> NDArray[np.float32]:
         points = [read_depths(depth_path(self.data_root, path)) for path in self._image_paths(self._all_frames[position])]
         size = self.image.width, self.image.height
-        return np.stack([_nearest(rows, matrix, *size) for rows, matrix in zip(points, pixels.geometry.image, strict=True)])
+        return np.stack([nearest(rows, matrix, *size) for rows, matrix in zip(points, pixels.geometry.image, strict=True)])
 
     def _read_lidar(self, position: int, to_label: Matrices) -> dict[str, NDArray[Any]]:
         """In order of the files. A dense map has a point's depth at the pixel that its place is rounded to, as GaussianOcc's has
@@ -141,7 +141,7 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
         return RaySet(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _nearest(points: NDArray[np.float32], matrix: Matrices, width: int, height: int) -> NDArray[np.float32]:
+def nearest(points: NDArray[np.float32], matrix: Matrices, width: int, height: int) -> NDArray[np.float32]:
     """[height, width] depth of points (u, v, depth) of the camera's own image, at pixels that ``matrix`` brings them to."""
     place = np.floor(points[:, :2] @ matrix[:2, :2].T + matrix[:2, 2]).astype(np.int64)
     inside = ((place >= 0) & (place < (width, height))).all(axis=1)

@@ -47,6 +47,10 @@ def list_camera_frames(data_root: Path, split: str) -> None:
 
     Raises DataError for a table that is missing, or is of another release than the info pickle.
     """
+    sample_data, ego_pose = (data_root / _TABLES / f"{name}.json" for name in ("sample_data", "ego_pose"))
+    for table in (sample_data, ego_pose):
+        if not table.is_file():
+            raise DataError(f"{table} is missing: {_GET_TABLES}")
     pickle = info_path(data_root, split)
     own: dict[str, tuple[str, int]] = {}  # of a camera's key frame by its own token: key frame and camera
     infos = read_infos(data_root, split)
@@ -57,7 +61,6 @@ def list_camera_frames(data_root: Path, split: str) -> None:
             own[str(token)] = (str(field(info, "token", pickle)), view)
     beside: dict[str, list[tuple[str, int, int]]] = {}  # token of an image: what it is listed for
     calibrated: dict[str, str] = {}
-    sample_data, ego_pose = (data_root / _TABLES / f"{name}.json" for name in ("sample_data", "ego_pose"))
     for entry in entries(sample_data, '"samples/CAM_'):
         if (place := own.pop(_text(entry, "token", sample_data), None)) is None:
             continue
@@ -91,9 +94,7 @@ def list_camera_frames(data_root: Path, split: str) -> None:
 
 def entries(table: Path, having: str) -> Iterator[dict[str, Any]]:
     """The entries of one of nuScenes' tables, a list of flat objects, in whose text ``having`` stands; raises DataError for a
-    table that is missing or damaged."""
-    if not table.is_file():
-        raise DataError(f"{table} is missing: {_GET_TABLES}")
+    table that is damaged."""
     rest = ""
     with table.open(encoding="utf-8", errors="replace") as file:
         while block := file.read(_BLOCK):
@@ -150,13 +151,18 @@ def write_depth(data_root: Path, sweep: Sweep) -> None:
 
 
 def depth_map(
-    points: NDArray[np.float64], to_camera: NDArray[np.float64], intrinsics: NDArray[np.float64], size: tuple[int, int]
+    points: NDArray[np.float64],
+    to_camera: NDArray[np.float64],
+    intrinsics: NDArray[np.float64],
+    size: tuple[int, int],
+    cut: bool = False,
 ) -> NDArray[np.float32]:
-    """[h, w] of an image of ``size`` (width, height) from points [n, 3], of which those in front of the camera are seen."""
+    """[h, w] of an image of ``size`` (width, height) from points [n, 3], of which those in front of the camera are seen;
+    ``cut`` as in ``map_of``."""
     seen = points @ to_camera[:3, :3].T + to_camera[:3, 3]
     seen = seen[seen[:, 2] > 0]
     pixels = seen @ intrinsics.T
-    return map_of(np.column_stack([pixels[:, :2] / seen[:, 2:], seen[:, 2]]), size)
+    return map_of(np.column_stack([pixels[:, :2] / seen[:, 2:], seen[:, 2]]), size, cut)
 
 
 def write_map(path: Path, depth: NDArray[np.float32]) -> None:

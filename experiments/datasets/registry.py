@@ -12,6 +12,7 @@ DATASETS: Registry[DataSet] = Registry(
         "occ3d": "experiments.datasets.dataset_occ3d:DATASET",
         "surroundocc": "experiments.datasets.dataset_surroundocc:DATASET",
         "kitti360": "experiments.datasets.dataset_kitti360:DATASET",
+        "ddad": "experiments.datasets.dataset_ddad:DATASET",
     },
     "datasets",
     DataError,

@@ -68,7 +68,8 @@ class FrameChecks(Dataset[tuple[int, str]]):
         for name in _MATRICES:
             if not torch.isfinite(getattr(batch, name)).all():
                 raise DataError(f"frame {meta['token']}: {name} has NaN or infinite values")
-        self._check_classes(number, str(meta["token"]))
+        if self.layout.labelled:
+            self._check_classes(number, str(meta["token"]))
         self.frames.check_source(number)
         for part, files in self.optional.items():
             if files[number] and all(path.is_file() for path in files[number]):

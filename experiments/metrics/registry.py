@@ -66,6 +66,7 @@ DEPTH = Metric("depth L1", "m", digits=3, higher_is_better=False, measured_with=
 _MOTION = "experiments.metrics.motion"
 MOTION_BY_FRAME = Metric("learned metres to true ones, by frame", "", of_sums=f"{_MOTION}:scale_by_frame")
 MOTION_OVERALL = Metric("learned metres to true ones", "", of_sums=f"{_MOTION}:scale_over_trajectory")
+MOTION_DIRECTION = Metric("direction error", "°", higher_is_better=False, of_sums=f"{_MOTION}:direction_error")
 ROTATION = Metric("rotation error", "°", digits=3, higher_is_better=False, of_sums=f"{_MOTION}:rotation_error")
 SECONDS_PER_ITERATION = Metric("time of an iteration", "s", digits=3, higher_is_better=False)
 TRAIN_PEAK = Metric("peak memory of training", "MiB", digits=0, higher_is_better=False)
@@ -124,6 +125,7 @@ METRICS: Registry[Metric] = Registry(
         **{f"lidar_{name}": f"{_HERE}:LIDAR.{name}" for name in vars(LIDAR)},
         "motion_scale_by_frame": f"{_HERE}:MOTION_BY_FRAME",
         "motion_scale": f"{_HERE}:MOTION_OVERALL",
+        "motion_direction": f"{_HERE}:MOTION_DIRECTION",
         "motion_rotation": f"{_HERE}:ROTATION",
         "seconds_per_iteration": f"{_HERE}:SECONDS_PER_ITERATION",
         "train_peak_memory_mb": f"{_HERE}:TRAIN_PEAK",

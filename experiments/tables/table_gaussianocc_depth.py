@@ -27,6 +27,7 @@ TABLE = TableSpec(
         *(Column(name) for name in lidar("cameras")),
         Column("motion_scale"),
         Column("motion_scale_by_frame"),
+        Column("motion_direction"),
         Column("motion_rotation"),
     ),
     rows=(
@@ -43,7 +44,8 @@ TABLE = TableSpec(
     ),
     presets=OCC3D.presets,
     notes=(
-        "Depth is measured as it is, in metres: no prediction is scaled by its median. Learned metres to true ones: the share of "
-        "the vehicle's shift, between a frame and the camera frames beside it, that the pose network says; 1 is right.",
+        "Depth is measured as it is, in metres: no prediction is scaled by its median. Learned metres to true ones: the length of "
+        "the vehicle's shift, between a frame and the camera frames beside it, as the pose network says it, to the true one; 1 is "
+        "right.",
     ),
 )

@@ -19,7 +19,11 @@ __all__ = ["DrivingWorld", "ToyWorldConfig", "Written", "ensure", "ensure_at", "
 
 # Raise it with every change to what is written in all layouts. 4: under the instructions that the commands hold to.
 GENERATOR_VERSION = 4
-_LAYOUT_VERSIONS = {"surroundocc": 1, "kitti360": 1}  # and these with changes to one layout; Occ3D's is the generator's
+_LAYOUT_VERSIONS = {
+    "surroundocc": 1,
+    "kitti360": 1,
+    "ddad": 1,
+}  # and these with changes to one; Occ3D's is the generator's
 _SUMMARY = "toyworld.json"
 
 
@@ -97,6 +101,7 @@ class DrivingWorld:
 
 
 OCC3D, SURROUNDOCC, KITTI360 = DrivingWorld("occ3d"), DrivingWorld("surroundocc"), DrivingWorld("kitti360")
+DDAD = DrivingWorld("ddad")
 
 
 @dataclass(frozen=True)

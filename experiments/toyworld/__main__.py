@@ -50,7 +50,7 @@ def command(
         row = [name]
         for split in counts:
             occupied = sum(counts[split]) - counts[split][empty]
-            share = f"{100 * counts[split][index] / occupied:.2f} %" if index != empty else ""
+            share = f"{100 * counts[split][index] / occupied:.2f} %" if index != empty and occupied else ""
             row += [f"{counts[split][index]:,}", share]
         table.add_row(*row)
     Console().print(table)

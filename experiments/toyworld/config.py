@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Layout = Literal["occ3d", "surroundocc", "kitti360"]
+Layout = Literal["occ3d", "surroundocc", "kitti360", "ddad"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
-# Default image width, and the proportions of the official images (1600 x 900, 1408 x 376) in lowest terms.
+# Default image width, and the proportions of the official images (1600 x 900, 1408 x 376, 1936 x 1216) in lowest terms.
 _NUSCENES_IMAGES = (400, 16, 9)
-_IMAGES = {"occ3d": _NUSCENES_IMAGES, "surroundocc": _NUSCENES_IMAGES, "kitti360": (704, 176, 47)}
+_IMAGES = {"occ3d": _NUSCENES_IMAGES, "surroundocc": _NUSCENES_IMAGES, "kitti360": (704, 176, 47), "ddad": (484, 121, 76)}
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class ToyWorldConfig:
     """What to generate: seed, number of scenes a split, key frames a scene, image width (pixels), JPEG quality, layout.
 
     ``val_scenes`` and ``val_frames`` are the size of the split that is evaluated, which is called "test" in kitti360; its
-    "val" is one scene long. An image width of 0 stands for the layout's own, JPEG quality is for layouts with such images.
+    "val" is one scene long. Frames are half a second apart, in ddad a tenth of one. An image width of 0 stands for the
+    layout's own, JPEG quality is for layouts with such images.
     """
 
     seed: int = 0

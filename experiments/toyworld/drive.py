@@ -25,7 +25,12 @@ def ego_pose(scene: Scene, seconds: float) -> tuple[Rotation, float, float]:
 
 def write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
     """Write an image [H, W, 3] uint8 BGR in the format of the file's name; ``options`` are OpenCV's. Raises OSError."""
-    done, data = cv2.imencode(path.suffix, image, options)
+    path.write_bytes(encoded(image, path.suffix, options))
+
+
+def encoded(image: np.ndarray, ending: str, options: list[int]) -> bytes:
+    """The same as the content of a file with that ending."""
+    done, data = cv2.imencode(ending, image, options)
     if not done:
-        raise OSError(f"OpenCV could not encode {path}")
-    path.write_bytes(data.tobytes())
+        raise OSError(f"OpenCV could not encode an image as {ending}")
+    return data.tobytes()

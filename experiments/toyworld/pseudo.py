@@ -137,14 +137,14 @@ def _smooth(rng: np.random.Generator, shape: tuple[int, ...], width: float) -> n
 def steps(data_root: Path, split: str) -> list[tuple[bool, Callable[[], None]]]:
     """A split's frames as ``Preparation.steps`` says: exact and noisy files of each."""
     pickle = info_path(data_root, split)
-    config = _config(data_root)
+    config = world_of(data_root)
     _, frames = config.size(split)
     labels = [label_path(data_root, info, pickle) for info in read_infos(data_root, split)]
     return [(_is_made(data_root, label), partial(_make, config, data_root, split, *divmod(number, frames), label))
             for number, label in enumerate(labels)]  # fmt: skip
 
 
-def _config(data_root: Path) -> ToyWorldConfig:
+def world_of(data_root: Path) -> ToyWorldConfig:
     """Of the world in a folder; raises DataError if there is none, or one of another version, whose surfaces are not known."""
     real = "pseudo labels of real images are made by prepare pseudo-semantics and prepare pseudo-depth"
     try:
@@ -168,17 +168,18 @@ def _is_ours(file: Path) -> bool:
 
 
 @cache
-def _recorder(config: ToyWorldConfig, data_root: Path, split: str, scene: int) -> Recorder:
+def recorder_of(config: ToyWorldConfig, data_root: Path, split: str, scene: int) -> Recorder:
+    """What recorded a scene."""
     return Recorder(config, data_root, split, scene)
 
 
 def _make(config: ToyWorldConfig, data_root: Path, split: str, scene: int, frame: int, label: Path) -> None:
-    recorder = _recorder(config, data_root, split, scene)
+    recorder = recorder_of(config, data_root, split, scene)
     seeds = [config.seed, int(split == "val"), scene]
-    drifts = np.random.default_rng([*seeds, _word("drift")]).normal(0, 0.04, len(STORED[DEPTH]))
+    drifts = np.random.default_rng([*seeds, word("drift")]).normal(0, 0.04, len(STORED[DEPTH]))
     seen, erring = exact(recorder, frame), {}
     for number, (name, known) in enumerate(sorted(seen.items())):
-        rng = np.random.default_rng([*seeds, frame, _word(name)])
+        rng = np.random.default_rng([*seeds, frame, word(name)])
         erring[name] = noisy(*known, drifts[number], rng)
     for root, maps in ((data_root / EXACT, seen), (data_root, erring)):
         for folder, place in ((SEMANTIC, 0), (DEPTH, 1)):
@@ -187,5 +188,6 @@ def _make(config: ToyWorldConfig, data_root: Path, split: str, scene: int, frame
                 write(file, array, True, SOURCE)
 
 
-def _word(text: str) -> int:
+def word(text: str) -> int:
+    """A number for seeds."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

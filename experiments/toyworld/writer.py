@@ -8,7 +8,7 @@ ring) and ``nuscenes/lidarseg/v1.0-trainval/`` (uint8 raw nuScenes-lidarseg ids,
     surroundocc  ``nuscenes_infos_{train,val}_sweeps_occ.pkl`` and ``surroundocc/samples/<lidar file>.npy``
 
 The world, its drives and its images are the same in both; see ``surroundocc.py`` for what is labelled there. The layout of
-SSCBench-KITTI-360, with another car and no pickles, is ``kitti360.py``'s; ``write`` writes them all.
+SSCBench-KITTI-360, with another car and no pickles, is ``kitti360.py``'s, that of DDAD ``ddad.py``'s; ``write`` writes them all.
 Paths in the pickles start with ``./data/``, which stands for the root. A sweep and the voxels show one instant, the key
 frame's time stamp; every camera has its own time stamp some milliseconds earlier, with the ego pose and the moving
 things of that instant.
@@ -169,19 +169,10 @@ class Recorder:
         world = self._world(timestamp)
         x, y = world[0, 3], world[1, 3]
         solids = self.assembly.at(self._seconds(timestamp)).near(x, y, REACH)
-        light = self.scene.light.row()
-        shadow, corner = cast_shadows(solids, light[:3], (x, y))
-
+        lit = self.lit(timestamp, (x, y))
         info = self._info(frame, timestamp)
         for name, camera in info["cams"].items():
-            mount = self.rig[name]
-            pose = self._world(camera["timestamp"]) @ mount.matrix
-            assert mount.intrinsics is not None
-            moved = self.assembly.at(self._seconds(camera["timestamp"])).near(x, y, REACH)
-            image, _ = render_camera(
-                moved, self.scene.streets, self.scene.patches, light, shadow, corner, pose[:3, 3].copy(),
-                pose[:3, :3].copy(), mount.intrinsics, self.config.image_width, self.config.image_height,
-            )  # fmt: skip
+            image = self.seen(name, camera["timestamp"], (x, y), lit)
             path = self.root / camera["data_path"].removeprefix("./data/")
             write_image(path, image, [cv2.IMWRITE_JPEG_QUALITY, self.config.jpeg_quality])
         write_labels = self._write_occ3d if self.config.layout == "occ3d" else self._write_surroundocc
@@ -190,6 +181,26 @@ class Recorder:
         owner = self._write_lidar(frame, info["lidar_path"], solids, world @ self.rig["LIDAR_TOP"].matrix)
         self._annotate(info, timestamp, np.bincount(owner[owner >= 0], minlength=len(self.scene.things)))
         return info, counts
+
+    def lit(self, timestamp: int, middle: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The light around a place at a moment: its row, shadows and their corner."""
+        light = self.scene.light.row()
+        solids = self.assembly.at(self._seconds(timestamp)).near(*middle, REACH)
+        return light, *cast_shadows(solids, light[:3], middle)
+
+    def seen(
+        self, name: str, timestamp: int, middle: tuple[float, float], lit: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> np.ndarray:
+        """The image [H, W, 3] uint8, BGR, that a camera takes at a time of what is around a place, lit as by ``lit``."""
+        mount = self.rig[name]
+        pose = self._world(timestamp) @ mount.matrix
+        assert mount.intrinsics is not None
+        moved = self.assembly.at(self._seconds(timestamp)).near(*middle, REACH)
+        image, _ = render_camera(
+            moved, self.scene.streets, self.scene.patches, *lit, pose[:3, 3].copy(), pose[:3, :3].copy(), mount.intrinsics,
+            self.config.image_width, self.config.image_height,
+        )  # fmt: skip
+        return image
 
     def _voxels(self, solids: Solids, pose: np.ndarray, lattice: Lattice) -> np.ndarray:
         return voxelise(solids, self.scene.streets, self.scene.patches, pose[:3, :3].copy(), pose[:3, 3].copy(), lattice)
@@ -341,10 +352,14 @@ def write(config: ToyWorldConfig, root: Path, workers: int, advance: Callable[[]
     Returns the class counts over the voxels that count in evaluation, by split. The numba kernels and the image and zip
     writers run without the interpreter's lock, so frames are recorded by ``workers`` threads at once.
     """
+    from . import ddad  # its recorder is one of these
+
     recorder_of: Callable[..., Recorder | kitti360.Recorder] = Recorder
     finish: Callable[[Path, str, list[Any]], None] = _write_infos
     if config.layout == "kitti360":
         recorder_of, finish = kitti360.Recorder, kitti360.write_poses
+    elif config.layout == "ddad":
+        recorder_of, finish = ddad.Recorder, ddad.write_infos
     else:
         _make_folders(config, root)
         if config.layout == "surroundocc":

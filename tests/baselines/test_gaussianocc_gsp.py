@@ -13,7 +13,7 @@ from baselines.gaussianocc_gsp.clouds import Cloud, cloud, composed, overlap, qu
 from baselines.gaussianocc_gsp.config import TOY, gaussianocc_gsp_config
 from baselines.gaussianocc_gsp.losses import Teaching, cross_view_loss
 from baselines.gaussianocc_gsp.model import RASTER, GaussianOccGSP
-from baselines.interface import Neighbours, OccupancyBatch, OccupancyGrid
+from baselines.interface import LidarDepth, Neighbours, OccupancyBatch, OccupancyGrid
 from baselines.photometric.pose import inverse, rigid
 from baselines.photometric.warping import pixel_centres
 from renderers import get
@@ -225,3 +225,26 @@ def test_sizes_and_options() -> None:
         model(depth_range=(2.0, 1.0))
     with pytest.raises(ValueError, match="decoder_channels must be as many"):
         GaussianOccGSP(GRID, **{**SMALL, "decoder_channels": (4, 4)})
+
+
+def test_depth_and_motion_are_answers() -> None:
+    one, batch = model().eval(), sample(batch=2)
+    points = LidarDepth(
+        places=torch.full((1, 2), 5.0),
+        cells=torch.full((1, 2), 5),
+        depth=torch.tensor([8.0]),
+        camera=torch.tensor([0]),
+        scene=torch.tensor([0]),
+        to_view=torch.eye(3).expand(2, 2, 3, 3),
+        size=(WIDTH, HEIGHT),
+    )
+    twice = torch.diag(torch.tensor([2.0, 2.0, 1.0]))
+    measured = replace(batch, lidar=points, intrinsics=twice @ batch.intrinsics, camera_size=(2 * WIDTH, 2 * HEIGHT))
+    answer = one.predict(measured)
+    assert answer.depth is not None and answer.motion is not None and answer.motion.shape == (2, 2, 4, 4)
+    assert answer.depth.depth.shape == (2, 2, HEIGHT, WIDTH) and (answer.depth.depth > 0).all()
+    half = torch.diag(torch.tensor([0.5, 0.5, 1.0]))
+    assert torch.allclose(answer.depth.to_view, half.expand(2, 2, 3, 3), atol=1e-5), "of the label camera's larger image"
+    assert one.predict(batch).depth is None
+    said = one(measured, mode="predict")
+    assert torch.equal(said[1]["motion"], answer.motion[1]) and torch.equal(said[1]["depth"].depth[0], answer.depth.depth[1])

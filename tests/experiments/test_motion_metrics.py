@@ -11,7 +11,13 @@ from torch import Tensor
 from baselines.interface import Neighbours, OccupancyBatch, OccupancyGrid
 from experiments.metrics.counts import total
 from experiments.metrics.evaluator import OccupancyMetric, of_sums
-from experiments.metrics.motion import motion_sums, rotation_error, scale_by_frame, scale_over_trajectory
+from experiments.metrics.motion import (
+    direction_error,
+    motion_sums,
+    rotation_error,
+    scale_by_frame,
+    scale_over_trajectory,
+)
 
 GRID = OccupancyGrid((-4.0, -4.0, -1.0), (4.0, 4.0, 3.0), 2.0, ("thing", "empty"), 1)
 
@@ -38,30 +44,30 @@ def neighbours(motions: list[Tensor], valid: list[list[bool]] | None = None) -> 
     )
 
 
-def numbers(*frames: tuple[list[Tensor], Neighbours]) -> tuple[float, float, float]:
+def numbers(*frames: tuple[list[Tensor], Neighbours]) -> tuple[float, float, float, float]:
     sums, _ = total(motion_sums(torch.stack(said), around) for said, around in frames)
-    return scale_by_frame(sums, GRID), scale_over_trajectory(sums, GRID), rotation_error(sums, GRID)
+    return tuple(of(sums, GRID) for of in (scale_by_frame, scale_over_trajectory, direction_error, rotation_error))  # type: ignore[return-value]
 
 
 def test_the_true_motion_is_right() -> None:
     true = [pose((-2.0, 0.1, 0.0), 3.0), pose((1.0, 0.0, 0.0), -2.0)]
-    assert numbers((true, neighbours(true))) == pytest.approx((1, 1, 0), abs=1e-3)
+    assert numbers((true, neighbours(true))) == pytest.approx((1, 1, 0, 0), abs=1e-3)
 
 
-def test_shares_are_of_each_moment_and_of_all_metres() -> None:
+def test_ratios_are_of_each_moment_and_of_all_metres() -> None:
     true = [pose((-4.0, 0.0, 0.0)), pose((1.0, 0.0, 0.0), 10.0)]
-    said = [pose((-2.0, 3.0, 0.0)), pose((1.0, 0.0, 0.0), 14.0)]  # aside does not count
-    assert numbers((said, neighbours(true))) == pytest.approx(((0.5 + 1) / 2, 3 / 5, 2), abs=1e-3)
-    back = [pose((4.0, 0.0, 0.0)), pose((1.0, 0.0, 0.0))]
-    assert numbers((back, neighbours(true)))[0] == pytest.approx(0, abs=1e-6), "the wrong way round counts against it"
+    said = [pose((0.0, 2.0, 0.0)), pose((1.0, 0.0, 0.0), 14.0)]
+    assert numbers((said, neighbours(true))) == pytest.approx(((0.5 + 1) / 2, 3 / 5, 45, 2), abs=1e-3)
+    back = [pose((4.0, 0.0, 0.0)), pose((1.0, 0.0, 0.0), 10.0)]
+    assert numbers((back, neighbours(true))) == pytest.approx((1, 1, 90, 0), abs=1e-3), "the wrong way round shows"
 
 
-def test_standing_still_has_no_share_and_what_is_not_there_does_not_count() -> None:
+def test_standing_still_has_no_ratio_and_what_is_not_there_does_not_count() -> None:
     still, wrong = [pose((0.01, 0.0, 0.0)), pose((2.0, 0.0, 0.0))], [pose((5.0, 0.0, 0.0), 8.0), pose((1.0, 0.0, 0.0))]
-    assert numbers((wrong, neighbours(still))) == pytest.approx((0.5, 0.5, 4), abs=1e-3)
+    assert numbers((wrong, neighbours(still))) == pytest.approx((0.5, 0.5, 0, 4), abs=1e-3)
     one = neighbours(still, [[True, True], [False, False]])
-    by_frame, all_metres, degrees = numbers((wrong, one))
-    assert np.isnan(by_frame) and np.isnan(all_metres) and degrees == pytest.approx(8, abs=1e-3)
+    *of_shifts, degrees = numbers((wrong, one))
+    assert np.isnan(of_shifts).all() and degrees == pytest.approx(8, abs=1e-3)
     assert np.isnan(rotation_error({}, GRID)), "of a model that says no motion"
 
 
@@ -71,7 +77,7 @@ def test_sums_of_frames_are_exact() -> None:
     frames = [(own, neighbours(real)) for own, real in zip(said, true, strict=True)]
     assert numbers(*frames) == pytest.approx(numbers(*frames[::-1]))
     shares = [numbers(frame)[0] for frame in frames]
-    assert numbers(*frames)[0] == pytest.approx(np.mean(shares)) and numbers(*frames)[2] == pytest.approx(2.5, abs=1e-3)
+    assert numbers(*frames)[0] == pytest.approx(np.mean(shares)) and numbers(*frames)[3] == pytest.approx(2.5, abs=1e-3)
 
 
 def frames(count: int, seed: int = 0) -> tuple[OccupancyBatch, list[dict[str, Tensor]]]:
@@ -94,7 +100,7 @@ def frames(count: int, seed: int = 0) -> tuple[OccupancyBatch, list[dict[str, Te
 
 
 def test_the_evaluation_measures_it_whatever_the_batch_size() -> None:
-    names = ("motion_scale", "motion_scale_by_frame", "motion_rotation")
+    names = ("motion_scale", "motion_scale_by_frame", "motion_direction", "motion_rotation")
     batch, said = frames(3)
     whole, single = (OccupancyMetric(GRID, rays=False, of_sums=of_sums(names)) for _ in range(2))
     whole.process({"batch": batch}, said)

@@ -1,0 +1,45 @@
+"""GaussianOcc's first stage for tests, at sizes that train in seconds."""
+
+from dataclasses import replace
+
+from experiments.tables.table_tiny import TABLE as TINY
+
+from experiments.spec import TableSpec
+from experiments.tables.table_gaussianocc_depth import TABLE as DEPTH
+
+SIZES = {
+    "backbone": {
+        "type": "ResNet",
+        "depth": 18,
+        "base_channels": 4,
+        "stem_channels": 4,
+        "out_indices": (0, 1, 2, 3),
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+        "norm_eval": False,
+        "style": "pytorch",
+    },
+    "backbone_channels": (4, 8, 16, 32),
+    "decoder_channels": (4, 4, 4, 4),
+    "pose": {"depth": 18, "base_channels": 4, "channels": 8},
+}
+_TOY = TINY.presets["toy"]
+
+TABLE = TableSpec(
+    name="table_tiny_gsp",
+    title="Tiny, taught by cameras",
+    dataset="occ3d",
+    columns=DEPTH.columns,
+    rows=tuple(
+        replace(row, base=None, schedules={}, presets=("toy",), options={**row.options, **SIZES})
+        for row in DEPTH.rows
+        if row.runs
+    ),
+    presets={
+        "toy": replace(
+            _TOY,
+            data=replace(_TOY.data, toyworld={**_TOY.data.toyworld, "val_scenes": 1, "val_frames": 3}),
+            schedule=replace(_TOY.schedule, iterations=2),
+            check_shuffled_images=False,
+        )
+    },
+)

@@ -1,0 +1,61 @@
+"""GaussianOcc's first stage for real, at sizes of seconds: its losses, and that its depth and motion are measured."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_run_training import environment
+
+from experiments import records
+from experiments.cell import models
+from experiments.metrics.registry import lidar
+from experiments.spec import PRESETS, load_table
+
+TINY = str(Path(__file__).with_name("run_tiny.py"))
+LOSSES = {
+    "gaussianocc-gsp": {"loss_temporal", "loss_smoothness", "loss_cross_view"},
+    "gaussianocc-gsp-temporal": {"loss_temporal", "loss_smoothness"},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every row was run once, by a process of its own."""
+    folder = tmp_path_factory.mktemp("gsp")
+    done = subprocess.run(
+        [sys.executable, TINY, "table_tiny_gsp", "--renderer", "cpu"],
+        env=environment(folder),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", LOSSES)
+def test_depth_and_motion_are_in_its_record(finished: Path, row: str) -> None:
+    record = records.load(records.path_of("table_tiny_gsp", "toy", f"{row}--cpu--seed0", finished / "results"))
+    assert {*lidar("cameras"), "motion_scale", "motion_scale_by_frame", "motion_direction", "motion_rotation"} <= set(
+        record.metrics
+    )
+    assert 0 < record.metrics["lidar_abs_rel_cameras"] < 20 and 0 <= record.metrics["motion_rotation"] < 30
+    assert set(record.first_losses[0]) - {"loss"} == LOSSES[row] and record.iterations == 2
+    assert all(np.isfinite(value) for value in record.first_losses[0].values())
+
+
+def test_its_rows_are_cells_of_every_preset() -> None:
+    table = load_table("table_gaussianocc_depth")
+    for preset in PRESETS:
+        cells = [table.cell(row, "cpu", preset, 0) for row in table.rows if row.runs]
+        for cell in cells:
+            models.check(cell)
+            assert set(cell.parts(training=True)) == {"neighbours"} and set(cell.parts(training=False)) == {"neighbours", "lidar"}
+        assert len({cell.fingerprint("x") for cell in cells}) == 2
+        assert not cells[0].schedule.warmup_iterations or preset != "paper"
