@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict
 from typing import Any, Literal
 
+from baselines.gaussianocc_gsp.config import SIZES as FIRST_STAGE
 from baselines.interface import OccupancyGrid
 
 Size = Literal["toy", "paper"]
@@ -35,7 +36,7 @@ PAPER: dict[str, Any] = dict(
     planes=16,
     shape=(300, 300, 24),
     scale=0.2,
-    pose=dict(depth=34, base_channels=64, channels=256, scale=0.01),
+    pose=FIRST_STAGE["paper"]["pose"],
 )
 
 # The same model for images of 112 x 200, on a third of the grid's vertices along each axis, trained from scratch. A Gaussian's
@@ -61,7 +62,7 @@ TOY: dict[str, Any] = dict(
     shape=(100, 100, 8),
     scale=0.6,
     weights=(0.3, 0.01, 0.005),
-    pose=dict(depth=18, base_channels=16, channels=64, scale=0.05),
+    pose=FIRST_STAGE["toy"]["pose"],
 )
 
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
