@@ -24,10 +24,10 @@ class Teaching:
                        their number; chosen here
     overlap_share      more than this share of them must be seen; binarised at what is not described. At 0 one is enough, and what
                        is only seen far away can only be covered by depths that are too large, which it then teaches
-    rig                where cameras stand to each other: as they are "mounted", as if all took their images at once, as published;
-                       or "compensated", where the vehicle's sensors say that each was when it took its image. Metres are only
-                       what the rig says: cameras of a moving vehicle that expose one after the other are further apart, or
-                       closer, than they are mounted
+    rig                where cameras stand to each other: as they are "mounted", as if all exposed at once, as published; or
+                       "compensated", where the vehicle's sensors say that each was when it exposed. Metres are only what the rig
+                       says: of a moving vehicle, cameras that expose one after the other are further apart, or closer, than
+                       they are mounted
     erosion            pixels of the rendered images that are taken off the overlap's rim; described without a number
 
     Raises ValueError for what does not go together.
