@@ -33,6 +33,15 @@ const vf kX = [] {  // column of a lane, from the block's centre
 
 const v8 kY = {-3.5f, -2.5f, -1.5f, -0.5f, 0.5f, 1.5f, 2.5f, 3.5f};
 
+struct Each {
+  int32_t entry[kEntries];
+};
+const Each kEach = [] {  // all of a chunk
+  Each each;
+  for (int i = 0; i < kEntries; ++i) each.entry[i] = i;
+  return each;
+}();
+
 // What the backward pass keeps of a strip: for each Gaussian that counts, its place in the bin's list, and per pixel alpha
 // before the cut to alpha_max (0 where it does not count) and the transmittance in front of it.
 struct Trace {
@@ -44,7 +53,7 @@ struct Trace {
 struct Scratch {
   // the bin's list, structure of arrays, loaded as far as some block has asked for it
   int32_t loaded = 0;
-  Buffer<float> u, v, a, b, c, b_over_a, b_over_c, log_opacity, reach;
+  Buffer<float> u, v, a, b, c, b_over_a, b_over_c, log_opacity, reach, top, bottom;
   Buffer<float> z;
   Buffer<uint32_t> id;
   Buffer<uint8_t> touched;  // whether some strip has had to weigh it
@@ -53,7 +62,9 @@ struct Scratch {
   alignas(64) float base[kEntries * kRows], slope[kEntries * kRows], bend[kEntries];
   float left[kEntries], right[kEntries];  // "tile3sigma": columns it may touch, from the block's centre
   int32_t place[kEntries];
-  int32_t strip[kStrips][kEntries], strip_filled[kStrips];  // which of the chunk each strip has to weigh
+  const float* rows_of_chunk[kEntries];  // of payload
+  int32_t strip[kStrips][kEntries], strip_filled[kStrips];
+  const int32_t* of_strip[kStrips];  // which of the chunk each strip has to weigh: kEach or `strip`
   // the block
   alignas(64) float transmittance[kPixels];
   vm live[2 * kStrips];
@@ -71,7 +82,8 @@ struct Scratch {
 
 void load_list(const View& view, const Bin& bin, Scratch& s, int32_t upto) {
   const int32_t end = (upto + kLanes - 1) / kLanes * kLanes;
-  for (Buffer<float>* f : {&s.u, &s.v, &s.a, &s.b, &s.c, &s.b_over_a, &s.b_over_c, &s.log_opacity, &s.reach, &s.z}) f->reserve(end);
+  for (Buffer<float>* f : {&s.u, &s.v, &s.a, &s.b, &s.c, &s.b_over_a, &s.b_over_c, &s.log_opacity, &s.reach, &s.top, &s.bottom, &s.z})
+    f->reserve(end);
   s.payload.reserve(static_cast<size_t>(end) * view.channels), s.id.reserve(end), s.touched.reserve(end);
   const int32_t listed = std::min(end, bin.length);
   for (int32_t i = s.loaded; i < listed; ++i) {
@@ -83,45 +95,45 @@ void load_list(const View& view, const Bin& bin, Scratch& s, int32_t upto) {
     s.log_opacity[i] = p.log_opacity, s.z[i] = p.z;
     // The test below only has to keep everything that alpha >= alpha_min may keep; the slack absorbs its rounding.
     s.reach[i] = p.reach * 1.0001f + 1e-3f;
+    // Rows beyond which alpha cannot but round to less than alpha_min. Of a thin, oblique ellipse terms of the exponent cancel: no
+    // such rows.
+    const float ac = p.a * p.c, solid = ac - p.b * p.b;
+    const float half = solid > 0.01f * ac ? std::sqrt(s.reach[i] * p.a / solid) * 1.001f + 0.01f : HUGE_VALF;
+    s.top[i] = p.v - half, s.bottom[i] = p.v + half;
     s.id[i] = view.ids[bin.list[i]], s.touched[i] = 0;
   }
   for (int32_t i = std::max(s.loaded, listed); i < end; ++i) {
-    s.u[i] = s.v[i] = s.b[i] = s.b_over_a[i] = s.b_over_c[i] = s.log_opacity[i] = 0, s.a[i] = s.c[i] = 1;
+    s.u[i] = s.v[i] = s.b[i] = s.b_over_a[i] = s.b_over_c[i] = s.log_opacity[i] = s.top[i] = s.bottom[i] = 0;
+    s.a[i] = s.c[i] = 1;
     s.reach[i] = -1;
   }
   s.loaded = end;
 }
 
-// The payload of the n Gaussians of the chunk, beside one another.
-void load_payload(const View& view, Scratch& s, int n) {
-  const int64_t features = view.channels - 1;
-  for (int e = 0; e < n; ++e) {
-    const int32_t i = s.place[e];
-    if (s.touched[i]) continue;
-    s.touched[i] = 1;
-    const float* from = view.payload + s.id[i] * features;
-    float* row = s.payload.data() + int64_t{i} * view.channels;
+// The payload of the n Gaussians of the chunk; of those that are new to it, it is copied beside the others.
+void load_payload(const View& view, Scratch& s, int n, const int32_t* fresh, int count) {
+  const int64_t channels = view.channels, features = channels - 1;
+  for (int k = 0; k < count; ++k) {
+    const float* from = view.payload + s.id[fresh[k]] * features;
+    float* row = s.payload.data() + fresh[k] * channels;
     int64_t done = 0;
     for (; done + 8 <= features; done += 8) store(row + done, load<v8>(from + done));
     if (done < features && features >= 8) store(row + features - 8, load<v8>(from + features - 8));  // overlaps those before
     for (; features < 8 && done < features; ++done) row[done] = from[done];
-    row[features] = s.z[i];
+    row[features] = s.z[fresh[k]];
   }
+  for (int e = 0; e < n; ++e) s.rows_of_chunk[e] = s.payload.data() + s.place[e] * channels;
 }
 
-// Lanes whose ellipse meets the pixel centres of a rectangle: the least Mahalanobis distance over it lies at the
-// centre if that is inside, else on one of the two edges that face it.
-// kSurely: only those are left out whose alphas cannot but round to less than alpha_min in it, however thin and far they are.
-template <bool kSurely>
+// Lanes whose ellipse meets the pixel centres of the block: the least Mahalanobis distance over a rectangle lies at the
+// centre if it is inside, else on one of the two edges that face it.
 inline uint32_t meets(const Scratch& s, int32_t at, float left, float right, float top, float bottom) {
   const vf u = load<vf>(&s.u[at]), v = load<vf>(&s.v[at]);
-  vf a = load<vf>(&s.a[at]), c = load<vf>(&s.c[at]);
-  const vf b = load<vf>(&s.b[at]);
+  const vf a = load<vf>(&s.a[at]), b = load<vf>(&s.b[at]), c = load<vf>(&s.c[at]);
   const vf x0 = left - u, x1 = right - u, y0 = top - v, y1 = bottom - v, zero = {};
   const vf dx = vmax(x0, vmin(x1, zero)), dy = vmax(y0, vmin(y1, zero));
   const vf along_y = vmax(y0, vmin(y1, zero - load<vf>(&s.b_over_c[at]) * dx));
   const vf along_x = vmax(x0, vmin(x1, zero - load<vf>(&s.b_over_a[at]) * dy));
-  if constexpr (kSurely) a = a * (1 - 4e-6f), c = c * (1 - 4e-6f);  // what the terms below and those of alpha may cancel to
   const vf first = fma(dx, fma(a, dx, 2.0f * b * along_y), c * along_y * along_y);
   const vf second = fma(along_x, fma(a, along_x, 2.0f * b * dy), c * dy * dy);
   return bits(at_least(load<vf>(&s.reach[at]), vmin(first, second)));
@@ -133,19 +145,24 @@ template <bool Tile>
 int32_t fill(const View& view, const Bin& bin, Scratch& s, int32_t at, int x, int y) {
   const float middle_x = x + 0.5f * kWide, middle_y = y + 0.5f * kRows;
   const float half_x = 0.5f * (kWide - 1), half_y = 0.5f * (kRows - 1);
-  int n = 0;
-  int32_t counts[kStrips] = {};
+  int n = 0, news = 0;
+  int32_t counts[kStrips] = {}, fresh[kEntries];
+  bool whole = true;  // so far each strip has to weigh all
   while (at < bin.length && n < kChunk) {
     if (at >= s.loaded) load_list(view, bin, s, std::min(bin.length, at + 4 * kChunk));
-    const uint32_t met = meets<false>(s, at, middle_x - half_x, middle_x + half_x, middle_y - half_y, middle_y + half_y);
-    uint32_t of_strip[kStrips] = {}, hits = 0;
+    const uint32_t met = meets(s, at, middle_x - half_x, middle_x + half_x, middle_y - half_y, middle_y + half_y);
+    uint32_t of_strip[kStrips] = {}, hits = 0, common = met;
     if (met)
 #pragma GCC unroll 4
       for (int strip = 0; strip < kStrips; ++strip) {
-        const float top = y + 2 * strip + 0.5f;
-        of_strip[strip] = met & meets<true>(s, at, middle_x - half_x, middle_x + half_x, top, top + 1);
-        hits |= of_strip[strip];
+        const vf line = splat1<vf>(y + 2 * strip + 0.5f);
+        of_strip[strip] = met & bits(both(at_least(load<vf>(&s.bottom[at]), line), at_least(line + 1.0f, load<vf>(&s.top[at]))));
+        hits |= of_strip[strip], common &= of_strip[strip];
       }
+    if (whole && common != met) {
+      whole = false;
+      for (int strip = 0; strip < kStrips; ++strip) std::copy_n(kEach.entry, counts[strip] = n, s.strip[strip]);
+    }
     for (; hits; hits &= hits - 1) {
       const int32_t i = at + __builtin_ctz(hits);
       const float a = -0.5f * kLog2E * s.a[i], b = -kLog2E * s.b[i], c = -0.5f * kLog2E * s.c[i];
@@ -163,23 +180,29 @@ int32_t fill(const View& view, const Bin& bin, Scratch& s, int32_t at, int x, in
       store(&s.slope[n * kRows], fma(dy, splat1<v8>(b), splat1<v8>(2.0f * a * dx)));
       s.bend[n] = a;
       s.place[n] = i;
-      const char* row = reinterpret_cast<const char*>(view.payload + s.id[i] * int64_t{view.channels - 1});
-      for (int byte = 0; byte < 4 * view.channels; byte += 64) __builtin_prefetch(row + byte);
-#pragma GCC unroll 4
-      for (int strip = 0; strip < kStrips; ++strip) {
-        s.strip[strip][counts[strip]] = n;
-        counts[strip] += of_strip[strip] >> (i - at) & 1;
+      if (!s.touched[i]) {
+        s.touched[i] = 1, fresh[news++] = i;
+        const char* row = reinterpret_cast<const char*>(view.payload + s.id[i] * int64_t{view.channels - 1});
+        for (int byte = 0; byte < 4 * view.channels; byte += 64) __builtin_prefetch(row + byte);
       }
+      if (!whole)
+#pragma GCC unroll 4
+        for (int strip = 0; strip < kStrips; ++strip) {
+          s.strip[strip][counts[strip]] = n;
+          counts[strip] += of_strip[strip] >> (i - at) & 1;
+        }
       ++n;
     }
     at += kLanes;
   }
-  load_payload(view, s, n);
-  // The last batch of a strip is filled up with what is too faint to count.
-  std::fill_n(&s.base[n * kRows], kRows, -1e30f), std::fill_n(&s.slope[n * kRows], kRows, 0.0f);
-  s.bend[n] = 0.0f, s.place[n] = n ? s.place[0] : 0, s.left[n] = s.right[n] = 0.0f;
+  load_payload(view, s, n, fresh, news);
+  for (int i = n; n > 0 && i < n + kBatch - 1; ++i) {  // the last batch of a strip is filled up with what is too faint to count
+    std::fill_n(&s.base[i * kRows], kRows, -1e30f), std::fill_n(&s.slope[i * kRows], kRows, 0.0f);
+    s.bend[i] = 0.0f, s.place[i] = s.place[0], s.rows_of_chunk[i] = nullptr, s.left[i] = s.right[i] = 0.0f;
+  }
   for (int strip = 0; strip < kStrips; ++strip) {
-    s.strip_filled[strip] = counts[strip];
+    s.strip_filled[strip] = whole ? n : counts[strip];
+    s.of_strip[strip] = whole ? kEach.entry : s.strip[strip];
     std::fill_n(&s.strip[strip][counts[strip]], kBatch - 1, n);
   }
   return std::min(at, bin.length);
@@ -198,7 +221,7 @@ int weigh(const View& view, Scratch& s, int strip, Trace* trace) {
   vm live0 = s.live[2 * strip], live1 = s.live[2 * strip + 1];
   const vf x = kX;
   const int filled = s.strip_filled[strip];
-  const int32_t* entries = s.strip[strip];
+  const int32_t* entries = s.of_strip[strip];
   int n = Keep ? trace->count : 0;
   if constexpr (Keep) {
     trace->place.reserve(n + filled + kBatch);
@@ -237,7 +260,7 @@ int weigh(const View& view, Scratch& s, int strip, Trace* trace) {
         trace->place[n] = s.place[entries[first + i]];
       } else {
         store(s.weights + n * kStrip, a0 * t0), store(s.weights + n * kStrip + kLanes, a1 * t1);
-        s.rows[n] = s.payload.data() + static_cast<size_t>(s.place[entries[first + i]]) * view.channels;
+        s.rows[n] = s.rows_of_chunk[entries[first + i]];
       }
       n += any_set(a0, a1);  // else the next one takes its place
       t0 = choose(live0, next0, t0), t1 = choose(live1, next1, t1);
