@@ -67,8 +67,8 @@ SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
 def check_options(config: dict[str, Any]) -> None:
     """Raise ValueError or TypeError for arguments that the model would refuse: sizes, fields of ``teaching`` and ``read_out``,
     class weights and names of classes that are none of the grid, operations and attributes that there are not."""
+    from baselines.gaussianflowocc.classes import moving_channels, rendered_classes
     from baselines.gaussianflowocc.losses import Teaching
-    from baselines.gaussianflowocc.model import moving_channels, rendered_classes
     from baselines.gaussianflowocc.voxels import ReadOut
 
     grid = OccupancyGrid(**config["grid"])
