@@ -275,7 +275,7 @@ def _beyond_limit(
     size = torch.tensor([cameras.width, cameras.height], dtype=k.dtype)
     focal, centre = k[[0, 1], [0, 1]], k[:2, 2]
     slope = (splats.centre - centre) / focal
-    focal = torch.stack([focal[0], settings[0].shape_fy(*focal, cameras.width, cameras.height)])
+    focal = torch.stack([focal[0], settings[0].shape_fy(focal[0], focal[1], cameras.width, cameras.height)])
     tan = size / (2 * focal)
     beyond = (slope.abs() > 1.3 * tan).any(1)
     if any(s.clamp == "principal" for s in settings):

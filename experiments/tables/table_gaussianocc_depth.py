@@ -45,7 +45,7 @@ TABLE = TableSpec(
     presets=OCC3D.presets,
     notes=(
         "Depth is measured as it is, in metres: no prediction is scaled by its median. Learned metres to true ones: the length "
-        "of the vehicle's shift, between a frame and the camera frames beside it, as the pose network says it, to the true one; 1 "
-        "is right.",
+        "of the vehicle's shift, between a frame and the camera frames beside it, as the pose network says it, to the true "
+        "one; 1 is right.",
     ),
 )
