@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from baselines.photometric.losses import Photometric, photometric_error
+
+Rig = Literal["mounted", "compensated"]
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,14 @@ class Teaching:
     cross_view_weight  of that between cameras; at 0 nothing is splatted, and nothing says how large a metre is. The published
                        weight is not known
     photometric        fields of ``Photometric``
-    overlap            (nearest, farthest) metres of the distances along a pixel's ray of which another camera must see one, and
-                       their number: (1, 40, 16) chosen here
-    overlap_share      share of these distances that must be seen; 0, as described: one is enough
+    overlap            (nearest, farthest) metres of the distances along a pixel's ray at which another camera may see it, and
+                       their number; chosen here
+    overlap_share      more than this share of them must be seen; binarised at what is not described. At 0 one is enough, and what
+                       is only seen far away can only be covered by depths that are too large, which it then teaches
+    rig                where cameras stand to each other: as they are "mounted", as if all exposed at once, as published; or
+                       "compensated", where the vehicle's sensors say that each was when it exposed. Metres are only what the rig
+                       says: of a moving vehicle, cameras that expose one after the other are further apart, or closer, than
+                       they are mounted
     erosion            pixels of the rendered images that are taken off the overlap's rim; described without a number
 
     Raises ValueError for what does not go together.
@@ -29,9 +36,10 @@ class Teaching:
     temporal_weight: float = 1.0
     cross_view_weight: float = 1.0
     photometric: dict[str, Any] = field(default_factory=dict)
-    overlap: tuple[float, float, int] = (1.0, 40.0, 16)
-    overlap_share: float = 0.0
+    overlap: tuple[float, float, int] = (3.0, 40.0, 16)
+    overlap_share: float = 0.5
     erosion: int = 1
+    rig: Rig = "mounted"
 
     def __post_init__(self) -> None:
         for name in ("temporal_weight", "cross_view_weight"):
@@ -44,6 +52,8 @@ class Teaching:
             raise ValueError(f"overlap must be nearest < farthest metres and a number of distances, got {self.overlap}")
         if not 0 <= self.overlap_share < 1:
             raise ValueError(f"overlap_share must be within 0..1 and not 1, got {self.overlap_share}")
+        if self.rig not in get_args(Rig):
+            raise ValueError(f"unknown rig '{self.rig}' (known: {', '.join(get_args(Rig))})")
         if self.erosion < 0:
             raise ValueError(f"erosion must not be negative, got {self.erosion}")
         self.images  # noqa: B018  refuses what it refuses

@@ -17,7 +17,7 @@ from baselines.images import check_images
 from baselines.interface import Neighbours, OccupancyBatch, OccupancyGrid, OccupancyPrediction, RenderedDepth
 from baselines.model import OccupancyModel
 from baselines.photometric.losses import neighbour_loss, smoothness
-from baselines.photometric.pose import PoseNetwork, camera_motion
+from baselines.photometric.pose import PoseNetwork, camera_motion, inverse
 from renderers import RasterSettings, Renderer, get
 
 RASTER = RasterSettings()
@@ -133,23 +133,19 @@ class GaussianOccGSP(OccupancyModel):
             if teaching.images.smoothness:
                 losses["loss_smoothness"] = teaching.images.smoothness * smoothness(depth, neighbours.current)
             if teaching.cross_view_weight:
-                losses["loss_cross_view"] = teaching.cross_view_weight * self.cross_view(raw, neighbours)
+                losses["loss_cross_view"] = teaching.cross_view_weight * self.cross_view(raw, batch)
         return losses
 
-    def cross_view(self, raw: Tensor, neighbours: Neighbours) -> Tensor:
+    def cross_view(self, raw: Tensor, batch: OccupancyBatch) -> Tensor:
         """The loss between cameras of raw attributes [B, V, 9, h, w], without its weight."""
-        colours, intrinsics = half_sized(neighbours, (raw.shape[-2], raw.shape[-1]))
-        gaussians = cloud(raw, intrinsics, self.depth_range)
+        neighbours, teaching = self.neighbours(batch), self.teaching
+        size = (raw.shape[-2], raw.shape[-1])
+        colours, intrinsics = half_sized(neighbours, size)
+        rig = neighbours.camera_to_ego if teaching.rig == "mounted" else inverse(batch.reference_to_camera)
         backend = self.backend
-        rendered = splatted(gaussians, colours, intrinsics, neighbours.camera_to_ego, backend, backend.native(RASTER))
-        nearest, farthest, count = self.teaching.overlap
+        gaussians = cloud(raw, intrinsics, self.depth_range)
+        rendered = splatted(gaussians, colours, intrinsics, rig, backend, backend.native(RASTER))
+        nearest, farthest, count = teaching.overlap
         distances = nearest * (farthest / nearest) ** torch.linspace(0, 1, count, device=raw.device)
-        shared = overlap(
-            intrinsics,
-            neighbours.camera_to_ego,
-            (raw.shape[-2], raw.shape[-1]),
-            distances,
-            self.teaching.overlap_share,
-            self.teaching.erosion,
-        )
-        return cross_view_loss(rendered, colours, shared, self.teaching.images.ssim)
+        shared = overlap(intrinsics, rig, size, distances, teaching.overlap_share, teaching.erosion)
+        return cross_view_loss(rendered, colours, shared, teaching.images.ssim)

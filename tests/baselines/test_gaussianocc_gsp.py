@@ -194,6 +194,23 @@ def test_what_has_no_weight_is_left_out() -> None:
     assert torch.isclose(weighted["loss_cross_view"], 3 * plain["loss_cross_view"])
 
 
+def test_cameras_stand_where_they_are_mounted_or_where_they_were() -> None:
+    batch = sample()
+    assert batch.neighbours is not None
+    apart = rigid(torch.eye(3), torch.tensor([0.3, 0.0, 0.0]))  # the second camera exposed later
+    were = torch.stack([batch.neighbours.camera_to_ego[0, 0], apart @ batch.neighbours.camera_to_ego[0, 1]])[None]
+    later = replace(batch, reference_to_camera=inverse(were))
+
+    def losses(rig: str, batch: OccupancyBatch) -> Tensor:
+        return model(teaching={"rig": rig})(batch, mode="loss")["loss_cross_view"].detach()
+
+    assert torch.equal(losses("mounted", batch), losses("mounted", later))
+    assert torch.isclose(losses("compensated", batch), losses("mounted", batch), rtol=1e-3)
+    assert not torch.isclose(losses("compensated", later), losses("mounted", later), rtol=1e-3)
+    with pytest.raises(ValueError, match="unknown rig 'moved'"):
+        Teaching(rig="moved")  # type: ignore[arg-type]
+
+
 def test_it_says_nothing_of_voxels() -> None:
     one, batch = model().eval(), sample(batch=2)
     assert (one.predict(batch).labels == GRID.empty).all()

@@ -18,6 +18,7 @@ from experiments.spec import PRESETS, load_table
 TINY = str(Path(__file__).with_name("run_tiny.py"))
 LOSSES = {
     "gaussianocc-gsp": {"loss_temporal", "loss_smoothness", "loss_cross_view"},
+    "gaussianocc-gsp-compensated": {"loss_temporal", "loss_smoothness", "loss_cross_view"},
     "gaussianocc-gsp-temporal": {"loss_temporal", "loss_smoothness"},
 }
 
@@ -50,12 +51,13 @@ def test_depth_and_motion_are_in_its_record(finished: Path, row: str) -> None:
     assert all(np.isfinite(value) for value in record.first_losses[0].values())
 
 
-def test_its_rows_are_cells_of_every_preset() -> None:
-    table = load_table("table_gaussianocc_depth")
+@pytest.mark.parametrize("name", ["table_gaussianocc_depth", "table_gaussianocc_depth_ddad"])
+def test_its_rows_are_cells_of_every_preset(name: str) -> None:
+    table = load_table(name)
     for preset in PRESETS:
         cells = [table.cell(row, "cpu", preset, 0) for row in table.rows if row.runs]
         for cell in cells:
             models.check(cell)
             assert set(cell.parts(training=True)) == {"neighbours"} and set(cell.parts(training=False)) == {"neighbours", "lidar"}
-        assert len({cell.fingerprint("x") for cell in cells}) == 2
-        assert not cells[0].schedule.warmup_iterations or preset != "paper"
+            assert {*lidar("cameras"), "motion_scale"} <= set(cell.metrics)
+        assert len({cell.fingerprint("x") for cell in cells}) == len(cells) > 1
