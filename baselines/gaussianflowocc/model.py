@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.following import Follower, FrameMissing
-from baselines.gaussianflowocc.config import ATTRIBUTES, OPERATIONS, check_class_weights, check_names
+from baselines.gaussianflowocc.config import (
+    ATTRIBUTES,
+    LARGEST_SCALE,
+    OPERATIONS,
+    check_class_weights,
+    check_names,
+    check_sizes,
+)
 from baselines.gaussianflowocc.decoder import Cloud, DecoderSizes, GaussianDecoder, ImageFeatures
 from baselines.gaussianflowocc.gaussians import Attributes, Flow, drawn_start, head
 from baselines.gaussianflowocc.losses import Teaching, depth_loss, semantic_loss, voxel_losses
@@ -85,7 +92,7 @@ class GaussianFlowOcc(Follower):
         horizon: int = 6,
         flow_layers: int = 3,
         dropout: float = 0.1,
-        largest_scale: float = 1.0,
+        largest_scale: float = LARGEST_SCALE,
         neighbourhood: int = 4,
         operations: Sequence[str] | None = None,
         attributes: Sequence[str] | None = None,
@@ -100,13 +107,7 @@ class GaussianFlowOcc(Follower):
         grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
         # It has losses of its own on voxels, which know no weights.
         super().__init__(grid, camera_seed=camera_seed, loss={"class_weights": (1.0,) * grid.num_classes})
-        if dim % heads:
-            raise ValueError(f"dim {dim} must be a multiple of the number of heads {heads}")
-        if gaussians < 1 or neighbourhood < 0 or not largest_scale > 0:
-            raise ValueError(
-                f"gaussians must be at least 1, neighbourhood 0 and largest_scale positive, got {gaussians}, {neighbourhood} and "
-                f"{largest_scale}"
-            )
+        check_sizes(dim, heads, gaussians, neighbourhood, largest_scale)
         self.teaching = Teaching(**(teaching or {}))
         check_class_weights(self.teaching.class_weights, grid.num_classes)
         self.read_out = ReadOut(**(read_out or {}))

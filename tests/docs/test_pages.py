@@ -90,6 +90,7 @@ def test_commands_are_there_with_their_options(page: Path, capsys: pytest.Captur
                 "table_elevated",
                 "table_near",
                 "table_far",
+                "table_few",
                 "table_yard",
             ):
                 assert word in spec_names(), f"{line}: no such table"

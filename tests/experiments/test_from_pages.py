@@ -18,6 +18,8 @@ import typer
 from typer.testing import CliRunner
 
 import experiments.tables
+from baselines.gaussianflowocc.losses import Teaching as FlowTeaching
+from baselines.gaussianflowocc.voxels import ReadOut
 from baselines.gaussianocc.losses import Teaching as GaussianOccTeaching
 from baselines.gaussrender import GaussRenderConfig
 from baselines.recipe import Recipe
@@ -26,18 +28,33 @@ from experiments import run
 from experiments.datasets.dataset import DataSet
 from experiments.datasets.transforms import ImageTransform
 from experiments.records import ROOT
-from experiments.spec import DataPreset, Preset, Row, Schedule, SpecError, TableSpec, load_table, spec_names, table_names
+from experiments.spec import (
+    DataPreset,
+    HeldSchedule,
+    Preset,
+    Row,
+    Schedule,
+    SpecError,
+    TableSpec,
+    load_spec,
+    load_table,
+    spec_names,
+    table_names,
+)
 from renderers import RasterSettings
 from renderers.registry import every_name
 
-PAGES = {
-    name: (ROOT / f"docs/from-{name}.md").read_text(encoding="utf-8") for name in ("gaussrender", "renderocc", "gaussianocc")
+OPTIONS: dict[str, Any] = {
+    "gaussrender": GaussRenderConfig,
+    "renderocc": Teaching,
+    "gaussianflowocc": FlowTeaching,
+    "gaussianocc": GaussianOccTeaching,
 }
-OPTIONS: dict[str, Any] = {"gaussrender": GaussRenderConfig, "renderocc": Teaching, "gaussianocc": GaussianOccTeaching}
+PAGES = {name: (ROOT / f"docs/from-{name}.md").read_text(encoding="utf-8") for name in OPTIONS}
 _KINDS = (
-    DataPreset, DataSet, GaussRenderConfig, ImageTransform, Preset, RasterSettings, Recipe, Row, Schedule, TableSpec, Teaching
+    DataPreset, DataSet, HeldSchedule, ImageTransform, Preset, RasterSettings, ReadOut, Recipe, Row, Schedule, TableSpec
 )  # fmt: skip
-CLASSES = {c.__name__: c for c in _KINDS}
+CLASSES = {page: {c.__name__: c for c in (*_KINDS, options)} for page, options in OPTIONS.items()}
 VARIABLE = re.compile(r"[A-Z]+(_[A-Z]+)+$")
 
 
@@ -95,7 +112,7 @@ def check_command(words: list[str]) -> None:
         if "--row" in rest:
             values = rest[rest.index("--row") + 1 :]
             rows = values[: next((i for i, v in enumerate(values) if v.startswith("--")), None)]
-            assert load_table(rest[0]).select(rows)
+            assert load_spec(rest[0]).select(rows)
     if given:
         text = options_of(module, rest)
         for option in given:
@@ -108,24 +125,22 @@ def known(page: str) -> set[str]:
         from baselines.tpvformer import config
 
         return {*config.PAPER, *inspect.signature(config.tpvformer_config).parameters}
-    if page == "gaussianocc":
-        from baselines.gaussianocc import GaussianOcc
-
-        return set(inspect.signature(GaussianOcc).parameters)
+    from baselines.gaussianflowocc import GaussianFlowOcc
+    from baselines.gaussianocc import GaussianOcc
     from baselines.renderocc import RenderOcc
 
-    return set(inspect.signature(RenderOcc).parameters)
+    models = {"renderocc": RenderOcc, "gaussianflowocc": GaussianFlowOcc, "gaussianocc": GaussianOcc}
+    return set(inspect.signature(models[page]).parameters)
 
 
 def check_name(page: str, span: str) -> None:
     """A name that is not a command: an option, a field, a variable, an attribute, a file, a table, a row, a preset, a renderer
     or an argument."""
     owner, _, name = span.rpartition(".")
-    classes = {**CLASSES, OPTIONS[page].__name__: OPTIONS[page]}
     if span.startswith("--"):
         assert re.search(rf"{span.split()[0]}\b", options_of("experiments.run", [])), "no such option of experiments.run"
-    elif owner in classes:
-        assert name in {f.name for f in dataclasses.fields(classes[owner])}, f"{owner} has no such field"
+    elif owner in CLASSES[page]:
+        assert name in {f.name for f in dataclasses.fields(CLASSES[page][owner])}, f"{owner} has no such field"
     elif VARIABLE.fullmatch(span):
         sources = subprocess.run(["git", "grep", "-lw", span, "--", "experiments"], cwd=ROOT, capture_output=True, check=False)
         assert sources.stdout, "no source reads it"
@@ -207,6 +222,9 @@ def test_the_example_is_a_table_that_runs(
         assert GaussRenderConfig(**cell.gaussrender).camera_strategy == "elevated"
     elif page == "gaussianocc":
         assert GaussianOccTeaching(**cell.options["teaching"]).farthest == 120.0 and cell.first_cell is None
+    elif page == "gaussianflowocc":
+        assert FlowTeaching(**cell.options["teaching"]).normalise_depth
+        assert row.parts(training=True)["views"] == (-2, -1, 1, 2, 0) and row.recipe.views["paper"] == 4
     else:
         assert Teaching(**cell.options["teaching"]).farthest == 30.0 and row.parts(training=True)["rays"] == (0, -1, 1)
     monkeypatch.setenv("OCC_CKPTS", str(tmp_path))
