@@ -359,9 +359,9 @@ def _data_fingerprints(
                 get = verify if part_files is None else part_files.get
                 _check_files(f"{table.dataset} {split}, {part}", own, least, f"{get}; --row names rows that take no {part}")
     whole = _digest_of("".join(seen.fingerprint for seen in found.values()))
-    own_words = [f"{name}={_digest_of(digests)}" for name, digests in extra.items() if any(digests)]
+    words = [f"{name}={_digest_of(digests)}" for name, digests in extra.items() if any(digests)]
     trained = [f"{name}={_digest_of(digests[0])}" for name, digests in extra.items() if digests[0]]
-    return " ".join([whole, *own_words]), " ".join([found["train"].read[:16], *trained])
+    return " ".join([whole, *words]), " ".join([found["train"].read[:16], *trained])
 
 
 def _check_files(what: str, files: dict[Path, int], least: int, way_out: str) -> None:
