@@ -507,3 +507,18 @@ def test_the_image_network_starts_from_torchvisions(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "resnet.pth")
     with pytest.raises(CheckpointMismatch, match="encoder.layer3.0.conv1.weight"):
         load_gaussianocc_pretrain(model, tmp_path / "resnet.pth")
+
+
+def test_a_few_steps_teach_what_images_show() -> None:
+    b = batch_of(semantic=11)
+    model = tiny(poses="sensors", weights=(0.3, 0.0, 0.0), teaching={"photometric_weight": 0.0}).train()
+    model.start_from_bias([0.0] * 18)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=2e-2)
+    losses = []
+    for _ in range(25):
+        loss = model.loss(b)["loss_semantic"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.6 * losses[0], losses

@@ -47,11 +47,13 @@ from renderers.registry import every_name
 OPTIONS: dict[str, Any] = {
     "gaussrender": GaussRenderConfig,
     "renderocc": Teaching,
-    "gaussianocc": GaussianOccTeaching,
     "gaussianflowocc": FlowTeaching,
+    "gaussianocc": GaussianOccTeaching,
 }
 PAGES = {name: (ROOT / f"docs/from-{name}.md").read_text(encoding="utf-8") for name in OPTIONS}
-_KINDS = (DataPreset, DataSet, HeldSchedule, ImageTransform, Preset, RasterSettings, ReadOut, Recipe, Row, Schedule, TableSpec)
+_KINDS = (
+    DataPreset, DataSet, HeldSchedule, ImageTransform, Preset, RasterSettings, ReadOut, Recipe, Row, Schedule, TableSpec
+)  # fmt: skip
 CLASSES = {page: {c.__name__: c for c in (*_KINDS, options)} for page, options in OPTIONS.items()}
 VARIABLE = re.compile(r"[A-Z]+(_[A-Z]+)+$")
 
@@ -123,14 +125,12 @@ def known(page: str) -> set[str]:
         from baselines.tpvformer import config
 
         return {*config.PAPER, *inspect.signature(config.tpvformer_config).parameters}
-    if page == "gaussianocc":
-        from baselines.gaussianocc import GaussianOcc
-
-        return set(inspect.signature(GaussianOcc).parameters)
     from baselines.gaussianflowocc import GaussianFlowOcc
+    from baselines.gaussianocc import GaussianOcc
     from baselines.renderocc import RenderOcc
 
-    return set(inspect.signature(RenderOcc if page == "renderocc" else GaussianFlowOcc).parameters)
+    models = {"renderocc": RenderOcc, "gaussianflowocc": GaussianFlowOcc, "gaussianocc": GaussianOcc}
+    return set(inspect.signature(models[page]).parameters)
 
 
 def check_name(page: str, span: str) -> None:
