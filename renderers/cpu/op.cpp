@@ -188,7 +188,7 @@ Border border_of(const OccCall& call, const Pose& p) {
   const Settings& set = call.settings;
   const float reach = 1.01f * std::sqrt(2 * std::log(1.00001f / set.alpha_min));
   const auto spread = [](float low, float high) { return std::sqrt(1 + std::max(low * low, high * high)); };
-  return {reach * p.fx * spread(p.low_x, p.high_x), reach * p.fy * spread(p.low_y, p.high_y), reach * std::sqrt(set.low_pass) + 3};
+  return {reach * p.fx * spread(p.low_x, p.high_x), reach * p.shape_fy * spread(p.low_y, p.high_y), reach * std::sqrt(set.low_pass) + 3};
 }
 
 // Appends to `chosen` those of the Gaussians [first, first + count) that may touch the image; returns how many it holds then.
