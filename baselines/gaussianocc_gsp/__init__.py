@@ -20,9 +20,9 @@ rig                  known, as if all cameras exposed at once           the same
 last two epochs      the pose network is fixed                          not here: everything learns to the end
 ===================  =================================================  ===================================================
 
-Metres are what the rig says. In a generated scene driven at 5.6 m/s, with depth known but for its scale and cameras that expose up
-to 36 ms apart, the loss between cameras is least at 1.5 to 2 times the true depth with cameras as they are mounted, and at the true
-depth with cameras where they were (0.137; 0.157 and 0.144 at 0.85 and 1.2 times of it).
+Metres are what the rig says. In a generated scene driven at 5.6 m/s, with depth known but for its scale and cameras that expose
+up to 43 ms before the key frame, the loss between cameras is least at 1.5 to 2 times the true depth with cameras as they are
+mounted, and at the true depth with cameras where they were (0.137; 0.157 and 0.144 at 0.85 and 1.2 times of it).
 """
 
 from typing import TYPE_CHECKING, Any
