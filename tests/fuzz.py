@@ -179,6 +179,7 @@ def as_image(tree: Tree) -> bytes:
 
 def readers(folder: Path) -> dict[str, Reader]:
     """All of them, with honest files below ``folder``."""
+    import ddad_layout
     import kitti360_layout
     import occ3d_layout
     import surroundocc_layout
@@ -191,8 +192,13 @@ def readers(folder: Path) -> dict[str, Reader]:
     from experiments import records, renderer_records
     from experiments.cell.engine import check_checkpoint
     from experiments.cell.folder import CellFolder, Progress
+    from experiments.datasets import layout_ddad, prepare_ddad
+    from experiments.datasets.ddad import DDAD
     from experiments.datasets.inventory import inventory
     from experiments.datasets.kitti360 import SSCBenchKITTI360
+    from experiments.datasets.layout_camera_frames import list_path, read_list
+    from experiments.datasets.layout_depth_maps import read_map
+    from experiments.datasets.layout_image_semantics import read_semantics
     from experiments.datasets.layout_lidar_pixels import read_points
     from experiments.datasets.layouts import look
     from experiments.datasets.occ3d import Occ3DNuScenes
@@ -208,6 +214,8 @@ def readers(folder: Path) -> dict[str, Reader]:
     occ3d = occ3d_layout.write_layout(folder / "occ3d", 2)
     surround = surroundocc_layout.write_layout(folder / "surroundocc")
     kitti = kitti360_layout.write_layout(folder / "kitti360")
+    ddad = ddad_layout.write_layout(folder / "ddad")
+    occ3d_layout.list_key_frames(occ3d, "val")
     small = ImageTransform(width=80, height=32, distort=False)
 
     def at(path: Path) -> Callable[[bytes], Path]:
@@ -270,6 +278,34 @@ def readers(folder: Path) -> dict[str, Reader]:
     state = {**vars(Progress("f", "2026", first_losses=[{"loss": 1.0}]))}
     occ3d_info, surround_info = occ3d / "bevdetv2-nuscenes_infos_val.pkl", surround / "nuscenes_infos_val_sweeps_occ.pkl"
 
+    ddad_size = ddad_layout.WIDTH, ddad_layout.HEIGHT
+    ddad_frames = ddad_layout.infos()
+    for entry in ddad_frames.values():
+        for camera in (entry[name] for name in layout_ddad.CAMERAS):
+            for pose in (camera["extrinsics"], camera["pose"]):
+                pose["quat"] = pose["quat"].q
+    sweep = {
+        "filename": "a.npz",
+        "pose": {"rotation": {"qw": 1, "qx": 0, "qy": 0, "qz": 0}, "translation": {"x": 1, "y": 2, "z": 0}},
+    }
+    seen = {"filename": "rgb/CAMERA_01/12.png"}
+    scene = {
+        "samples": [{"datum_keys": ["a", "b"]}],
+        "data": [{"key": "a", "datum": {"point_cloud": sweep}}, {"key": "b", "datum": {"image": seen}}],
+    }
+
+    def ddad_frame(_: Path) -> object:
+        look("ddad", ddad, "val", reads={"neighbours": (-1, 1)})
+        inventory("ddad", ddad, "val")
+        return DDAD(ddad, "val", image=small, neighbours=(-1, 1), semantics=True)[1]
+
+    def scene_list(path: Path) -> object:
+        prepare_ddad.sweeps.cache_clear()
+        return prepare_ddad.sweeps(path.parent)
+
+    def raw(tree: Tree) -> bytes:
+        return as_npy(tree) if not isinstance(tree, dict) else np.asarray(tree.get("array", b"")).tobytes()
+
     def array_of(path: Path) -> dict[str, Any]:
         return {"array": np.load(path)}
 
@@ -298,6 +334,24 @@ def readers(folder: Path) -> dict[str, Reader]:
         "surroundocc label": Reader(
             array_of(sparse), as_npy, at(folder / "s.npy"), lambda p: read_sparse_labels(p, grid("surroundocc")), data
         ),
+        "ddad infos": Reader(ddad_frames, pickled, at(layout_ddad.info_path(ddad, "val")), ddad_frame, data),
+        "ddad mask": Reader(
+            layout_ddad.mask_path(ddad, ddad_layout.SCENE, "CAMERA_07").read_bytes(),
+            as_image,
+            at(folder / "mask.png"),
+            lambda p: layout_ddad.read_mask(p, ddad_size),
+            data,
+        ),
+        "ddad scene": Reader(scene, as_json, at(folder / "scene/scene_1.json"), scene_list, data),
+        "camera frames": Reader(
+            dict(np.load(list_path(occ3d, "val"))), as_npz, at(list_path(folder, "val")), lambda p: read_list(folder, "val"), data
+        ),
+        "depth map": Reader(
+            {"array": np.ones((32, 64), "f4")}, as_npy, at(folder / "m.npy"), lambda p: read_map(p, "", (64, 32)), data
+        ),
+        "semantics": Reader(
+            {"array": np.full((32, 64), 2, np.int8)}, raw, at(folder / "m_mask.bin"), lambda p: read_semantics(p, (64, 32)), data
+        ),
         "depth": Reader(array_of(depth), as_npy, at(folder / "depth.npy"), lambda p: read_depth(p, 64, 32, "make it"), data),
         "kitti360 frame": Reader(
             png.read_bytes(), as_image, at(png), lambda p: SSCBenchKITTI360(kitti, "test", image=ImageTransform(64, 16))[0], data
@@ -306,7 +360,7 @@ def readers(folder: Path) -> dict[str, Reader]:
         "png": Reader(png.read_bytes(), as_image, at(folder / "a.png"), read_image, data),
         "lidar points": Reader(
             {"array": points},
-            lambda tree: as_npy(tree) if not isinstance(tree, dict) else np.asarray(tree.get("array", b"")).tobytes(),
+            raw,
             at(folder / "points/nuscenes/depth_gt/a.jpg.bin"),
             lambda p: read_points(folder / "points", image),
             data,
@@ -439,6 +493,12 @@ NAMES = (
     "occ3d label",
     "kitti360 label",
     "surroundocc label",
+    "ddad infos",
+    "ddad mask",
+    "ddad scene",
+    "camera frames",
+    "depth map",
+    "semantics",
     "depth",
     "kitti360 frame",
     "jpg",

@@ -43,7 +43,7 @@ class Sweep:
 
 def steps(data_root: Path, split: str) -> list[tuple[bool, Callable[[], None]]]:
     """A split's frames as ``Preparation.steps`` says."""
-    found = []
+    found: list[tuple[bool, Callable[[], None]]] = []
     for frame in read_frames(data_root, split):
         done = all(depth_path(data_root, frame, camera).is_file() for camera in CAMERAS)
         found.append((done, partial(prepare, data_root, split, frame)))

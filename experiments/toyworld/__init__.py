@@ -162,7 +162,7 @@ def _build(config: ToyWorldConfig, root: Path) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from .writer import write  # not above: the command holds the process to its instructions before numpy is loaded
+    from .recording import write  # not above: the command holds the process to its instructions before numpy is loaded
 
     _drop_stale_kernels()
     splits = {split: config.size(split) for split in config.splits}

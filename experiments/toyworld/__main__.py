@@ -23,7 +23,7 @@ from experiments.command import guarded
 
 from . import ToyWorldConfig, ensure, ensure_at, summary
 from .config import LAYOUTS
-from .writer import class_names
+from .recording import class_names
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

@@ -24,6 +24,7 @@ from . import writer
 from .catalogue import CLASS_NAMES
 from .config import ToyWorldConfig
 from .drive import REACH, write_image
+from .imagelabels import semantics, write_semantics
 from .raycast import cast_lidar
 from .solids import Assembly
 from .world import generate
@@ -90,8 +91,6 @@ class Recorder(writer.Recorder):
 
     def record(self, frame: int) -> tuple[dict[str, Any], np.ndarray]:
         """Write the files of a frame; returns its entries in the pickle and in the list, and no voxel counts."""
-        from .gaussianocc import semantics, write_semantics
-
         timestamp, stamp = self._time(frame), self._stamp(frame)
         world = self._world(timestamp)
         x, y = world[:2, 3]

@@ -1,8 +1,8 @@
 """What GaussianOcc needs of the driving world in Occ3D's layout: camera frames beside key frames, semantics, depth maps.
 
 Frames are taken a twelfth of a second before and after a key frame's image, by the same camera, under the key frame's shadows; at
-the ends of scenes there is none, as in nuScenes. Semantics have the errors of ``pseudo``'s classes, drawn anew; the sky is known,
-and what no prompt finds is unlabelled (``layout_image_semantics``). Depth maps are made of lidar as of real data.
+the ends of scenes there is none, as in nuScenes. Semantics are ``imagelabels``' of training
+frames. Depth maps are made of lidar as of real data.
 """
 
 from __future__ import annotations
@@ -17,22 +17,17 @@ import numpy as np
 from camera_occupancy_bench.files import replacing
 from experiments.datasets.layout import CAMERAS, field, info_path, read_infos, resolve
 from experiments.datasets.layout_camera_frames import OFFSETS, CameraFrames, image_path, list_path, read_list, write_list
-from experiments.datasets.layout_image_semantics import CLASS_OF_SOURCE, SKY, path_of
+from experiments.datasets.layout_image_semantics import path_of
 from experiments.datasets.prepare_gaussianocc import depth_steps
 
-from .catalogue import CLASS_NAMES
 from .config import ToyWorldConfig
 from .drive import encoded
-from .pseudo import SKY as FAR
-from .pseudo import exact, noisy, recorder_of, word, world_of
+from .imagelabels import semantics, write_semantics
+from .pseudo import recorder_of, world_of
 from .writer import Recorder
 
 BESIDE = 83_333
 """Microseconds between two frames of a camera."""
-
-SOURCE_OF_CLASS = np.full(len(CLASS_NAMES), -1, np.int8)
-"""Source id by Occ3D's class; no prompt finds "others" and other_flat."""
-SOURCE_OF_CLASS[CLASS_OF_SOURCE[1:]] = np.arange(1, len(CLASS_OF_SOURCE))
 
 
 def steps(data_root: Path, split: str) -> list[tuple[bool, Callable[[], None]]]:
@@ -91,26 +86,6 @@ def _make(
         shown = semantics(recorder, frame)
         for camera, image_file in zip(CAMERAS, images, strict=True):
             write_semantics(path_of(data_root, image_file), shown[camera])
-
-
-def semantics(recorder: Recorder, frame: int) -> dict[str, np.ndarray]:
-    """Camera -> source ids [h, w] int8 of what a model finds in the images of a frame."""
-    found = {}
-    for name, (classes, depth, things) in exact(recorder, frame).items():
-        rng = np.random.default_rng(
-            [recorder.config.seed, word(recorder.split), word(recorder.name), frame, word(f"semantics {name}")]
-        )
-        seen, _ = noisy(classes, depth, things, 0.0, rng)
-        ids = SOURCE_OF_CLASS[seen]
-        ids[(seen == 0) & (depth == FAR)] = int(np.flatnonzero(CLASS_OF_SOURCE == SKY)[0])
-        found[name] = ids
-    return found
-
-
-def write_semantics(path: Path, ids: np.ndarray) -> None:
-    """Write source ids [h, w]; the file is there complete, or not at all."""
-    with replacing(path) as temporary:
-        ids.astype(np.int8).tofile(temporary)
 
 
 def _list(config: ToyWorldConfig, data_root: Path, split: str) -> None:

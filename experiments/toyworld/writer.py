@@ -8,7 +8,8 @@ ring) and ``nuscenes/lidarseg/v1.0-trainval/`` (uint8 raw nuScenes-lidarseg ids,
     surroundocc  ``nuscenes_infos_{train,val}_sweeps_occ.pkl`` and ``surroundocc/samples/<lidar file>.npy``
 
 The world, its drives and its images are the same in both; see ``surroundocc.py`` for what is labelled there. The layout of
-SSCBench-KITTI-360, with another car and no pickles, is ``kitti360.py``'s, that of DDAD ``ddad.py``'s; ``write`` writes them all.
+SSCBench-KITTI-360, with another car and no pickles, is ``kitti360.py``'s, that of DDAD ``ddad.py``'s; ``recording.py`` goes
+through all scenes.
 Paths in the pickles start with ``./data/``, which stands for the root. A sweep and the voxels show one instant, the key
 frame's time stamp; every camera has its own time stamp some milliseconds earlier, with the ego pose and the moving
 things of that instant.
@@ -18,9 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pickle
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +28,7 @@ import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from . import kitti360, surroundocc
+from . import surroundocc
 from .catalogue import CLASS_NAMES, FREE
 from .config import ToyWorldConfig
 from .drive import KEY_FRAME, REACH, ego_pose, write_image
@@ -46,7 +44,7 @@ _COLUMNS = 1080
 
 # Cameras of the nuScenes car, roughly: place in the ego frame (m), yaw (deg), focal length and image centre over the
 # image width, exposure relative to the lidar's time stamp (ms).
-_CAMERAS: dict[str, tuple[tuple[float, float, float], float, float, tuple[float, float], float]] = {
+CAMERAS: dict[str, tuple[tuple[float, float, float], float, float, tuple[float, float], float]] = {
     "CAM_FRONT": ((1.71, 0.01, 1.51), 0.0, 0.791, (0.512, 0.305), -36.0),
     "CAM_FRONT_RIGHT": ((1.55, -0.49, 1.5), -56.0, 0.788, (0.505, 0.308), -28.0),
     "CAM_FRONT_LEFT": ((1.53, 0.49, 1.51), 55.5, 0.795, (0.516, 0.3), -43.0),
@@ -97,7 +95,7 @@ def _token(*parts: object) -> str:
 def _rig(rng: np.random.Generator, width: int) -> dict[str, Mount]:
     """The sensors of one car: the usual mounting, each a few millimetres and tenths of a degree off."""
     rig = {}
-    for name, (place, yaw, focal, middle, _) in _CAMERAS.items():
+    for name, (place, yaw, focal, middle, _) in CAMERAS.items():
         towards = math.radians(yaw)
         cos, sin = math.cos(towards), math.sin(towards)
         axes = np.array([[sin, 0.0, cos], [-cos, 0.0, sin], [0.0, -1.0, 0.0]])  # right, down, forward as columns
@@ -127,7 +125,7 @@ class Recorder:
         self.frames = config.size(split)[1]
         self.scene: Scene = generate(rng, (self.frames - 1) * KEY_FRAME)
         self.rig = _rig(rng, config.image_width)
-        self.exposures = {name: camera[4] + rng.uniform(-1, 1) for name, camera in _CAMERAS.items()}
+        self.exposures = {name: camera[4] + rng.uniform(-1, 1) for name, camera in CAMERAS.items()}
         self.start = _START + (first + number) * 100_000_000 + int(rng.integers(1_000_000))
         self.site = rng.uniform(300, 2000, 2)  # where the scene lies on the map, m
         self.assembly = Assembly(self.scene)
@@ -256,7 +254,7 @@ class Recorder:
         lidar = self.rig["LIDAR_TOP"]
         to_lidar = np.linalg.inv(_matrix(rotation, translation) @ lidar.matrix)
         cams = {}
-        for name in _CAMERAS:
+        for name in CAMERAS:
             mount = self.rig[name]
             taken = timestamp + round(self.exposures[name] * 1000)
             ego_rotation, ego_translation = self.ego(taken)
@@ -326,56 +324,3 @@ class Recorder:
         info["num_radar_pts"] = np.zeros(len(chosen), np.int64)
         info["valid_flag"] = count > 0
         info["ann_infos"] = (annotations, labels)
-
-
-def _make_folders(config: ToyWorldConfig, root: Path) -> None:
-    for sensor in (*_CAMERAS, "LIDAR_TOP"):
-        (root / "nuscenes/samples" / sensor).mkdir(parents=True)
-    (root / "nuscenes/lidarseg/v1.0-trainval").mkdir(parents=True)
-    if config.layout == "surroundocc":
-        (root / surroundocc.LABELS).mkdir(parents=True)
-
-
-def _write_infos(root: Path, split: str, infos: list[dict[str, Any]]) -> None:
-    with (root / f"bevdetv2-nuscenes_infos_{split}.pkl").open("wb") as file:
-        pickle.dump({"infos": infos, "metadata": {"version": "v1.0-trainval"}}, file, protocol=4)
-
-
-def class_names(layout: str) -> tuple[str, ...]:
-    """The classes of a layout's labels in the order of their ids, the one of empty voxels included."""
-    return kitti360.CLASSES if layout == "kitti360" else CLASS_NAMES
-
-
-def write(config: ToyWorldConfig, root: Path, workers: int, advance: Callable[[], None]) -> dict[str, list[int]]:
-    """Write all splits below ``root``; ``advance`` is called after each key frame.
-
-    Returns the class counts over the voxels that count in evaluation, by split. The numba kernels and the image and zip
-    writers run without the interpreter's lock, so frames are recorded by ``workers`` threads at once.
-    """
-    from . import ddad  # its recorder is one of these
-
-    recorder_of: Callable[..., Recorder | kitti360.Recorder] = Recorder
-    finish: Callable[[Path, str, list[Any]], None] = _write_infos
-    if config.layout == "kitti360":
-        recorder_of, finish = kitti360.Recorder, kitti360.write_poses
-    elif config.layout == "ddad":
-        recorder_of, finish = ddad.Recorder, ddad.write_infos
-    else:
-        _make_folders(config, root)
-        if config.layout == "surroundocc":
-            finish = surroundocc.write_infos
-    counts = {}
-    with ThreadPoolExecutor(workers) as pool:
-        for split in config.splits:
-            infos, total = [], np.zeros(len(class_names(config.layout)), np.int64)
-            scenes, frames = config.size(split)
-            recorders = pool.map(lambda n, split=split: recorder_of(config, root, split, n), range(scenes))
-            jobs = [pool.submit(recorder.record, frame) for recorder in recorders for frame in range(frames)]
-            for job in jobs:
-                info, count = job.result()
-                infos.append(info)
-                total += count
-                advance()
-            finish(root, split, infos)
-            counts[split] = [int(n) for n in total]
-    return counts

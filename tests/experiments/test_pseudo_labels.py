@@ -42,7 +42,7 @@ from experiments.datasets.registry import DATASETS
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError
 from experiments.spec import DataPreset, load_table
-from experiments.toyworld import pseudo
+from experiments.toyworld import imagelabels, pseudo
 
 SIZE = occ3d_layout.WIDTH, occ3d_layout.HEIGHT
 IMAGE = ImageTransform(width=40, height=16)
@@ -410,14 +410,14 @@ def test_toy_labels_err_as_they_say_and_alike_every_time(world: Path, tmp_path: 
         unknown += int((classes[1] == 0)[classes[0] > 0].sum())
         near = (depth[0] > 3) & (depth[0] < 25)
         ratios.append([np.median((depth[1] / depth[0])[view][near[view]]) for view in range(6)])
-        assert depth[0].max() == pseudo.SKY and set(np.unique(classes[0])) <= set(range(17))
+        assert depth[0].max() == imagelabels.SKY and set(np.unique(classes[0])) <= set(range(17))
     assert 0.75 < agree / known < 0.97 and 0.005 < unknown / known < 0.1
     drift = np.log(np.array(ratios))  # [frames, cameras]: one of the scene's camera, one of the image
     assert 0.02 < drift.std() < 0.09 and 0.01 < drift[:4].std(axis=0).mean() < 0.06
     # Again, elsewhere, frame by frame backwards: the same files.
     root = tmp_path / "world"
     shutil.copytree(world, root, ignore=shutil.ignore_patterns(*FOLDERS, EXACT))
-    pseudo._recorder.cache_clear()
+    pseudo.recorder_of.cache_clear()
     for _, make in reversed(pseudo.steps(root, "train")[:2]):
         make()
     for label in labels_of(root)[:2]:
@@ -434,7 +434,7 @@ def test_errors_of_the_toy_model() -> None:
     depth = np.broadcast_to(np.linspace(2, 60, 400, dtype=np.float32), (225, 400)).copy()
     fates, errors = [], []
     for seed in range(120):
-        seen, far = pseudo.noisy(classes, depth, things, 0.0, np.random.default_rng(seed))
+        seen, far = imagelabels.noisy(classes, depth, things, 0.0, np.random.default_rng(seed))
         around = np.bincount(seen[118:126, 198:206].ravel(), minlength=17)
         fates.append("seen" if around[7] else "confused" if around[15] else "missed")
         errors.append((far / depth)[:, [60, 330]])

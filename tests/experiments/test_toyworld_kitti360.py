@@ -25,8 +25,8 @@ from experiments.toyworld.kitti360 import (
     intrinsics,
     stereo_depth,
 )
+from experiments.toyworld.recording import class_names
 from experiments.toyworld.voxelise import Lattice, mark_visible
-from experiments.toyworld.writer import class_names
 
 TINY = ToyWorldConfig(seed=3, train_scenes=1, val_scenes=2, train_frames=1, val_frames=2, image_width=352, layout="kitti360")
 OCCUPIED = range(1, 19)
