@@ -325,7 +325,7 @@ def _data_fingerprints(
         dataset = DATASETS.load(table.dataset)
         files_of = dataset.part_files
 
-        def words(read: Callable[[Cell], dict[str, tuple[int, ...]]]) -> str:
+        def made_of(read: Callable[[Cell], dict[str, tuple[int, ...]]]) -> str:
             found = [generated]
             for name, cell in reading.items():
                 steps = {part: files_of[part].made for part in read(cell) if part in files_of and files_of[part].made}
@@ -333,7 +333,7 @@ def _data_fingerprints(
                 found += [f"{name}={_digest_of(sorted(made.items()))}"] if made else []
             return " ".join(found)
 
-        return words(_all_parts), words(lambda cell: cell.parts(training=True))
+        return made_of(_all_parts), made_of(lambda cell: cell.parts(training=True))
     from experiments.datasets.layouts import SplitFiles, layout_of, look
 
     mini = changed_preset(table.preset(preset), overrides).data.mini

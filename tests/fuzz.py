@@ -200,6 +200,7 @@ def readers(folder: Path) -> dict[str, Reader]:
     from experiments.datasets.layout_depth_maps import read_map
     from experiments.datasets.layout_image_semantics import read_semantics
     from experiments.datasets.layout_lidar_pixels import read_points
+    from experiments.datasets.layout_pseudo_labels import DEPTH, SEMANTIC, STORED, read_classes, read_metres, source_of, write
     from experiments.datasets.layouts import look
     from experiments.datasets.occ3d import Occ3DNuScenes
     from experiments.datasets.surroundocc import SurroundOccNuScenes
@@ -309,6 +310,19 @@ def readers(folder: Path) -> dict[str, Reader]:
     def array_of(path: Path) -> dict[str, Any]:
         return {"array": np.load(path)}
 
+    def pseudo(kind: str, compact: bool) -> Reader:
+        """Of labels of images, 16 x 9 pixels of six cameras."""
+        maps = np.arange(6 * 9 * 16).reshape(6, 9, 16) % 17
+        honest = folder / "honest" / kind / "scene" / f"token.{'npz' if compact else 'npy'}"
+        write(honest, maps, compact, "a test")
+        read = read_classes if kind == SEMANTIC else read_metres
+
+        def both(path: Path) -> object:
+            return (source_of(path) if compact else ""), read(path, STORED[DEPTH], (16, 9))
+
+        content = dict(np.load(honest)) if compact else array_of(honest)
+        return Reader(content, as_npz if compact else as_npy, at(folder / f"{kind}{honest.suffix}"), both, (DataError,))
+
     from experiments.datasets.kitti360 import read_labels as read_dense
     from experiments.datasets.occ3d import read_labels as read_occ3d
     from experiments.datasets.surroundocc import read_sparse_labels
@@ -365,6 +379,10 @@ def readers(folder: Path) -> dict[str, Reader]:
             lambda p: read_points(folder / "points", image),
             data,
         ),
+        "pseudo classes": pseudo(SEMANTIC, False),
+        "pseudo depth": pseudo(DEPTH, False),
+        "compact pseudo classes": pseudo(SEMANTIC, True),
+        "compact pseudo depth": pseudo(DEPTH, True),
         "checkpoint": Reader(weights, as_torch(False), at(folder / "w.pth"), read_state_dict, (CheckpointError,)),
         "legacy checkpoint": Reader(weights, as_torch(True), at(folder / "o.pth"), read_state_dict, (CheckpointError,)),
         "resume": Reader(training, as_torch(False), at(folder / "iter_2.pth"), check_checkpoint, (CheckpointError,)),
@@ -504,6 +522,10 @@ NAMES = (
     "jpg",
     "png",
     "lidar points",
+    "pseudo classes",
+    "pseudo depth",
+    "compact pseudo classes",
+    "compact pseudo depth",
     "checkpoint",
     "legacy checkpoint",
     "resume",

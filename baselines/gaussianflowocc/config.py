@@ -10,6 +10,8 @@ from baselines.tpvformer.config import TOY as TPVFORMER_TOY
 
 Size = Literal["toy", "paper"]
 
+LARGEST_SCALE = 1.0
+"""Metres."""
 OPERATIONS = ("temporal_att", "self_att", "cross_att", "rect")
 """What a block of the decoder does, in this order: attention to the Gaussians of the frame before, to all of its own, to the
 images; and the means are moved."""
@@ -63,16 +65,32 @@ SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
 
 
 def check_options(config: dict[str, Any]) -> None:
-    """Raise ValueError or TypeError for arguments of the model whose ``teaching`` or ``read_out`` has no such fields, or some
-    that do not fit, for class weights that are none of the grid, and for operations and attributes that there are not."""
+    """Raise ValueError or TypeError for arguments that the model would refuse: sizes, fields of ``teaching`` and ``read_out``,
+    class weights and names of classes that are none of the grid, operations and attributes that there are not."""
+    from baselines.gaussianflowocc.classes import moving_channels, rendered_classes
     from baselines.gaussianflowocc.losses import Teaching
     from baselines.gaussianflowocc.voxels import ReadOut
 
+    grid = OccupancyGrid(**config["grid"])
     teaching = Teaching(**(config.get("teaching") or {}))
     ReadOut(**(config.get("read_out") or {}))
-    check_class_weights(teaching.class_weights, len(config["grid"]["class_names"]))
-    check_names("operations", config.get("operations"), tuple(OPERATIONS), "cross_att")
+    check_class_weights(teaching.class_weights, grid.num_classes)
+    check_names("operations", config.get("operations"), OPERATIONS, "cross_att")
     check_names("attributes", config.get("attributes"), tuple(ATTRIBUTES))
+    sizes = [config[name] for name in ("dim", "heads", "gaussians", "neighbourhood")]
+    check_sizes(*sizes, config.get("largest_scale", LARGEST_SCALE))
+    moving_channels(grid, rendered_classes(grid, config.get("catch_all")), config.get("moving"))
+
+
+def check_sizes(dim: int, heads: int, gaussians: int, neighbourhood: int, largest_scale: float = LARGEST_SCALE) -> None:
+    """Raise ValueError for sizes that cannot be."""
+    if dim % heads:
+        raise ValueError(f"dim {dim} must be a multiple of the number of heads {heads}")
+    if gaussians < 1 or neighbourhood < 0 or not largest_scale > 0:
+        raise ValueError(
+            f"gaussians must be at least 1, neighbourhood 0 and largest_scale positive, got {gaussians}, {neighbourhood} and "
+            f"{largest_scale}"
+        )
 
 
 def check_names(what: str, given: Any, known: tuple[str, ...], needed: str = "") -> tuple[str, ...]:

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.following import Follower, FrameMissing
-from baselines.gaussianflowocc.config import ATTRIBUTES, OPERATIONS, check_class_weights, check_names
+from baselines.gaussianflowocc.classes import moving_channels, rendered_classes
+from baselines.gaussianflowocc.config import (
+    ATTRIBUTES,
+    LARGEST_SCALE,
+    OPERATIONS,
+    check_class_weights,
+    check_names,
+    check_sizes,
+)
 from baselines.gaussianflowocc.decoder import Cloud, DecoderSizes, GaussianDecoder, ImageFeatures
 from baselines.gaussianflowocc.gaussians import Attributes, Flow, drawn_start, head
 from baselines.gaussianflowocc.losses import Teaching, depth_loss, semantic_loss, voxel_losses
@@ -85,7 +93,7 @@ class GaussianFlowOcc(Follower):
         horizon: int = 6,
         flow_layers: int = 3,
         dropout: float = 0.1,
-        largest_scale: float = 1.0,
+        largest_scale: float = LARGEST_SCALE,
         neighbourhood: int = 4,
         operations: Sequence[str] | None = None,
         attributes: Sequence[str] | None = None,
@@ -100,13 +108,7 @@ class GaussianFlowOcc(Follower):
         grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
         # It has losses of its own on voxels, which know no weights.
         super().__init__(grid, camera_seed=camera_seed, loss={"class_weights": (1.0,) * grid.num_classes})
-        if dim % heads:
-            raise ValueError(f"dim {dim} must be a multiple of the number of heads {heads}")
-        if gaussians < 1 or neighbourhood < 0 or not largest_scale > 0:
-            raise ValueError(
-                f"gaussians must be at least 1, neighbourhood 0 and largest_scale positive, got {gaussians}, {neighbourhood} and "
-                f"{largest_scale}"
-            )
+        check_sizes(dim, heads, gaussians, neighbourhood, largest_scale)
         self.teaching = Teaching(**(teaching or {}))
         check_class_weights(self.teaching.class_weights, grid.num_classes)
         self.read_out = ReadOut(**(read_out or {}))
@@ -350,36 +352,3 @@ class GaussianFlowOcc(Follower):
             )
         there = views.valid.any(dim=0)
         return type(views)(**{name: value[:, there] for name, value in views._tensors().items()})
-
-
-def rendered_classes(grid: OccupancyGrid, catch_all: Sequence[str] | None) -> tuple[int, ...]:
-    """Ids of the classes that images show by name: all but the empty one and those that stand for whatever is none of the others.
-
-    Raises ValueError for names that are not the grid's.
-    """
-    names = (grid.published.catch_all or ()) if catch_all is None else tuple(catch_all)
-    left_out = {grid.empty, *class_ids(grid, "catch_all", names)}
-    classes = tuple(number for number in range(grid.num_classes) if number not in left_out)
-    if not classes:
-        raise ValueError("catch_all names every class but the empty one: nothing is left to be rendered")
-    return classes
-
-
-def moving_channels(grid: OccupancyGrid, classes: Sequence[int], moving: Sequence[str] | None) -> list[int]:
-    """Which of the rendered classes move by themselves; raises ValueError for names that are not the grid's, or where none are
-    published and none are given."""
-    names = grid.published.moving if moving is None else tuple(moving)
-    if names is None:
-        raise ValueError(
-            f"{grid.dataset}: nothing is published of which classes move; name them with the option 'moving', [] for none"
-        )
-    ids = class_ids(grid, "moving", names)
-    return [channel for channel, number in enumerate(classes) if number in ids]
-
-
-def class_ids(grid: OccupancyGrid, what: str, names: Sequence[str]) -> set[int]:
-    """Ids of classes by name; raises ValueError for names that are not the grid's."""
-    unknown = [name for name in names if name not in grid.class_names]
-    if unknown:
-        raise ValueError(f"{what}: the grid has no class {', '.join(map(repr, unknown))} (known: {', '.join(grid.class_names)})")
-    return {grid.class_names.index(name) for name in names}

@@ -17,11 +17,12 @@ from torch.nn import functional as F
 from baselines.checkpoints import CheckpointError, load_resnet_pretrain
 from baselines.following import FrameMissing
 from baselines.gaussianflowocc import COMMIT_3248A17, FILTERED, GaussianFlowOcc, Teaching, gaussianflowocc_config
+from baselines.gaussianflowocc.classes import moving_channels, rendered_classes
 from baselines.gaussianflowocc.config import ATTRIBUTES, OPERATIONS, check_options
 from baselines.gaussianflowocc.decoder import Cloud, InducedAttention, PointEncoding, Rectifier, seen
 from baselines.gaussianflowocc.gaussians import Flow, drawn_start
 from baselines.gaussianflowocc.losses import depth_loss, semantic_loss, voxel_losses
-from baselines.gaussianflowocc.model import RASTER, moving_channels, rendered_classes
+from baselines.gaussianflowocc.model import RASTER
 from baselines.interface import ImageSupervision, OccupancyBatch, OccupancyGrid
 from renderers import get
 

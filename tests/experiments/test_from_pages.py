@@ -18,6 +18,8 @@ import typer
 from typer.testing import CliRunner
 
 import experiments.tables
+from baselines.gaussianflowocc.losses import Teaching as FlowTeaching
+from baselines.gaussianflowocc.voxels import ReadOut
 from baselines.gaussrender import GaussRenderConfig
 from baselines.recipe import Recipe
 from baselines.renderocc.losses import Teaching
@@ -25,13 +27,25 @@ from experiments import run
 from experiments.datasets.dataset import DataSet
 from experiments.datasets.transforms import ImageTransform
 from experiments.records import ROOT
-from experiments.spec import DataPreset, Preset, Row, Schedule, SpecError, TableSpec, load_table, spec_names, table_names
+from experiments.spec import (
+    DataPreset,
+    HeldSchedule,
+    Preset,
+    Row,
+    Schedule,
+    SpecError,
+    TableSpec,
+    load_spec,
+    load_table,
+    spec_names,
+    table_names,
+)
 from renderers.registry import every_name
 
-PAGES = {name: (ROOT / f"docs/from-{name}.md").read_text(encoding="utf-8") for name in ("gaussrender", "renderocc")}
-OPTIONS: dict[str, Any] = {"gaussrender": GaussRenderConfig, "renderocc": Teaching}
-_KINDS = (DataPreset, DataSet, GaussRenderConfig, ImageTransform, Preset, Recipe, Row, Schedule, TableSpec, Teaching)
-CLASSES = {c.__name__: c for c in _KINDS}
+OPTIONS: dict[str, Any] = {"gaussrender": GaussRenderConfig, "renderocc": Teaching, "gaussianflowocc": FlowTeaching}
+PAGES = {name: (ROOT / f"docs/from-{name}.md").read_text(encoding="utf-8") for name in OPTIONS}
+_KINDS = (DataPreset, DataSet, HeldSchedule, ImageTransform, Preset, ReadOut, Recipe, Row, Schedule, TableSpec)
+CLASSES = {page: {c.__name__: c for c in (*_KINDS, options)} for page, options in OPTIONS.items()}
 VARIABLE = re.compile(r"[A-Z]+(_[A-Z]+)+$")
 
 
@@ -89,7 +103,7 @@ def check_command(words: list[str]) -> None:
         if "--row" in rest:
             values = rest[rest.index("--row") + 1 :]
             rows = values[: next((i for i, v in enumerate(values) if v.startswith("--")), None)]
-            assert load_table(rest[0]).select(rows)
+            assert load_spec(rest[0]).select(rows)
     if given:
         text = options_of(module, rest)
         for option in given:
@@ -102,9 +116,10 @@ def known(page: str) -> set[str]:
         from baselines.tpvformer import config
 
         return {*config.PAPER, *inspect.signature(config.tpvformer_config).parameters}
+    from baselines.gaussianflowocc import GaussianFlowOcc
     from baselines.renderocc import RenderOcc
 
-    return set(inspect.signature(RenderOcc).parameters)
+    return set(inspect.signature(RenderOcc if page == "renderocc" else GaussianFlowOcc).parameters)
 
 
 def check_name(page: str, span: str) -> None:
@@ -113,8 +128,8 @@ def check_name(page: str, span: str) -> None:
     owner, _, name = span.rpartition(".")
     if span.startswith("--"):
         assert re.search(rf"{span.split()[0]}\b", options_of("experiments.run", [])), "no such option of experiments.run"
-    elif owner in CLASSES:
-        assert name in {f.name for f in dataclasses.fields(CLASSES[owner])}, f"{owner} has no such field"
+    elif owner in CLASSES[page]:
+        assert name in {f.name for f in dataclasses.fields(CLASSES[page][owner])}, f"{owner} has no such field"
     elif VARIABLE.fullmatch(span):
         sources = subprocess.run(["git", "grep", "-lw", span, "--", "experiments"], cwd=ROOT, capture_output=True, check=False)
         assert sources.stdout, "no source reads it"
@@ -194,6 +209,9 @@ def test_the_example_is_a_table_that_runs(
     cell = table.cell(row, "cpu", "mini", 0)
     if page == "gaussrender":
         assert GaussRenderConfig(**cell.gaussrender).camera_strategy == "elevated"
+    elif page == "gaussianflowocc":
+        assert FlowTeaching(**cell.options["teaching"]).normalise_depth
+        assert row.parts(training=True)["views"] == (-2, -1, 1, 2, 0) and row.recipe.views["paper"] == 4
     else:
         assert Teaching(**cell.options["teaching"]).farthest == 30.0 and row.parts(training=True)["rays"] == (0, -1, 1)
     monkeypatch.setenv("OCC_CKPTS", str(tmp_path))

@@ -218,6 +218,21 @@ def test_scores_over_the_classes_that_images_teach() -> None:
     assert set(of_metrics) - set(no_rays.evaluate(1)) == {"RayIoU_15_classes"}
 
 
+def test_the_classes_that_move_have_a_mean_of_their_own() -> None:
+    """Over those that occur, on the voxels of the mean over 15 classes; a data set of which nothing is published has none."""
+    grid = replace(GRID, published=Published(unseen_classes=("b",), moving=("a", "b")))
+    of_metrics = of_sums(["mIoU_moving_classes"])
+    parts = [sample(seed) for seed in range(3)]
+    predicted, target, mask = (np.concatenate([np.ravel(part[i]) for part in parts]) for i in range(3))
+    kept = scores(confusion(predicted, target, mask & (target != 1), num_classes=4), NAMES, 3, absent="drop")
+    metric = OccupancyMetric(grid, of_sums=of_metrics)
+    metric.process(*batch_of([0, 1, 2]))
+    assert metric.evaluate(3)["mIoU_moving_classes"] == pytest.approx(kept.per_class["a"])
+    without = OccupancyMetric(GRID, of_sums=of_metrics)
+    without.process(*batch_of([0]))
+    assert "mIoU_moving_classes" not in without.evaluate(1)
+
+
 def test_metric_names_what_is_missing() -> None:
     metric = OccupancyMetric(GRID)
     batch, samples = batch_of([0, 1])

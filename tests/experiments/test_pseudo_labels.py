@@ -188,7 +188,7 @@ def test_label_maps_have_a_size_of_their_own(tiny: Path) -> None:
     assert small.intrinsics[0, 0, 0].numpy() == pytest.approx(
         np.array([[focal / 4, 0, 10], [0, focal * 11 / 45, 4.5], [0, 0, 1]])
     )
-    with pytest.raises(DataError, match="label maps of 40x40: .* has 22 rows"):
+    with pytest.raises(DataError, match="views of 40x40: .* has 22 rows"):
         views_of(tiny, 3, view_size=(40, 40))
 
 

@@ -1,0 +1,42 @@
+"""GaussianFlowOcc's row for tests, at sizes that train in seconds."""
+
+from dataclasses import replace
+
+from experiments.tables.table_tiny import TABLE as TINY
+
+from experiments.spec import TableSpec
+from experiments.tables.table_gaussianflowocc import TABLE as GAUSSIANFLOWOCC
+
+SIZES = {
+    "backbone": {
+        "type": "ResNet",
+        "depth": 18,
+        "base_channels": 8,
+        "stem_channels": 8,
+        "num_stages": 3,
+        "strides": (1, 2, 2),
+        "dilations": (1, 1, 1),
+        "out_indices": (0, 1, 2),
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+        "norm_eval": False,
+        "style": "pytorch",
+    },
+    "neck": {"type": "FPN", "in_channels": [8, 16, 32], "out_channels": 16, "num_outs": 3},
+    "gaussians": 100,
+    "dim": 16,
+    "heads": 2,
+    "blocks": 1,
+    "points": 2,
+    "inducing": 4,
+    "neighbourhood": 1,
+}
+_TOY = TINY.presets["toy"]
+
+TABLE = TableSpec(
+    name="table_tiny_flow",
+    title="Tiny, taught by pseudo labels",
+    dataset="occ3d",
+    columns=TINY.columns,
+    rows=(replace(GAUSSIANFLOWOCC.row("gaussianflowocc"), name="flow", schedules={}, presets=("toy",), options=SIZES),),
+    presets={"toy": replace(_TOY, schedule=replace(_TOY.schedule, iterations=2), check_shuffled_images=False)},
+)
