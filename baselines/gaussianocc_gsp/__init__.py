@@ -15,9 +15,14 @@ attributes           depth, scale, rotation, opacity of each pixel      the same
 cross-view loss      cloud of all cameras, less a camera's own pixels   cloud of all other cameras: ``Teaching.cross_view``; its
                      of the overlap, splatted into it                   weight is not published
 overlap              voxels that two cameras see, summed along rays,    distances along rays that another camera sees: the same
-                     binarised, eroded                                  without a grid
+                     binarised, eroded                                  without a grid; ``Teaching.overlap_share``
+rig                  known, as if all cameras exposed at once           the same, or compensated by sensors: ``Teaching.rig``
 last two epochs      the pose network is fixed                          not here: everything learns to the end
 ===================  =================================================  ===================================================
+
+Metres are what the rig says. In a generated scene driven at 5.6 m/s, with depth known but for its scale and cameras that expose
+up to 43 ms before the key frame, the loss between cameras is least at 1.5 to 2 times the true depth with cameras as they are
+mounted, and at the true depth with cameras where they were (0.137; 0.157 and 0.144 at 0.85 and 1.2 times of it).
 """
 
 from typing import TYPE_CHECKING, Any
