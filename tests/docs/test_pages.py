@@ -15,8 +15,9 @@ from camera_occupancy_bench import ROOT
 from experiments.__main__ import commands
 from experiments.spec import load_table, spec_names, table_names
 
-WRITTEN = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "renderers").glob("*/README.md"))]
-PAGES = [*WRITTEN, *sorted((ROOT / "reports/pages").glob("*.md"))]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+WRITTEN = [*TOP, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "renderers").glob("*/README.md"))]
+PAGES = [*WRITTEN, *sorted((ROOT / "reports/pages").glob("*.md")), ROOT / "reports/claims.md"]
 MODULES = {module for module, _ in commands()}
 
 
