@@ -84,6 +84,7 @@ def place(made: html.Tree, out: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{real.name[:40]}.", dir=real.parent) as work:
             html.render(made, Path(work) / "work", new := Path(work) / "new")
             write(new / MARK, "python -m reports.site replaces this folder\n")
+            write(new / ".nojekyll", "")  # GitHub Pages would leave out files whose names start with "_"
             if real.is_dir():
                 real.rename(Path(work) / "old")
             new.rename(real)

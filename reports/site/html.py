@@ -21,10 +21,14 @@ from reports.site.tree import Tree
 from reports.summary import ReportError
 
 ASSETS = Path(__file__).parent / "assets"
+_ROOTED = ("404.html", "sitemap.xml", "sitemap.xml.gz")
+"""What MkDocs makes for a site at the top of an address that it knows; this one may lie anywhere."""
+
 _REFERENCE = {
     "docstring_style": None,
     "extensions": ["reports.site.docstrings:Columns"],
     "heading_level": 2,
+    "merge_init_into_class": True,
     "members_order": "source",
     "separate_signature": True,
     "show_root_heading": True,
@@ -68,6 +72,8 @@ def render(tree: Tree, work: Path, out: Path) -> None:
             config.plugins["plots"] = Plots(tree.plots)
             config.plugins.run_event("startup", command="build", dirty=False)
             build(config)
+            for name in _ROOTED:
+                (out / name).unlink(missing_ok=True)
         except (Abort, MkDocsException) as error:
             raise ReportError(f"the site cannot be built: {'; '.join(said) or error}") from error
         finally:
@@ -79,7 +85,7 @@ def _options() -> dict[str, Any]:
     theme = {
         "name": "material",
         "font": False,
-        "features": ["navigation.tabs", "navigation.top", "navigation.indexes", "content.code.copy", "search.highlight"],
+        "features": ["navigation.tabs", "navigation.top", "content.code.copy", "search.highlight"],
         "palette": [
             {"scheme": "default", "primary": "blue grey", "toggle": {"icon": "material/weather-night", "name": "dark"}},
             {"scheme": "slate", "primary": "blue grey", "toggle": {"icon": "material/weather-sunny", "name": "light"}},

@@ -16,7 +16,8 @@ from reports.summary import QUOTED, RERUN, Gain, Group, Summary
 Plots = dict[str, str]
 """A mark in a page's text -> the figure that takes its place."""
 
-_WIDTH, _LINE = 820, 26
+_WIDTH = 820
+_NARROW, _LINE = 430, 36
 LEGEND = (
     "Dot: mean of the differences seed by seed; bar: its 95 % interval; small dots: single seeds. Green: better, red: worse, "
     "both only where the interval leaves 0 out; grey: not told apart from 0."
@@ -57,7 +58,7 @@ def _gains(summary: Summary, title: str, groups: Sequence[Group]) -> str:
     if not parts:
         return ""
     legend = LEGEND if not groups[0].published else _PRINTED
-    return svg.figure(_WIDTH, top, parts, f"Gains over the base row, {title}. {legend}", "; ".join(said))
+    return svg.figure(_NARROW, top, parts, f"Gains over the base row, {title}. {legend}", "; ".join(said))
 
 
 def _told(gain: Gain, column: Column) -> str:
@@ -66,24 +67,23 @@ def _told(gain: Gain, column: Column) -> str:
 
 
 def _panel(found: Mapping[str, Sequence[Gain]], column: Column, top: float) -> tuple[list[str], float]:
-    """One metric: a line a row; returns the drawing and where the next may start."""
-    left, right = 250.0, 600.0
-    values = [v for gains in found.values() for gain in gains for v in _extent(gain)]
-    axis = svg.around(values, left, right, zero=True)
-    bottom = top + 22 + _LINE * len(found)
+    """One metric: a line a row, what it says above it; returns the drawing and where the next may start."""
+    left, right = 12.0, _NARROW - 12.0
+    axis = svg.around((v for gains in found.values() for gain in gains for v in _extent(gain)), left, right, zero=True)
+    bottom = top + 26 + _LINE * len(found)
     unit = "% of the base" if column.relative else "percentage points" if column.unit == "%" else column.unit
     name = f"{column.title}{f' [{unit}]' if unit else ''}{'' if column.higher_is_better else ', lower is better'}"
-    parts = [svg.text(left, top + 14, name, css="head")]
+    parts = [svg.text(0, top + 14, name, css="head")]
     for tick in axis.ticks():
-        parts += [svg.line(axis(tick), top + 20, axis(tick), bottom, "zero" if abs(tick) < 1e-12 else "grid")]
-        parts += [svg.text(axis(tick), bottom + 15, svg.number(tick), "middle", "tick")]
+        parts += [svg.line(axis(tick), top + 24, axis(tick), bottom, "zero" if abs(tick) < 1e-12 else "grid")]
+        parts += [svg.text(axis(tick), bottom + 14, svg.number(tick), "middle", "tick")]
     for place, (row, gains) in enumerate(found.items()):
-        y = top + 22 + _LINE * (place + 0.5)
-        parts.append(svg.text(left - 12, y + 4, row, "end"))
+        y = top + 26 + _LINE * place
+        parts.append(svg.text(0, y + 11, row, css="over"))
+        parts.append(svg.text(_NARROW, y + 11, "; ".join(_told(gain, column) for gain in gains), "end", "over value"))
         for gain in gains:
-            parts += _gain(gain, column, axis, y)
-        parts.append(svg.text(right + 14, y + 4, "; ".join(_told(gain, column) for gain in gains), css="value"))
-    return parts, bottom + 28
+            parts += _gain(gain, column, axis, y + 25)
+    return parts, bottom + 32
 
 
 def _extent(gain: Gain) -> tuple[float, ...]:
@@ -99,7 +99,7 @@ def _gain(gain: Gain, column: Column, axis: svg.Axis, y: float) -> list[str]:
         css = "printed hollow" if group == RERUN else "printed"
     parts = [svg.line(axis(ends[0]), y, axis(ends[1]), y, f"bar {css}")] if ends else []
     parts += [
-        svg.dot(axis(v), y - 7, 2, "seed", f"seed {s}: {v:+.3g}") for s, v in zip(gain.difference.seeds, values, strict=False)
+        svg.dot(axis(v), y - 7, 1.8, "seed", f"seed {s}: {v:+.3g}") for s, v in zip(gain.difference.seeds, values, strict=False)
     ]
     return [*parts, svg.dot(axis(mean), y, 5, f"dot {css}", _told(gain, column))]
 
@@ -109,6 +109,14 @@ def verdict(differences: Sequence[float], higher_is_better: bool) -> str:
     if not intervals.resolved(differences):
         return "open"
     return "better" if (fmean(differences) > 0) == higher_is_better else "worse"
+
+
+def drawn(figure: object) -> str:
+    """A figure of the pages as one that is drawn in the page."""
+    if isinstance(figure, ClassFigure):
+        return classes(figure)
+    assert isinstance(figure, SweepFigure), f"no drawing of {type(figure).__name__}"
+    return sweep(figure)
 
 
 def classes(figure: ClassFigure) -> str:

@@ -191,17 +191,17 @@ def listed(summary: Summary, group: Group, row: str) -> dict[str, str]:
     column = front.headline(spec)
     return {
         "Row": f"[{spec.row(row).title}]({link(record_page(spec.name, group, row))})",
-        "Table": spec.title.partition(":")[0],
+        "Table": spec.title if spec.brief else spec.title.partition(":")[0],
         "Preset": group.preset,
         "Renderer": group.renderer,
         "Seeds": ", ".join(str(seed) for seed in sorted(r.seed for r in found)),
-        column.title: markdown.cell(summary.number(group, row, column.metric), column.digits, len(found), Marks()),
+        "Metric": column.title,
+        "Number": markdown.cell(summary.number(group, row, column.metric), column.digits, len(found), Marks()),
     }
 
 
 def index(lines: Sequence[dict[str, str]], machines: Mapping[str, RendererRecord]) -> str:
     """The list of all records' pages."""
-    filled = [{key: line.get(key, ABSENT) for key in _keys(lines)} for line in lines]
-    text = ["# All records", "A line a row of a table, all its seeds together.", markdown.markdown_table(filled)]
+    text = ["# All records", "A line a row of a table, all its seeds together.", markdown.markdown_table(lines)]
     text += ["## Renderers", *(f"- [{renderers.heading(r)}]({link(machine_page(name))})" for name, r in machines.items())]
     return "\n\n".join(part for part in text if part)

@@ -74,7 +74,10 @@ def path(points: Sequence[tuple[float, float]], css: str) -> str:
 def figure(width: int, height: float, parts: Iterable[str], caption: str, said: str) -> str:
     """An HTML figure; ``said`` is what it shows, in words, for those who do not see it."""
     drawing = f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{escape(said, quote=True)}">{"".join(parts)}</svg>'
-    return f'<figure class="plot"><div class="plot-scroll">{drawing}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    size = "narrow" if width < 500 else "wide"
+    return (
+        f'<figure class="plot {size}"><div class="plot-scroll">{drawing}</div><figcaption>{escape(caption)}</figcaption></figure>'
+    )
 
 
 def _class(css: str) -> str:

@@ -15,8 +15,6 @@ from camera_occupancy_bench import ROOT
 from experiments.renderer_records import TABLE
 from reports import build, front, status
 from reports.build import Content
-from reports.figures import ClassFigure
-from reports.renderer_figures import SweepFigure
 from reports.site import frames, plots, record_pages
 from reports.site.links import link, linked, machine_anchor, machine_page, record_page, resolved, source_page
 
@@ -50,7 +48,7 @@ REFERENCE = {
 """Pages of the reference, with the modules on each."""
 
 START = "README.md"
-RECORDS = "records/README.md"
+RECORDS = "records/all.md"
 _PICTURES = (".png", ".gif", ".jpg")
 _UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 
@@ -92,17 +90,12 @@ def _tables(made: Tree, content: Content) -> None:
     """The pages that ``reports.build`` makes, its pictures drawn in the page, and every gain at a glance."""
     links = {id(r): link(f"{machine_page(name)}#{machine_anchor(r)}") for name, rs in content.machines.items() for r in rs}
     outputs = build.pages(content, Path(), lambda record: links[id(record)])
-    for path, figure in outputs.figures.items():
-        drawn = (
-            plots.classes(figure)
-            if isinstance(figure, ClassFigure)
-            else plots.sweep(figure)
-            if isinstance(figure, SweepFigure)
-            else ""
-        )
-        made.plots[plots.key(path.name)] = drawn
+    made.plots |= {plots.key(path.name): plots.drawn(figure) for path, figure in outputs.figures.items()}
     for path, text in outputs.texts.items():
         text = re.sub(r"!\[[^\]]*\]\(\.\./figures/([^)]+)\)", lambda found: plots.key(found[1]), text)
+        text = text.replace("<details><summary>Figures", "<details open><summary>Figures").replace(
+            "<details", '<details markdown="1"'
+        )
         summary = content.summaries.get(path.stem) if path.suffix == ".md" else None
         if summary is not None and (drawn_gains := plots.gains(summary)):
             made.plots |= drawn_gains

@@ -6,16 +6,24 @@ const numberIn = (text) => {
   return found ? Number(found[0].replace("\u2212", "-")) : null
 }
 
+const cellsOf = (table, column) => [...table.tBodies[0].rows].map((row) => row.cells[column])
+const missing = (text) => text === "-" || text === ""
+
+function numeric(table, column) {
+  const said = cellsOf(table, column).map((cell) => cell.textContent.trim()).filter((text) => !missing(text))
+  return said.length > 0 && said.every((text) => /^[-+\u2212]?\d/.test(text) && numberIn(text) !== null)
+}
+
 function order(table, column, ascending) {
   const body = table.tBodies[0]
   const keyed = [...body.rows].map((row) => {
     const text = row.cells[column].textContent.trim()
-    return { row, text, number: numberIn(text), empty: text === "-" || text === "" }
+    return { row, text, number: numberIn(text), empty: missing(text) }
   })
-  const numeric = keyed.some((k) => !k.empty) && keyed.every((k) => k.empty || (k.number !== null && /^[-+\u2212\d]/.test(k.text)))
+  const byNumber = numeric(table, column)
   keyed.sort((a, b) => {
     if (a.empty || b.empty) return a.empty - b.empty // what is missing stays last either way
-    const by = numeric ? a.number - b.number : a.text.localeCompare(b.text, "en", { numeric: true })
+    const by = byNumber ? a.number - b.number : a.text.localeCompare(b.text, "en", { numeric: true })
     return ascending ? by : -by
   })
   for (const { row } of keyed) body.appendChild(row)
@@ -27,6 +35,7 @@ function sortable(table) {
     head.tabIndex = 0
     head.title = "sort"
     head.classList.add("sortable")
+    for (const cell of [head, ...cellsOf(table, column)]) cell.classList.add(numeric(table, column) ? "number" : "words")
     const act = () => {
       const ascending = head.getAttribute("aria-sort") !== "ascending"
       heads.forEach((other) => other.removeAttribute("aria-sort"))
