@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup table_occ3d table_renderers table_renderers_gpu test test-fast fuzz kills lint reports doctor
+.PHONY: help setup table_occ3d table_renderers table_renderers_gpu test test-fast fuzz kills lint reports site doctor
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9_-]*\):.* ## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "make %-20s %s\n", $$1, $$2 }'
@@ -47,6 +47,9 @@ lint: setup ## format, lint and types
 
 reports: setup ## README, pages, CSV files and figures from the committed records
 	@$(BIN)/python -m reports.build
+
+site: setup ## all results as a site of static pages, in site/
+	@$(BIN)/python -m reports.site
 
 doctor: setup ## what this machine has, and what is missing
 	@$(BIN)/python -m experiments.doctor

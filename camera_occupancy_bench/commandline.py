@@ -19,6 +19,9 @@ MM = ("mmengine", "mmcv", "mmdet", "mmdet3d")
 READING = ("typer", "rich", "pydantic", "filelock", "numpy", "scipy")
 """What commands need that only read and write files."""
 
+SITE = ("mkdocs", "material", "mkdocstrings", "griffe")
+"""What the site of results needs besides."""
+
 TRAINING = (*READING, *MM, "torch", "numba", "cv2", "PIL", "matplotlib")
 """What a cell needs."""
 
@@ -59,7 +62,8 @@ def missing(modules: Iterable[str]) -> list[str]:
 def explain(lacking: Iterable[str]) -> str:
     """One sentence: what is not installed, and the commands that bring it."""
     names = list(lacking)
-    brings = "pip install '.[bench]'" if names != ["mmcv"] else ""
+    extras = "bench,site" if set(names) & set(SITE) else "bench"
+    brings = f"pip install '.[{extras}]'" if names != ["mmcv"] else ""
     if "mmcv" in names:
         brings += f"{' and then ' if brings else ''}python -m experiments.install mmcv"
     verb = "is" if len(names) == 1 else "are"

@@ -66,4 +66,4 @@ def difference(gain: Gain, column: Column) -> str:
     """``+0.41 (+0.11 to +0.71)``, or ``+12.3 % (+11.9 to +12.7)`` where the column compares by ratio."""
     number, digits = gain.difference, 1 if column.relative else column.digits
     others = absences.bracketed(number.others, digits, "+")
-    return f"{intervals.marked(number.values, digits, ' %' if column.relative else '')}{others}"
+    return markdown.linked(intervals.marked(number.values, digits, " %" if column.relative else ""), number.link) + others

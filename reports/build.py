@@ -102,8 +102,11 @@ def read(results: Path, quoted: Path, leave_out: Callable[[str], object] | None 
     )
 
 
-def pages(content: Content, folder: Path) -> Outputs:
-    """A page a table in ``folder``/pages, with its CSV file and figures in folders beside that one, and the page of claims."""
+def pages(content: Content, folder: Path, link: renderers.Link = lambda _: "") -> Outputs:
+    """A page a table in ``folder``/pages, with its CSV file and figures in folders beside that one, and the page of claims.
+
+    link  where a renderer's record is shown; numbers of tables know their own
+    """
     outputs = Outputs()
 
     def add(drawn: Sequence[Figure]) -> dict[str, str]:
@@ -122,7 +125,7 @@ def pages(content: Content, folder: Path) -> Outputs:
     for view in content.views:
         texts[view.name] = views.render(view, [content.summaries[part] for part in view.parts])
     links = add(renderer_figures.figures(content.machines))
-    texts[renderer_records.TABLE] = renderers.render(content.machines, links)
+    texts[renderer_records.TABLE] = renderers.render(content.machines, links, link)
     if content.machines:
         outputs.texts[folder / "tables" / f"{renderer_records.TABLE}.csv"] = renderers.csv(content.machines)
     outputs.texts |= {folder / "pages" / markdown.page(name): f"{text}\n" for name, text in texts.items()}

@@ -28,11 +28,12 @@ on a small world, or for a short training, and no further. And of twenty interva
 
 @dataclass(frozen=True)
 class Finding:
-    """What the records of one group say of a claim. differences: of paired seeds, in the metric's unit."""
+    """What the records of one group say of a claim. differences: of paired seeds, in the metric's unit. link: see ``Number``."""
 
     claim: Claim
     group: Group
     differences: tuple[float, ...]
+    link: str = ""
 
     @property
     def word(self) -> Word:
@@ -56,7 +57,7 @@ def findings(claim: Claim, summary: Summary | None, preset: str) -> list[Finding
             continue
         values, starts = (dict(zip(number.seeds, number.values, strict=True)) for number in (own, base))
         if differences := intervals.paired(values, starts):
-            found.append(Finding(claim, group, tuple(differences.values())))
+            found.append(Finding(claim, group, tuple(differences.values()), own.link))
     return found
 
 
@@ -90,7 +91,7 @@ def _digits(claim: Claim, summary: Summary | None, views: Sequence[ViewSpec]) ->
 def _verdict(finding: Finding, digits: int, several: bool) -> str:
     count = len(finding.differences)
     said = f"{finding.word}: {intervals.text(finding.differences, digits)}, {count} seed{'s' * (count != 1)}"
-    return f"{finding.group.renderer}: {said}" if several else said
+    return markdown.linked(f"{finding.group.renderer}: {said}" if several else said, finding.link)
 
 
 def _said(summaries: Mapping[str, Summary]) -> list[str]:

@@ -67,6 +67,11 @@ def render(summary: Summary, figures: dict[str, str], views: Sequence[ViewSpec] 
 # ---- cells
 
 
+def linked(text: str, link: str) -> str:
+    """Text that leads to what is behind it, if there is a page of that."""
+    return f"[{text}]({link})" if link else text
+
+
 def cell(number: Number | None, digits: int, expected: int, marks: Marks) -> str:
     """``12.34 ± 0.56``; ``(n=2)`` where the number of seeds is not the heading's; a mark where its records differ.
 
@@ -74,7 +79,8 @@ def cell(number: Number | None, digits: int, expected: int, marks: Marks) -> str
     """
     if number is None:
         return ABSENT
-    text = spread(number.values, digits) + _odd_count(number, expected) + absences.bracketed(number.others, digits)
+    text = linked(spread(number.values, digits), number.link)
+    text += _odd_count(number, expected) + absences.bracketed(number.others, digits)
     return text + marks(number.mixed, absences.remark(number.absent, number.others))
 
 
@@ -86,7 +92,8 @@ def gain_cell(gain: Gain | None, digits: int, expected: int, marks: Marks) -> st
     if gain is None:
         return ABSENT
     number = gain.difference
-    text = intervals.marked(number.values, digits) + _odd_count(number, expected) + absences.bracketed(number.others, digits, "+")
+    text = linked(intervals.marked(number.values, digits), number.link)
+    text += _odd_count(number, expected) + absences.bracketed(number.others, digits, "+")
     return text + gain_marks(gain, marks)
 
 
@@ -99,7 +106,7 @@ def gain_marks(gain: Gain, marks: Marks) -> str:
 def difference_cell(number: Number, digits: int, marks: Marks) -> str:
     """A gain's text and the number of seeds."""
     count = len(number.seeds)
-    text = f"{intervals.marked(number.values, digits)}, {count} seed{'s' * (count != 1)}"
+    text = linked(f"{intervals.marked(number.values, digits)}, {count} seed{'s' * (count != 1)}", number.link)
     text += absences.bracketed(number.others, digits, "+")
     return text + marks(number.mixed, ONE_SEED if count == 1 else "", absences.remark(number.absent, number.others))
 
@@ -308,7 +315,7 @@ def _checks(summary: Summary, rows: Sequence[Row], groups: Sequence[Group]) -> s
             scores = [r.metrics["mIoU"] for r in found if "mIoU" in r.metrics]
             shuffled = [r.checks[absences.SHUFFLED] for r in found if absences.SHUFFLED in r.checks]
             line = {
-                "Method": _titled(row, group),
+                "Method": linked(_titled(row, group), summary.link(group, row.name)),
                 "Renderer": group.renderer,
                 "mIoU": mean(found, "mIoU", scores),
                 "images shuffled": mean(found, absences.SHUFFLED, shuffled),
@@ -371,7 +378,7 @@ def costs(summary: Summary, rows: Sequence[Row], records: Sequence[Record]) -> s
             mark = marks(mixed(found, timed=True))
             lines.append(
                 {
-                    "Method": _titled(row, group),
+                    "Method": linked(_titled(row, group), summary.link(group, row.name)),
                     "Renderer": group.renderer,
                     "Seeds": ", ".join(str(r.seed) for r in sorted(found, key=lambda r: r.seed)),
                     "Iterations": ", ".join(sorted({str(r.iterations) for r in found})),

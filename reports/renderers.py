@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -39,14 +39,18 @@ def _order(record: RendererRecord) -> tuple[int, str, float]:
     return 0, "", groups.index(record.group) + 0.5 * (record.workload != record.group) if record.group in groups else 99.0
 
 
-def render(machines: dict[str, list[RendererRecord]], figures: dict[str, str]) -> str:
+Link = Callable[[RendererRecord], str]
+"""Where a record is shown, "" where nothing shows it."""
+
+
+def render(machines: dict[str, list[RendererRecord]], figures: dict[str, str], link: Link = lambda _: "") -> str:
     """The page. ``figures``: path as the page links it -> caption."""
     parts = [markdown.heading(TITLE, COMMAND)]
     if not machines:
         return "\n\n".join((*parts, f"Not measured yet: `{COMMAND}`, then `python -m reports.publish {TABLE}`."))
     for records in machines.values():
-        parts += [f"## {heading(records[0])}", _times(records)]
-        parts += [_details_of(records)]
+        parts += [f"## {heading(records[0])}", _times(records, link)]
+        parts += [_details_of(records, link)]
     parts += [f"![{caption}]({path})" for path, caption in figures.items()]
     parts += _definitions([r for records in machines.values() for r in records])
     return "\n\n".join(part for part in parts if part)
@@ -60,19 +64,17 @@ def heading(record: RendererRecord) -> str:
     return f"{m.cpu}, {m.threads} thread{'s' * (m.threads != 1)}" + (f", {m.fma_target}" if m.fma_target else "")
 
 
-def _times(records: Sequence[RendererRecord]) -> str:
+def _times(records: Sequence[RendererRecord], link: Link) -> str:
     measured = [r for r in records if r.status == "measured" and r.group not in SWEPT]
-    return markdown_table(_line(r, records) for r in measured)
+    return markdown_table(_line(r, records, link(r)) for r in measured)
 
 
-def _line(record: RendererRecord, records: Sequence[RendererRecord]) -> dict[str, str]:
+def _line(record: RendererRecord, records: Sequence[RendererRecord], link: str) -> dict[str, str]:
     reference = next((r for r in records if (r.workload, r.renderer) == (record.workload, "reference")), None)
     faster = ABSENT
     if reference is not None and reference.step_ms and record.step_ms and record is not reference:
         faster = f"{reference.step_ms / record.step_ms:.0f}x"
-    return {
-        "Workload": record.workload,
-        "Renderer": record.renderer,
+    numbers = {
         "Forward [ms]": _span(record.forward_ms, record.forward_range_ms),
         "Backward [ms]": _span(record.backward_ms, record.backward_range_ms),
         "Faster than `reference`": faster,
@@ -80,6 +82,8 @@ def _line(record: RendererRecord, records: Sequence[RendererRecord]) -> dict[str
         "Largest error": _number(record.max_abs_error, 2),
         "1 - gradient cosine": _number(None if record.grad_cosine is None else max(1 - record.grad_cosine, 0.0), 2),
     }
+    shown = {title: markdown.linked(text, link) if text != ABSENT else text for title, text in numbers.items()}
+    return {"Workload": record.workload, "Renderer": record.renderer, **shown}
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -94,7 +98,7 @@ def _span(median: float | None, ends: tuple[float, float] | None) -> str:
     return f"{_number(median)} ({_number(ends[0])} to {_number(ends[1])})"
 
 
-def _details_of(records: Sequence[RendererRecord]) -> str:
+def _details_of(records: Sequence[RendererRecord], link: Link) -> str:
     """What stands folded under a machine's table."""
     swept = [r for r in records if r.status == "measured" and r.group in SWEPT]
     parts = [
@@ -102,7 +106,7 @@ def _details_of(records: Sequence[RendererRecord]) -> str:
         markdown_table(_scene(r) for r in _first_of_each(records) if "gaussians" in r.scene),
         markdown_table(_ray_scene(r) for r in _first_of_each(records) if "rays" in r.scene),
         "Sweeps" if swept else "",
-        markdown_table(_line(r, records) for r in swept),
+        markdown_table(_line(r, records, link(r)) for r in swept),
         *_stages(records),
         _left_out(records),
         _conditions(records),

@@ -68,6 +68,7 @@ class Number:
     mixed    what differs between the records behind it and decides numbers, "" where nothing does
     absent, others  of a mean over classes: that some do not occur and count 100 %, "" where all occur, and the mean (of a
              gain: the difference of the means) over the others
+    link     where it is shown what is behind it, "" where nothing shows that
     """
 
     group: Group
@@ -81,6 +82,7 @@ class Number:
     mixed: str = ""
     absent: str = ""
     others: float | None = None
+    link: str = ""
 
     @property
     def mean(self) -> float:
@@ -160,6 +162,10 @@ class Summary:
 
     def gain(self, group: Group, row: str, metric: str, class_name: str = WHOLE) -> Gain | None:
         return self.gains.get((group, row, metric, class_name))
+
+    def link(self, group: Group, row: str) -> str:
+        """Where it is shown what is behind the numbers of a row, "" where nothing shows that."""
+        return next((n.link for key, n in self.numbers.items() if key[:2] == (group, row)), "")
 
     def ours(self, preset: str | None = None) -> list[Group]:
         """Groups of our records (of one preset, if named): presets in their order, released weights last, renderers by name."""

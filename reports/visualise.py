@@ -61,7 +61,7 @@ def command(
 ) -> int:
     """Draw predicted and true occupancy, per camera, from behind and from above, with the input images."""
     viewer = _rerun() if rerun else None
-    paths = _listed(files, apart=against is None)
+    paths = listed(files, apart=against is None)
     frames = [load(path) for path in paths]
     others: list[SavedPrediction | None] = [None] * len(frames)
     if against is not None:
@@ -79,7 +79,7 @@ def command(
     finally:
         bar.close()
     beside = {id(frame): other for frame, other in zip(frames, others, strict=True)}
-    for scene, members in _by_scene(frames).items():
+    for scene, members in by_scene(frames).items():
         if animate:
             console.print(escape(f"drawing the animation of {scene}, {len(members)} frames"), soft_wrap=True)
             pairs = [(frame, beside[id(frame)]) for frame in members]
@@ -92,7 +92,7 @@ def command(
     return 0
 
 
-def _listed(given: Sequence[Path], apart: bool) -> list[Path]:
+def listed(given: Sequence[Path], apart: bool) -> list[Path]:
     """The npz files that are named or lie in named folders, each once; raises PredictionFileError if there are none.
 
     apart  each becomes a picture of its own, named after it
@@ -133,7 +133,7 @@ def _paired(
     return [path for path, _ in kept], [frame for _, frame in kept], [theirs[frame.token] for _, frame in kept]
 
 
-def _by_scene(frames: Sequence[SavedPrediction]) -> dict[str, list[SavedPrediction]]:
+def by_scene(frames: Sequence[SavedPrediction]) -> dict[str, list[SavedPrediction]]:
     """Frames in the order of their index, by scene and by what predicted them."""
     scenes: dict[str, list[SavedPrediction]] = {}
     for frame in sorted(frames, key=lambda frame: frame.index):

@@ -17,7 +17,7 @@ from reports import publish
 Make = Callable[..., Path]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_record() -> Make:
     """Writes one invented record of a table (table_occ3d) below a folder and returns its path."""
 
