@@ -73,7 +73,8 @@ def submit(
     ] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm's partition. Default: the cluster's.")] = None,
     time_: Annotated[
-        str | None, typer.Option("--time", help=f"Slurm's time limit of a task, which then goes on. Default: {slurm.DEFAULT_TIME}.")
+        str | None,
+        typer.Option("--time", help=f"Slurm's time limit of a task, which then goes on. Default: {slurm.DEFAULT_TIME}."),
     ] = None,
     setup: Annotated[
         list[str] | None, typer.Option(help="Lines of shell before the task, 'module load cuda' or '#SBATCH --account=me' say.")

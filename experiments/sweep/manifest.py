@@ -1,8 +1,8 @@
 """What is remembered of a sweep: which cells it has, and which job each of them went to. Light.
 
-    <results>/.sweeps/<table>/<time>-<number>/sweep.json     its cells
-    <results>/.sweeps/<table>/<time>-<number>/jobs.tsv       a line for each cell that went to a job: key, job
-    <results>/.sweeps/<table>/<time>-<number>/jobs/          submitit's scripts, pickles and logs
+<results>/.sweeps/<table>/<time>-<number>/sweep.json     its cells
+<results>/.sweeps/<table>/<time>-<number>/jobs.tsv       a line for each cell that went to a job: key, job
+<results>/.sweeps/<table>/<time>-<number>/jobs/          submitit's scripts, pickles and logs
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shlex
 import shutil
 import subprocess
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,13 @@ def submit(made: Any, tasks: Sequence[CellTask], after: str = "") -> list[str]:
     ids: list[str] = []
     for start in range(0, len(tasks), MOST):
         try:
-            ids += [job.job_id for job in made.submit_array(tasks[start : start + MOST])]
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit repeats there what sbatch said
+                ids += [job.job_id for job in made.submit_array(tasks[start : start + MOST])]
         except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
             said = [line for line in str(error).splitlines() if line.strip()]
-            raise SweepError(f"sbatch refused the tasks: {said[-1] if said else error}") from error
+            raise SweepError(
+                f"sbatch refused the tasks: {said[-1].removeprefix('sbatch: error: ') if said else error}"
+            ) from error
     return ids
 
 
@@ -123,4 +127,3 @@ def _ask(*command: str) -> str:
         raise SweepError(f"{command[0]} failed: {said[-1]}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SweepError(f"{command[0]} failed: {error}") from error
-

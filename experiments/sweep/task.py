@@ -91,7 +91,9 @@ class CellTask:
         self._stop()
         out_of_time = self.seconds is not None and self.seconds - (time.monotonic() - self._begun) < SIGNAL_DELAY + 60
         if out_of_time and _iteration(self.work_dir) <= self._at and not (self.work_dir / "weights.pth").is_file():
-            print("error: the time limit is over before the first new checkpoint: give the tasks more with --time", file=sys.stderr)
+            print(
+                "error: the time limit is over before the first new checkpoint: give the tasks more with --time", file=sys.stderr
+            )
             return None
         again = CellTask(self.words, self.work_dir, self.processes, False, self.seconds, self.cores, self.devices)
         return DelayedSubmission(again)

@@ -75,8 +75,9 @@ def work_off(
     failed: set[str] = set()
     try:
         while waiting or running:
-            for entry, task in [(e, t) for e, t in waiting if e.first in failed]:
-                waiting.remove((entry, task))
+            while behind := [(e, t) for e, t in waiting if e.first in failed]:
+                entry, task = behind[0]
+                waiting.remove(behind[0])
                 open_.discard(entry.key)
                 failed.add(entry.key)
                 ended(entry, False)
