@@ -7,8 +7,8 @@ Two locks, one within the other:
 - ``.<cell>.lease``, made exclusively, which any shared file system does. It names the machine and the process, and its time is
   renewed every ``BEAT`` seconds.
 
-When a lease is stale: one of this machine, as soon as the kernel's lock is ours, since its holder would have that; one of another
-machine, if it was not renewed for ``STALE`` seconds. The file system's own clock says so, by the time of a file made a moment ago:
+When a lease is stale: one of this machine, as soon as the kernel's lock is ours, since its holder would have it; one of another
+machine, if it was not renewed for ``STALE`` seconds. The file system's own clock says so, by the time of a file made just now:
 clocks of machines need not agree. A holder that could not renew its lease for so long (a machine asleep, a file system away), and
 whose cell another machine took over, finds that out within ``BEAT`` seconds and stops as by Ctrl-C.
 """

@@ -237,7 +237,7 @@ def _todo(
                 seen.add(cell.key)
                 fingerprint = cell.fingerprint(plan.data_fingerprint)
                 first = "" if alone or cell.first_cell is None else cell.first_cell.key
-                entry = Entry(cell.table.name, cell.preset_name, cell.name, fingerprint, first=first)
+                entry = Entry(cell.table.name, cell.preset_name, cell.name, fingerprint, first=first, left=True)
                 sweep.entries.append(entry)
                 folder = CellFolder(cell, root)
                 force = options["force"] and cell.key in {one.key for one in plan.cells}
@@ -249,6 +249,7 @@ def _todo(
                     counts["queued or running already"] += 1
                 else:
                     words = _words(cell, plan, options, root)
+                    entry.left = False
                     todo[cell.key] = entry, CellTask(tuple(words), folder.work_dir, max(1, gpus), force, seconds)
     for what, count in counts.items():
         if count:

@@ -1,8 +1,8 @@
 """What is remembered of a sweep: which cells it has, and which job each of them went to. Light.
 
-<results>/.sweeps/<table>/<time>-<number>/sweep.json     its cells
-<results>/.sweeps/<table>/<time>-<number>/jobs.tsv       a line for each cell that went to a job: key, job
-<results>/.sweeps/<table>/<time>-<number>/jobs/          submitit's scripts, pickles and logs
+<results>/.sweeps/<table>/<time>/sweep.json     its cells
+<results>/.sweeps/<table>/<time>/jobs.tsv       a line for each cell that went to a job: key, job
+<results>/.sweeps/<table>/<time>/jobs/          submitit's scripts, pickles and logs
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Entry:
     fingerprint  of the cell that was planned
     job          that it went to; "" for none yet, or none at all
     first        key of the cell that it starts from
+    left         it was finished already, or with a job of another sweep
     """
 
     table: str
@@ -36,6 +37,7 @@ class Entry:
     fingerprint: str
     job: str = ""
     first: str = ""
+    left: bool = False
 
     @property
     def key(self) -> str:
@@ -94,7 +96,7 @@ class Sweep:
 def new(results: Path, table: str, on: str, command: str) -> Sweep:
     """A sweep with a folder of its own; raises ResultsError where it cannot be made."""
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09}"
     folder = results.absolute() / ".sweeps" / table / name
     try:
         (folder / "jobs").mkdir(parents=True)
@@ -116,7 +118,7 @@ def load_all(results: Path, table: str) -> list[Sweep]:
             found.append(Sweep(**{**content, "folder": path.parent, "entries": entries}))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise SweepError(f"{path} is damaged ({error}): delete its folder; records and checkpoints do not need it") from error
-    return sorted(found, key=lambda sweep: (sweep.started, sweep.folder.name))
+    return sorted(found, key=lambda sweep: sweep.folder.name)
 
 
 def _jobs(path: Path) -> dict[str, str]:

@@ -37,7 +37,7 @@ def cells(sweeps: Sequence[Sweep]) -> list[Known]:
     found: dict[str, Known] = {}
     for sweep in sweeps:
         for entry in sweep.entries:
-            if entry.job or sweep.at_work or entry.key not in found:
+            if entry.job or (sweep.at_work and not entry.left) or entry.key not in found:
                 found[entry.key] = Known(entry, sweep)
             else:
                 found[entry.key].entry.fingerprint = entry.fingerprint

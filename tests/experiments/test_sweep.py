@@ -65,13 +65,10 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Slurm's programs, as far as a submission goes: one node, partitions low (the default) and high; jobs stay in the queue."""
     folder = tmp_path / "bin"
     program(folder, "sinfo", "echo vm low*; echo vm high")
-    program(
-        folder,
-        "sbatch",
-        f"cat $1 >> {folder}/scripts; echo x >> {folder}/jobs; echo Submitted batch job $(wc -l < {folder}/jobs)",
-    )
-    queue = f"[ ! -f {folder}/jobs ] || for i in $(seq $(wc -l < {folder}/jobs)); do for j in $(seq 0 {CELLS}); do echo ${{i}}_$j PENDING"
-    program(folder, "squeue", f"{queue}; done; echo $i PENDING; done")
+    told = f"echo Submitted batch job $(wc -l < {folder}/jobs)"
+    program(folder, "sbatch", f"cat $1 >> {folder}/scripts; echo x >> {folder}/jobs; {told}")
+    each = f"for i in $(seq $(wc -l < {folder}/jobs)); do for j in $(seq 0 {CELLS}); do echo ${{i}}_$j PENDING"
+    program(folder, "squeue", f"[ ! -f {folder}/jobs ] || {each}; done; echo $i PENDING; done")
     program(folder, "scancel", f"echo $@ >> {folder}/cancelled")
     for name in ("srun", "scontrol"):
         program(folder, name, "true")
