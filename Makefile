@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup table_occ3d table_renderers table_renderers_gpu test test-fast fuzz kills lint reports site doctor
+.PHONY: help setup table_occ3d table_renderers table_renderers_gpu test test-fast test-slurm fuzz kills lint reports site doctor
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9_-]*\):.* ## /\1: /p' $(MAKEFILE_LIST) | awk -F': ' '{ printf "make %-20s %s\n", $$1, $$2 }'
@@ -31,6 +31,9 @@ test: setup ## all tests
 
 test-fast: setup ## the tests that take seconds
 	@$(PYTEST) -m "not slow"
+
+test-slurm: setup ## a sweep through a real Slurm on loopback, disturbed (skips without Slurm)
+	@$(BIN)/python tests/slurm/check.py
 
 MINUTES ?= 20
 fuzz: setup ## damaged and wrong files for every reader (MINUTES=20)

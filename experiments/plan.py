@@ -37,6 +37,7 @@ class Request:
 
     settings   ``section.field=value`` words of --set
     all_files  every file of the frames will be read: one that is missing is a mistake
+    elsewhere  the cells run on another machine: whether a renderer is available is found out there
     """
 
     table: TableSpec
@@ -52,6 +53,7 @@ class Request:
     smoke: bool = False
     settings: tuple[str, ...] = ()
     all_files: bool = True
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _renderers(request: Request, rows: Sequence[Row], cuda: Callable[[], bool], 
     else:
         default, rays, place = ("gsplat", "triton", "with") if cuda() else ("cpu", "cpu", "without")
         hindrance = ""
-        if rays != default and by_rays and not (state := registry.availability(rays, "rays")):
+        if rays != default and by_rays and not request.elsewhere and not (state := registry.availability(rays, "rays")):
             rays, hindrance = "reference", f", as {rays} is not available: {state.reason}"
         chosen = {row.name: (rays if row.name in by_rays else default,) for row in rows}
         if rays == default or len(by_rays) < len(rows):
@@ -199,7 +201,7 @@ def _renderers(request: Request, rows: Sequence[Row], cuda: Callable[[], bool], 
                     state = registry.availability(name, kind)
                 except registry.UnknownRenderer as error:
                     raise registry.UnknownRenderer(f"row '{row.name}': {error}" if kind == "rays" else str(error)) from error
-                if not state:
+                if not state and not request.elsewhere:
                     remedy = f"; to make it available: {state.remedy}" if state.remedy else ""
                     raise registry.RendererUnavailable(f"renderer '{name}' is not available here: {state.reason}{remedy}")
     return chosen

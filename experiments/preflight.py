@@ -73,7 +73,7 @@ def estimate(plans: Sequence[Plan], results: Path, force: bool, stale: Stale) ->
             else:
                 unknown.append(cell.name)
     parts = [f"{count} by {source}" for source, count in sources.items() if count]
-    known_text = f"about {_duration(seconds)} ({', '.join(parts)})" if parts else ""
+    known_text = f"about {duration(seconds)} ({', '.join(parts)})" if parts else ""
     if unknown:
         rest = f"unknown for {len(unknown)} cells without a record of the same row, preset and renderer"
         return f"time: {known_text + '; ' if known_text else ''}{rest}"
@@ -93,7 +93,8 @@ def _time(cell: Cell, known: Sequence[Record]) -> float | None:
     return record.train_seconds * part + record.eval_seconds
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -38,7 +38,7 @@ from experiments.summary import done_line, print_cells, print_results, print_row
 if TYPE_CHECKING:
     from experiments.cell.runner import Job
 
-_LISTS = ("--renderer", "--row", "--seed", "--set")
+LISTS = ("--renderer", "--row", "--seed", "--set")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -172,7 +172,7 @@ def _check_exclusive(options: dict[str, bool]) -> None:
 
 def _run(spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, console: Console) -> int:
     root, launcher = options.results, options.launcher
-    _check_writable(root)
+    check_writable(root)
     if launcher != "none":
         _start(launcher, console)
     done: dict[str, Record] = {}
@@ -219,7 +219,7 @@ def _look_again(
     spec: TableSpec | ViewSpec, plans: Sequence[Plan], options: Options, console: Console, what: Literal["confirm", "re-evaluate"]
 ) -> int:
     """Confirm or re-evaluate the finished cells; what went wrong with one leaves its record and the other cells alone."""
-    _check_writable(options.results)
+    check_writable(options.results)
     if options.launcher != "none":
         _start(options.launcher, console)
     done: dict[str, Record] = {}
@@ -292,7 +292,8 @@ def _job(plan: Plan, options: Options, console: Console) -> Job:
     )
 
 
-def _check_writable(root: Path) -> None:
+def check_writable(root: Path) -> None:
+    """Raise ResultsError for a results folder that cannot be written."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe = root / f".probe-{os.getpid()}"
@@ -318,7 +319,7 @@ def _cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def spread_lists(argv: Sequence[str], lists: Sequence[str] = _LISTS) -> list[str]:
+def spread_lists(argv: Sequence[str], lists: Sequence[str] = LISTS) -> list[str]:
     """``--renderer a b`` as ``--renderer a --renderer b``: options in ``lists`` take every word up to the next option.
 
     A table's name is never taken for a value, so that it may stand last.

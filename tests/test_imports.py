@@ -30,6 +30,8 @@ LIGHT = (
     "experiments.sources",
     "experiments.spec",
     "experiments.summary",
+    "experiments.sweep.__main__",
+    "experiments.sweep.task",
     "renderers.registry",
     "reports.build",
     "reports.publish",

@@ -10,6 +10,7 @@ Weights and checkpoints that lie aside are never deleted here.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -22,15 +23,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from filelock import FileLock, Timeout
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from camera_occupancy_bench.files import write
 from experiments import plausible, records, sources
+from experiments.cell.lock import Held, Holder, hold, holder_of
 from experiments.records import Record
 from experiments.spec import Cell
 
 WEIGHTS = "weights.pth"
+LIVE = "live.json"
 Stale = Literal["keep", "rerun"]
 """What a run does with a finished cell whose code changed since."""
 
@@ -158,8 +160,12 @@ class CellFolder:
 
     def checkpoints(self) -> list[Path]:
         """Training checkpoints, newest first."""
-        found = [(int(m.group(1)), p) for p in self.work_dir.glob("iter_*.pth") if (m := re.fullmatch(r"iter_(\d+)", p.stem))]
-        return [path for _, path in sorted(found, reverse=True)]
+        return checkpoints_in(self.work_dir)
+
+    @property
+    def live_path(self) -> Path:
+        """Where a cell at work says how far it is (``experiments.cell.progress.LiveHook``)."""
+        return self.work_dir / LIVE
 
     def progress(self) -> Progress | None:
         """What the work folder remembers, or None if it holds nothing that can be continued."""
@@ -247,26 +253,37 @@ class CellFolder:
         if progress is not None:
             self.remember(replace(progress, **changes))
 
+    @property
+    def _lock_path(self) -> Path:
+        return self.record_path.with_name(f".{self.cell.name}.lock")
+
+    def holder(self) -> Holder | None:
+        """Who works on the cell now, here or on another machine."""
+        return holder_of(self._lock_path)
+
     @contextmanager
     def lock(self, say: Callable[[str], None], wait: bool = True) -> Iterator[None]:
-        """Hold the cell; while another run works on it waits, saying so once, or raises Busy. The lock dies with its process."""
-        path = self.record_path.with_name(f".{self.cell.name}.lock")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
+        """Hold the cell (``experiments.cell.lock``); while another run works on it waits, saying so once, or raises Busy."""
+        with contextlib.ExitStack() as held:
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                if not wait:
-                    raise Busy(self.cell.name) from None
-                say(f"{self.cell.name}: another run works on it; waiting for that run to end")
-                lock.acquire()
-        except OSError as error:
-            raise unwritable(self.root, error) from error
-        try:
+                self._lock_path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    held.enter_context(hold(self._lock_path, wait=False))
+                except Held as error:
+                    if not wait:
+                        raise Busy(self.cell.name) from None
+                    who = f" ({error.holder})" if error.holder else ""
+                    say(f"{self.cell.name}: another run works on it{who}; waiting for that run to end")
+                    held.enter_context(hold(self._lock_path, wait=True))
+            except OSError as error:
+                raise unwritable(self.root, error) from error
             yield
-        finally:
-            lock.release()
+
+
+def checkpoints_in(work_dir: Path) -> list[Path]:
+    """Training checkpoints of a work folder, newest first."""
+    found = [(int(m.group(1)), p) for p in work_dir.glob("iter_*.pth") if (m := re.fullmatch(r"iter_(\d+)", p.stem))]
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def iteration_of(checkpoint: Path) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.console import Console
 
+from camera_occupancy_bench.files import write
 from experiments.bars import Bar
 from experiments.cell.engine import scalars
 
@@ -55,3 +59,41 @@ class ProgressHook(Hook):
 
     def after_test_epoch(self, runner: Runner, metrics: Any = None) -> None:
         self.close()
+
+
+class LiveHook(Hook):
+    """Keeps in ``path``, for whoever looks at a sweep, what the first process is at; a file that cannot be written ends nothing.
+
+    {"iteration": done, "iterations": of how many, "seconds": of one, in this run}
+    """
+
+    priority = "VERY_LOW"
+    INTERVAL = 10.0
+    """Seconds between two writings."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written = self._begin = 0.0
+        self._first = 0
+
+    def before_train(self, runner: Runner) -> None:
+        self._begin, self._first = time.monotonic(), runner.iter
+        self._write(runner)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if time.monotonic() - self._written >= self.INTERVAL:
+            self._write(runner, 1)
+
+    def after_train(self, runner: Runner) -> None:
+        self._write(runner)
+
+    def _write(self, runner: Runner, ahead: int = 0) -> None:
+        self._written = time.monotonic()
+        if runner.rank != 0:
+            return
+        done = runner.iter + ahead
+        seconds = (self._written - self._begin) / (done - self._first) if done > self._first else None
+        try:
+            write(self._path, json.dumps({"iteration": done, "iterations": runner.max_iters, "seconds": seconds}))
+        except OSError:
+            pass  # the next checkpoint says what is wrong with the disk

@@ -273,7 +273,8 @@ def _tidy(folder: CellFolder) -> None:
     """A finished cell keeps its weights, log and figures; optimizer states and mmengine's empty folders go."""
     for path in folder.checkpoints():
         path.unlink(missing_ok=True)
-    (folder.work_dir / "last_checkpoint").unlink(missing_ok=True)
+    for path in (folder.work_dir / "last_checkpoint", folder.live_path):
+        path.unlink(missing_ok=True)
     for path in folder.work_dir.iterdir():
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()

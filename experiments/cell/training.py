@@ -39,7 +39,7 @@ from experiments.cell.engine import (
 )
 from experiments.cell.evaluation import SHORT, SMOKE, RenderingEvaluator, ShuffledImages, ViewRenderer
 from experiments.cell.folder import WEIGHTS, CellFolder, Progress, Stale, iteration_of, now
-from experiments.cell.progress import ProgressHook
+from experiments.cell.progress import LiveHook, ProgressHook
 from experiments.cell.scenes import SceneFrames, SceneLoop, SceneSampler, predicted
 from experiments.cell.tracking import Tracker
 from experiments.datasets.build import build_dataset
@@ -355,6 +355,7 @@ def _training(
         CurvesHook(lambda values, step: tracker.metrics(values | environment.load(), step), CURVE_INTERVAL),
         losses,
         TrainClockHook(keep_time, interval, course.train_seconds),
+        *([LiveHook(folder.live_path)] if first is None else []),
     ]
     if schedule.ema is not None:
         ramp = {} if schedule.ema_from is None else {"ema_type": "RampedAverage", "start": schedule.ema_from}
