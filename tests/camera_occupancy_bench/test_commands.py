@@ -68,7 +68,7 @@ def test_without_packages_a_command_names_them_and_the_way_to_get_them(module: s
         assert done.returncode == 0 and done.stdout.startswith("Usage: ")
     else:
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-        assert re.match(r"error: typer, rich, .*not installed: .*make setup .*pip install '\.\[bench\]'", done.stderr)
+        assert re.match(r"error: typer, rich, .*not installed: .*make setup .*pip install '\.\[bench(,site)?\]'", done.stderr)
 
 
 def test_without_the_mm_stack_a_run_says_so_and_lists_are_still_shown() -> None:
