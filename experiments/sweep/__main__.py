@@ -126,7 +126,8 @@ def submit(
         after = next((entry.job for entry, _ in todo if entry.key == first), "")
         sweep.assign([entry for entry, _ in group], slurm.submit(made, [task for _, task in group], after))
     jobs = list(dict.fromkeys(entry.job.partition("_")[0] for entry, _ in todo))
-    console.print(f"{len(todo)} cells are submitted: job{'s' * (len(jobs) > 1)} {', '.join(jobs)}")
+    what = "1 cell is" if len(todo) == 1 else f"{len(todo)} cells are"
+    console.print(f"{what} submitted: job{'s' * (len(jobs) > 1)} {', '.join(jobs)}")
     return 0
 
 
