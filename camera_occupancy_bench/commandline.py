@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TextIO
 
 MM = ("mmengine", "mmcv", "mmdet", "mmdet3d")
-READING = ("typer", "rich", "pydantic", "filelock", "numpy", "scipy")
+READING = ("typer", "rich", "pydantic", "filelock", "numpy")
 """What commands need that only read and write files."""
 
 SITE = ("mkdocs", "material", "mkdocstrings", "griffe")
 """What the site of results needs besides."""
 
-TRAINING = (*READING, *MM, "torch", "numba", "cv2", "PIL", "matplotlib")
+TRAINING = (*READING, *MM, "torch", "numba", "scipy", "cv2", "PIL", "matplotlib")
 """What a cell needs."""
 
 

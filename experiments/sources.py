@@ -43,8 +43,8 @@ _ACTS_ON_NOTHING = frozenset(
     f"experiments.{name}"
     for name in (
         *("command", "interruption", "run", "plan", "records", "sources", "absences", "summary", "predictions", "tables"),
-        *("shell", "bars", "preflight", "comparable", "settings", "plausible", "datasets.prepare_pseudo"),
-        *(f"cell.{room}" for room in ("runner", "revisit", "folder", "environment", "tracking", "progress", "figures")),
+        *("shell", "bars", "preflight", "comparable", "intervals", "settings", "plausible", "datasets.prepare_pseudo"),
+        *(f"cell.{room}" for room in ("runner", "revisit", "folder", "environment", "tracking", "progress", "figures", "lock")),
     )
 ) | {"renderers.tables"}
 

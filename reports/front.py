@@ -65,9 +65,11 @@ def _small(summaries: Sequence[Summary], preset: str) -> str:
         column = headline(summary.spec)
         key = f"{_link(summary.spec.name, _title(summary.spec))}<br>{column.title}, {_seeds(summary, group)}"
         for row in summary.spec.rows:
+            if summary.spec.origin(row, preset)[0] != summary.spec.name:  # type: ignore[arg-type]
+                continue  # it stands in the other table's column
             if text := _cell(summary, group, row.name, column, marks):
                 lines.setdefault(row.title, {"Method": row.title})[key] = text
-    keys = list(dict.fromkeys(key for line in lines.values() for key in line))
+    keys = list(dict.fromkeys(key for line in lines.values() for key in line))  # without tables that have no row of their own
     table = markdown.markdown_table(({key: line.get(key, "-") for key in keys} for line in lines.values()), marks)
     said = f"**Ours, `{preset}` preset, not comparable with any published number** ({_SMALL[preset]}); mean ± sample standard "
     said += f"deviation over seeds, in the second line, against the row's base: {intervals.LEGEND}"

@@ -58,4 +58,5 @@ TABLE = TableSpec(
         "of the vehicle's shift, between a frame and the camera frames beside it, as the pose network says it, to the true one; "
         "1 is right.",
     ),
+    brief=True,
 )

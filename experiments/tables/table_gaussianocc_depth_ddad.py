@@ -23,4 +23,5 @@ TABLE = TableSpec(
         *NUSCENES.notes,
         "GaussianOcc says no depth beyond 80 m, and is measured up to 200 m here.",
     ),
+    brief=True,
 )

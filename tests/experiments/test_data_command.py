@@ -469,6 +469,6 @@ def test_the_data_root_of_the_environment(command: Command, occ3d: Path, monkeyp
 def test_real_frames(command: Command, real_frames: Path) -> None:
     """Real images and labels read completely; three frames are not the published split."""
     code, out, err = command("verify", "all", "--data-root", real_frames, "--all")
-    assert code == 1 and "7 problem(s)" in err  # the counts of the four splits, the three of KITTI-360, and nothing else
+    assert code == 1 and "9 problem(s)" in err  # the counts of six splits, the three of KITTI-360, and nothing else
     for split in ("occ3d train", "occ3d val", "surroundocc train", "surroundocc val"):
         assert f"{split}: 3 of 3 frames read completely and good" in out

@@ -100,7 +100,12 @@ def test_occupancy_is_not_measured_without_labels(tiny: Path) -> None:
 def test_what_is_looked_at(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = inventory("ddad", tiny, "val")
     assert [part.there for part in found.parts] == [4, 0, 24] and found.parts[1].expected == 0
-    assert {name: part.there for name, part in found.optional.items()} == {"depth": 24, "neighbours": 36 + 24, "semantics": 0}
+    assert {name: part.there for name, part in found.optional.items()} == {
+        "depth": 24,
+        "lidar": 24,
+        "neighbours": 36 + 24,
+        "semantics": 0,
+    }
     assert not any(part.problem for part in found.optional.values())
     plain = look("ddad", tiny, "train")
     reading = look("ddad", tiny, "train", reads={"neighbours": (-1, 1), "semantics": (0,)})

@@ -63,9 +63,10 @@ def test_every_brief_table_runs_in_all_presets_with_valid_options(name: str) -> 
     assert tuple(table.presets) == PRESETS
     assert len({row.name for row in table.rows}) == len(table.rows)
     for preset in PRESETS:
-        cells = [table.cell(row, "cpu", preset, 0) for row in table.rows]
-        assert len({cell.fingerprint("x") for cell in cells}) == len(cells), "no two rows are the same cell"
-        for row, cell in zip(table.rows, cells, strict=True):
+        rows = [row for row in table.rows if row.runs]  # the others are quoted only
+        cells = [table.cell(row, "cpu", preset, 0) for row in rows]
+        assert cells and len({cell.fingerprint("x") for cell in cells}) == len(cells), "no two rows are the same cell"
+        for row, cell in zip(rows, cells, strict=True):
             assert row.base is None or table.row(row.base).trained
             assert cell.row.trained
             if cell.gaussrender is not None:

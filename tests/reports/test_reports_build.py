@@ -243,12 +243,12 @@ def test_elsewhere_needs_records_and_another_folder(cli, filled, own, tmp_path) 
 
 
 def test_the_readme_can_be_read() -> None:
-    """At most 16 KB, of which at most half is generated."""
+    """At most 18 KB, of which at most half is generated."""
     text = (ROOT / "README.md").read_bytes()
     generated = re.findall(rb"<!-- (\w+):start -->\n\n(.*?)\n\n<!-- \1:end -->", text, re.DOTALL)
     written = sum(len(section) for name, section in generated if name != b"gaussrender")
     assert {name for name, _ in generated} >= {b"status", b"results"}
-    assert len(text) <= 16 * 1024 and 2 * written <= len(text), (len(text), written)
+    assert len(text) <= 18 * 1024 and 2 * written <= len(text), (len(text), written)
 
 
 def test_committed_reports_are_up_to_date() -> None:
