@@ -296,7 +296,7 @@ def test_a_narrow_window_shows_whole_pages(tab, site: Path, page: str) -> None:
 def test_search_works_from_the_file_system(tab, site: Path) -> None:
     tab.goto((site / "index.html").as_uri())
     tab.fill("input.md-search__input", "bootstrap")
-    tab.wait_for_selector(".md-search-result__item a", timeout=20_000)
+    tab.wait_for_selector(".md-search-result__item a", timeout=60_000)
     assert "Intervals" in tab.inner_text(".md-search-result__list")
 
 
