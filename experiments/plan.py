@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from camera_occupancy_bench import HOME
+from camera_occupancy_bench.files import write
 from experiments import settings
 from experiments.datasets.layout_pseudo_labels import EXACT
 from experiments.datasets.registry import DATASETS
@@ -388,19 +389,24 @@ def toy(table: TableSpec) -> Any:
 
 def toy_data(table: TableSpec, preset: str, overrides: dict[str, Any] | None = None, reads: Collection[str] = ()) -> Path:
     """The data root of a preset's generated data, generated first if it is not there; with what has to be made of it for the
-    parts of a batch that are read."""
+    parts of a batch that are read, anew where an older version made it."""
     root: Path = toy(table).ensure(changed_preset(table.preset(preset), overrides or {}).data.toyworld)
     dataset = DATASETS.load(table.dataset)
     for name in dict.fromkeys(of.made for part, of in dataset.part_files.items() if part in reads and of.made):
         preparation = dataset.preparations[name]
+        note = root / f".{name}-version"
+        old = note.read_text().strip() if note.is_file() else "1"
+        anew = old != str(preparation.version)
         for split in preparation.splits or dataset.splits:
-            if todo := [make for made, make in DATASETS.part(preparation.steps)(root, split) if not made]:
+            if todo := [make for made, make in DATASETS.part(preparation.steps)(root, split) if anew or not made]:
                 from rich.console import Console
                 from rich.progress import Progress
 
                 with Progress(console=Console(stderr=True), transient=True) as progress:
                     for make in progress.track(todo, description=f"Preparing {name} {split}"):
                         make()
+        if anew:
+            write(note, f"{preparation.version}\n")
     return root
 
 

@@ -611,7 +611,16 @@ def test_the_generated_worlds_points_are_what_its_labels_say(
         plan.toy_data(load_table("table_occ3d"), "toy", reads={"chain", "history"})
         assert not any(path.exists() for path in paths)
         plan.toy_data(load_table("table_occ3d"), "toy", reads={"rays"})
-    assert {path: path.read_bytes() for path in paths} == content
+        assert {path: path.read_bytes() for path in paths} == content
+        # What an older version made is made anew, once.
+        newer = replace(DATASET.preparations["renderocc"], version=DATASET.preparations["renderocc"].version + 1)
+        known = replace(DATASET, preparations={**DATASET.preparations, "renderocc": newer})
+        patch.setattr(plan, "DATASETS", SimpleNamespace(load=lambda _: known, part=plan.DATASETS.part))
+        for made_anew in (True, False):
+            paths[0].write_bytes(bytes([content[paths[0]][0] ^ 1]) + content[paths[0]][1:])  # whole, as far as can be seen
+            plan.toy_data(load_table("table_occ3d"), "toy", reads={"rays"})
+            assert (paths[0].read_bytes() == content[paths[0]]) == made_anew
+        paths[0].write_bytes(content[paths[0]])
 
     # What cannot be made is named, and the rest is made.
     for path in paths:
