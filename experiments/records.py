@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -219,6 +219,11 @@ def load_all(root: Path, table: str | None = None) -> Iterator[tuple[Path, Recor
     """All records below ``root`` (of one table, if named), in path order."""
     for path in sorted(root.glob(f"{table or '*'}/*/*.json")):
         yield path, load(path)
+
+
+def by_seed(found: Iterable[Record], metric: str) -> dict[int, float]:
+    """A number of records of one row, by their seeds; without those that do not have it."""
+    return {record.seed: value for record in found if (value := record.number(metric)) is not None}
 
 
 def check_place(record: Record, path: Path) -> None:

@@ -154,8 +154,8 @@ def _print_gains(console: Console, plan: Plan, spec: TableSpec | ViewSpec, done:
     for row in plan.table.rows:
         if row.base is None:
             continue
-        pairs = {(column, renderer): _pair(plan, done, row, renderer) for column, renderer in headings}
-        texts = [_gain(*pairs[place], place[0], marks) for place in headings]
+        pairs = {renderer: _pair(plan, done, row, renderer) for renderer in plan.renderers}
+        texts = [_gain(*pairs[renderer], column, marks) for column, renderer in headings]
         if any(text != "-" for text in texts):
             lines.append((f"{row.title} - {plan.table.row(row.base).title}", *texts))
     if not lines:
@@ -185,9 +185,7 @@ def _pair(plan: Plan, done: Mapping[str, Record], row: Row, renderer: str) -> tu
 
 def _gain(own: Sequence[Record], base: Sequence[Record], column: Column, marks: Marks) -> str:
     """``+0.84 (+0.36 to +1.32) *``; "-" for fewer than two seeds with the number."""
-    values, starts = (
-        {record.seed: value for record in found if (value := record.number(column.metric)) is not None} for found in (own, base)
-    )
+    values, starts = (records.by_seed(found, column.metric) for found in (own, base))
     differences = list(intervals.paired(values, starts, column.relative).values())
     if len(differences) < 2:
         return "-"

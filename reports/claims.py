@@ -14,8 +14,8 @@ from reports.summary import Group, Summary
 
 Word = Literal["confirmed", "not resolved", "contradicted", "not run"]
 
-_HOSTS = ("tpvformer",)
-"""Rows with and without GaussRender that stand in every table of its paper."""
+_HOST, _PLUGGED = "tpvformer", "tpvformer+gaussrender"
+"""The rows without and with GaussRender that stand in every table of its paper."""
 
 LEGEND = """- **confirmed**: the 95 % interval of the paired difference lies on the claim's side of 0.
 - **not resolved**: 0 is in the interval, or one seed was run: nothing is said for or against it.
@@ -55,8 +55,7 @@ def findings(claim: Claim, summary: Summary | None, preset: str) -> list[Finding
         data = {record.data_fingerprint for row in (claim.row, claim.base) for record in summary.of_group(group, row)}
         if own is None or base is None or len(data) > 1:
             continue
-        values, starts = (dict(zip(number.seeds, number.values, strict=True)) for number in (own, base))
-        if differences := intervals.paired(values, starts):
+        if differences := intervals.paired(own.by_seed, base.by_seed):
             found.append(Finding(claim, group, tuple(differences.values()), own.link))
     return found
 
@@ -95,35 +94,36 @@ def _verdict(finding: Finding, digits: int, several: bool) -> str:
 
 
 def _said(summaries: Mapping[str, Summary]) -> list[str]:
-    """Of hosts with and without GaussRender: in how many seeds the depth error falls, whether mIoU moves beyond its spread."""
-    lines = []
-    for preset in PRESETS:
-        for host in _HOSTS:
-            depth: list[str] = []
-            moved: list[str] = []
-            still: list[str] = []
-            titles: list[str] = []
-            for name, summary in summaries.items():
-                rows = {row.name: row.title for row in summary.spec.rows}
-                if summary.spec.brief or not {host, f"{host}+gaussrender"} <= set(rows):
-                    continue
-                titles.append(rows[host])
-                title = summary.spec.title.partition(":")[0]
-                for metric in ("depth_l1", "mIoU"):
-                    claim = Claim("GaussRender", "", name, f"{host}+gaussrender", host, metric, 1.0, "")
-                    for one in findings(claim, summary, preset):
-                        values = one.differences
-                        if metric == "depth_l1":
-                            depth.append(f"{title} in {sum(value < 0 for value in values)} of {len(values)} seeds")
-                        else:
-                            (moved if intervals.resolved(values) else still).append(f"{title} {intervals.text(values, 2)}")
-            if depth:
-                said = (
-                    f"**{titles[0]} with GaussRender, preset `{preset}`**: the rendered depth error falls on {', '.join(depth)}. "
-                )
-                if still:
-                    said += f"mIoU does not move beyond what seeds differ by: {', '.join(still)}. "
-                if moved:
-                    said += f"mIoU moves: {', '.join(moved)}."
-                lines.append(said.strip())
-    return lines
+    """Of the host that stands in every table, with and without GaussRender: in how many seeds the depth error falls, and whether
+    mIoU moves beyond its spread; a line a preset that was run."""
+    tables = [s for s in summaries.values() if not s.spec.brief and {_HOST, _PLUGGED} <= {row.name for row in s.spec.rows}]
+    return [line for preset in PRESETS if (line := _said_of(tables, preset))]
+
+
+def _said_of(tables: Sequence[Summary], preset: str) -> str:
+    depth = [
+        f"{at} in {sum(x < 0 for x in values)} of {len(values)} seeds" for at, values in _plugged(tables, "depth_l1", preset)
+    ]
+    if not depth:
+        return ""
+    title = tables[0].spec.row(_HOST).title
+    said = [f"**{title} with GaussRender, preset `{preset}`**: the rendered depth error falls on {', '.join(depth)}."]
+    miou = _plugged(tables, "mIoU", preset)
+    moved, still = (
+        [f"{at} {intervals.text(v, 2)}" for at, v in miou if intervals.resolved(v) == which] for which in (True, False)
+    )
+    if still:
+        said.append(f"mIoU does not move beyond what seeds differ by: {', '.join(still)}.")
+    if moved:
+        said.append(f"mIoU moves: {', '.join(moved)}.")
+    return " ".join(said)
+
+
+def _plugged(tables: Sequence[Summary], metric: str, preset: str) -> list[tuple[str, tuple[float, ...]]]:
+    """What GaussRender changes of the host's metric: the table's title and the differences, a renderer each."""
+    found = []
+    for summary in tables:
+        claim = Claim("GaussRender", "", summary.spec.name, _PLUGGED, _HOST, metric, 1.0, "")
+        title = summary.spec.title.partition(":")[0]
+        found += [(title, finding.differences) for finding in findings(claim, summary, preset)]
+    return found

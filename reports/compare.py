@@ -120,11 +120,10 @@ def lines(a: Side, b: Side) -> list[Line]:
 
 
 def _values(one: Side, metric: str, class_name: str) -> dict[int, float]:
-    values = {
-        seed: record.number(metric) if class_name == WHOLE else record.per_class.get(metric, {}).get(class_name)
-        for seed, record in one.by_seed.items()
-    }
-    return {seed: value for seed, value in values.items() if value is not None}
+    if class_name == WHOLE:
+        return records.by_seed(one.by_seed.values(), metric)
+    classes = {seed: record.per_class.get(metric, {}) for seed, record in one.by_seed.items()}
+    return {seed: values[class_name] for seed, values in classes.items() if class_name in values}
 
 
 def remarks(a: Side, b: Side, found: Sequence[Line]) -> list[str]:
@@ -153,7 +152,7 @@ def numbers(found: Sequence[Line]) -> pd.DataFrame:
 def _row(line: Line) -> dict[str, object]:
     values = list(line.differences.values())
     low, high = intervals.interval(values) or (None, None)
-    spreads = [stdev(side) if len(side) > 1 else None for side in (line.first, line.second)]
+    spreads = [stdev(seeds) if len(seeds) > 1 else None for seeds in (line.first, line.second)]
     return {
         "metric": line.metric,
         "class": line.class_name,

@@ -10,6 +10,7 @@ import pandas as pd
 from experiments import intervals
 from experiments.spec import PRESETS, Column, Row
 from reports.summary import ABSENT, QUOTED, RERUN, Group, Number, Summary
+from reports.summary import spread as plain_spread
 
 _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\\": "\\textbackslash{}"}
 MISSING = "--"
@@ -26,9 +27,7 @@ def escaped(text: str) -> str:
 
 def spread(values: Sequence[float], digits: int) -> str:
     """``12.34 $\\pm$ 0.56``: mean and sample standard deviation; a single value alone."""
-    from reports.summary import spread as plain
-
-    return MISSING if not values else escaped(plain(values, digits))
+    return MISSING if not values else escaped(plain_spread(values, digits))
 
 
 def difference(values: Sequence[float], digits: int, unit: str = "") -> str:

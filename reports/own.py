@@ -99,11 +99,11 @@ def markdown(spec: TableSpec, groups: dict[Group, list[Record]]) -> str:
 
 
 def _cell(column: Column, made: Sequence[Record], plain: Sequence[Record] | None) -> str:
-    own = {record.seed: value for record in made if (value := record.number(column.metric)) is not None}
+    own = records.by_seed(made, column.metric)
     if not own:
         return ABSENT
     digits = column.digits
-    theirs = {record.seed: value for record in plain or () if (value := record.number(column.metric)) is not None}
+    theirs = records.by_seed(plain or (), column.metric)
     both = list(intervals.paired(own, theirs).values())
     return spread(list(own.values()), digits) + (f" [{intervals.marked(both, digits)}]" if both else "")
 

@@ -85,6 +85,11 @@ class Number:
     link: str = ""
 
     @property
+    def by_seed(self) -> dict[int, float]:
+        """The values by seed; none of a published number."""
+        return dict(zip(self.seeds, self.values, strict=True)) if self.seeds else {}
+
+    @property
     def mean(self) -> float:
         return fmean(self.values)
 
@@ -481,8 +486,7 @@ def _paired(number: Number, base: Number, relative: bool = False) -> tuple[tuple
     """Differences seed by seed over the seeds that both have, ``relative`` in percent; for published numbers, the one."""
     if not number.seeds:
         return (), tuple(intervals.paired({0: number.values[0]}, {0: base.values[0]}, relative).values())
-    own, reference = (dict(zip(one.seeds, one.values, strict=True)) for one in (number, base))
-    found = intervals.paired(own, reference, relative)
+    found = intervals.paired(number.by_seed, base.by_seed, relative)
     return tuple(found), tuple(found.values())
 
 

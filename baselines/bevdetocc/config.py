@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from baselines.interface import OccupancyGrid
 from baselines.lss import sizes
+from baselines.options import of_size
 
 Size = Literal["toy", "paper"]
 
@@ -52,8 +53,7 @@ def bevdetocc_config(
 
     Raises ValueError for an unknown size.
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown BEVDet-Occ size '{size}' (known: {', '.join(SIZES)})")
+    chosen = of_size("BEVDet-Occ", size, SIZES)
     return dict(
         type="BEVDetOcc",
         grid=asdict(grid),
@@ -61,5 +61,5 @@ def bevdetocc_config(
         renderer=renderer,
         camera_seed=camera_seed,
         class_weights=(loss or {}).get("class_weights"),
-        **SIZES[size],
+        **chosen,
     )

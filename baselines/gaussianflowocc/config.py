@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from baselines.interface import OccupancyGrid
+from baselines.options import check_class_weights, of_size
 from baselines.tpvformer.config import TOY as TPVFORMER_TOY
 
 Size = Literal["toy", "paper"]
@@ -74,7 +75,7 @@ def check_options(config: dict[str, Any]) -> None:
     grid = OccupancyGrid(**config["grid"])
     teaching = Teaching(**(config.get("teaching") or {}))
     ReadOut(**(config.get("read_out") or {}))
-    check_class_weights(teaching.class_weights, grid.num_classes)
+    check_class_weights(teaching.class_weights, grid.num_classes, "teaching: ")
     check_names("operations", config.get("operations"), OPERATIONS, "cross_att")
     check_names("attributes", config.get("attributes"), tuple(ATTRIBUTES))
     sizes = [config[name] for name in ("dim", "heads", "gaussians", "neighbourhood")]
@@ -108,12 +109,6 @@ def check_names(what: str, given: Any, known: tuple[str, ...], needed: str = "")
     return names
 
 
-def check_class_weights(weights: Any, classes: int) -> None:
-    """Raise ValueError for class weights that are not one a class."""
-    if weights is not None and len(weights) != classes:
-        raise ValueError(f"teaching: class_weights must be one for each of the {classes} classes, got {len(weights)}")
-
-
 def gaussianflowocc_config(
     size: Size,
     grid: OccupancyGrid,
@@ -130,8 +125,7 @@ def gaussianflowocc_config(
 
     Raises ValueError for an unknown size, and for ``gaussrender``: that is for models that are taught by voxels.
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown GaussianFlowOcc size '{size}' (known: {', '.join(SIZES)})")
+    chosen = of_size("GaussianFlowOcc", size, SIZES)
     if gaussrender is not None:
         raise ValueError("GaussianFlowOcc renders Gaussians of its own: it takes no gaussrender")
     return dict(
@@ -140,5 +134,5 @@ def gaussianflowocc_config(
         renderer=renderer,
         camera_seed=camera_seed,
         num_cameras=num_cameras,
-        **SIZES[size],
+        **chosen,
     )

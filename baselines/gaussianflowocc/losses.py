@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.gaussianflowocc.recipe import WEIGHTINGS, Weighting
+from baselines.options import check_choice, check_not_negative
 
 VoxelTeaching = Literal["none", "all", "seen"]
 
@@ -45,14 +46,10 @@ class Teaching:
     voxel_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        choices = {"weighting": tuple(WEIGHTINGS), "voxels": ("none", "all", "seen")}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} '{getattr(self, name)}' (known: {', '.join(known)})")
-        for name in ("semantic_weight", "depth_weight", "voxel_weight"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        check_choice("weighting", self.weighting, tuple(WEIGHTINGS))
+        check_choice("voxels", self.voxels, ("none", "all", "seen"))
+        weights = ("semantic_weight", "depth_weight", "voxel_weight")
+        check_not_negative(self, *(name for name in weights if getattr(self, name) is not None))
         if not self.renders and self.voxels == "none":
             raise ValueError("nothing teaches: give a loss on rendered images a weight, or let voxels teach")
 

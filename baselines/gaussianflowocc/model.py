@@ -17,7 +17,6 @@ from baselines.gaussianflowocc.config import (
     ATTRIBUTES,
     LARGEST_SCALE,
     OPERATIONS,
-    check_class_weights,
     check_names,
     check_sizes,
 )
@@ -29,6 +28,7 @@ from baselines.gaussianflowocc.voxelise import voxelise
 from baselines.gaussianflowocc.voxels import ReadOut, voxel_logits
 from baselines.images import build_image_network, check_images
 from baselines.interface import ImageSupervision, OccupancyBatch, OccupancyGrid, OccupancyPrediction, RenderedDepth
+from baselines.options import check_class_weights
 from renderers import Cameras, Gaussians, RasterSettings, Renderer, Rendering, get
 from renderers.dialects import DIALECTS
 
@@ -110,7 +110,7 @@ class GaussianFlowOcc(Follower):
         super().__init__(grid, camera_seed=camera_seed, loss={"class_weights": (1.0,) * grid.num_classes})
         check_sizes(dim, heads, gaussians, neighbourhood, largest_scale)
         self.teaching = Teaching(**(teaching or {}))
-        check_class_weights(self.teaching.class_weights, grid.num_classes)
+        check_class_weights(self.teaching.class_weights, grid.num_classes, "teaching: ")
         self.read_out = ReadOut(**(read_out or {}))
         self.classes = rendered_classes(grid, catch_all)
         self.num_cameras, self.neighbourhood, self.first_twice = num_cameras, neighbourhood, first_twice

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from baselines.gaussianocc_gsp.config import SIZES as FIRST_STAGE
 from baselines.interface import OccupancyGrid
+from baselines.options import check_choice, check_class_weights, of_size
 
 Size = Literal["toy", "paper"]
 
@@ -88,15 +89,8 @@ def check_options(config: dict[str, Any]) -> None:
 
 def check_choices(poses: str, volume: str | None) -> None:
     """Raise ValueError for what is none of the ways to know motion, or to render."""
-    for name, value, known in (("poses", poses, ("learned", "sensors")), ("volume", volume, (None, "prob", "density"))):
-        if value not in known:
-            raise ValueError(f"unknown {name} '{value}' (known: {', '.join(map(str, known))})")
-
-
-def check_class_weights(weights: Any, classes: int) -> None:
-    """Raise ValueError for class weights that are not one a class."""
-    if weights is not None and len(weights) != classes:
-        raise ValueError(f"class_weights must be one for each of the {classes} classes, got {len(weights)}")
+    check_choice("poses", poses, ("learned", "sensors"))
+    check_choice("volume", volume, (None, "prob", "density"))
 
 
 def gaussianocc_config(
@@ -114,8 +108,7 @@ def gaussianocc_config(
 
     Raises ValueError for an unknown size, and for ``gaussrender``: that is for models that are taught by voxels.
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown GaussianOcc size '{size}' (known: {', '.join(SIZES)})")
+    chosen = of_size("GaussianOcc", size, SIZES)
     if gaussrender is not None:
         raise ValueError("GaussianOcc renders Gaussians of its own: it takes no gaussrender")
     return dict(
@@ -124,5 +117,5 @@ def gaussianocc_config(
         renderer=renderer,
         camera_seed=camera_seed,
         class_weights=published_weights(grid),
-        **SIZES[size],
+        **chosen,
     )

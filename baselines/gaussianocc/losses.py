@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.options import check_choice, check_not_negative
+
 Unlabelled = Literal["free", "ignored"]
 
 
@@ -44,13 +46,9 @@ class Teaching:
     farthest: float | None = None
 
     def __post_init__(self) -> None:
-        if self.unlabelled not in ("free", "ignored"):
-            raise ValueError(f"unknown unlabelled '{self.unlabelled}' (known: free, ignored)")
+        check_choice("unlabelled", self.unlabelled, ("free", "ignored"))
         names = ("photometric_weight", "smoothness_weight", "semantic_weight", "entropy_weight", "regulariser_weight")
-        for name in names:
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
+        check_not_negative(self, *(name for name in names if getattr(self, name) is not None))
         if self.farthest is not None and not self.farthest > 0:
             raise ValueError(f"farthest must be positive, got {self.farthest}")
         if self.semantic_weight == 0 and self.photometric_weight == 0:

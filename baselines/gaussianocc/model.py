@@ -10,7 +10,7 @@ from mmdet3d.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.gaussianocc.config import check_choices, check_class_weights
+from baselines.gaussianocc.config import check_choices
 from baselines.gaussianocc.encoder import ImageEncoder
 from baselines.gaussianocc.lifting import ContractedGrid, lifted
 from baselines.gaussianocc.losses import Teaching, semantic_loss, total_variation
@@ -27,6 +27,7 @@ from baselines.interface import (
     RenderedDepth,
 )
 from baselines.model import OccupancyModel
+from baselines.options import check_class_weights
 from baselines.photometric.losses import Photometric, neighbour_loss, smoothness
 from baselines.photometric.pose import PoseNetwork, camera_motion
 from renderers import Cameras, Renderer, get

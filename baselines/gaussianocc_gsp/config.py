@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from baselines.interface import OccupancyGrid
+from baselines.options import of_size
 
 Size = Literal["toy", "paper"]
 
@@ -70,8 +71,7 @@ def gaussianocc_gsp_config(
 
     Raises ValueError for an unknown size, and for ``gaussrender``: that is for models that are taught by voxels.
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown GaussianOcc first stage size '{size}' (known: {', '.join(SIZES)})")
+    chosen = of_size("GaussianOcc first stage", size, SIZES)
     if gaussrender is not None:
         raise ValueError("GaussianOcc's first stage is taught by images: it takes no gaussrender")
-    return dict(type="GaussianOccGSP", grid=asdict(grid), renderer=renderer, camera_seed=camera_seed, **SIZES[size])
+    return dict(type="GaussianOccGSP", grid=asdict(grid), renderer=renderer, camera_seed=camera_seed, **chosen)

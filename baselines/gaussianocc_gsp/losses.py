@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from baselines.options import check_choice, check_not_negative
 from baselines.photometric.losses import Photometric, photometric_error
 
 Rig = Literal["mounted", "compensated"]
@@ -42,9 +43,7 @@ class Teaching:
     rig: Rig = "mounted"
 
     def __post_init__(self) -> None:
-        for name in ("temporal_weight", "cross_view_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_not_negative(self, "temporal_weight", "cross_view_weight")
         if not self.temporal_weight + self.cross_view_weight > 0:
             raise ValueError("nothing teaches: give the temporal or the cross-view loss a weight")
         nearest, farthest, count = self.overlap
@@ -52,10 +51,8 @@ class Teaching:
             raise ValueError(f"overlap must be nearest < farthest metres and a number of distances, got {self.overlap}")
         if not 0 <= self.overlap_share < 1:
             raise ValueError(f"overlap_share must be within 0..1 and not 1, got {self.overlap_share}")
-        if self.rig not in get_args(Rig):
-            raise ValueError(f"unknown rig '{self.rig}' (known: {', '.join(get_args(Rig))})")
-        if self.erosion < 0:
-            raise ValueError(f"erosion must not be negative, got {self.erosion}")
+        check_choice("rig", self.rig, get_args(Rig))
+        check_not_negative(self, "erosion")
         self.images  # noqa: B018  refuses what it refuses
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.interface import Neighbours
+from baselines.options import check_not_negative
 from baselines.photometric.warping import warped
 
 C1, C2 = 0.01**2, 0.03**2  # of SSIM, for colours in 0..1
@@ -38,9 +39,7 @@ class Photometric:
     def __post_init__(self) -> None:
         if not 0 <= self.ssim <= 1:
             raise ValueError(f"ssim must be within 0..1, got {self.ssim}")
-        for name in ("tie_noise", "smoothness"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_not_negative(self, "tie_noise", "smoothness")
 
 
 def dissimilarity(one: Tensor, other: Tensor) -> Tensor:

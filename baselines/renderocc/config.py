@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from baselines.interface import OccupancyGrid
 from baselines.lss import sizes
+from baselines.options import of_size
 
 Size = Literal["toy", "paper"]
 
@@ -69,8 +70,7 @@ def renderocc_config(
 
     Raises ValueError for an unknown size, and for ``gaussrender``: that is for models that are taught by voxels.
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown RenderOcc size '{size}' (known: {', '.join(SIZES)})")
+    chosen = of_size("RenderOcc", size, SIZES)
     if gaussrender is not None:
         raise ValueError("RenderOcc is taught by rays, or by splats in their place: it takes no gaussrender")
     weights = (loss or {}).get("class_weights")
@@ -82,5 +82,5 @@ def renderocc_config(
         renderer=renderer,
         camera_seed=camera_seed,
         class_weights=weights,
-        **SIZES[size],
+        **chosen,
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.interface import RaySupervision
+from baselines.options import check_choice
 from renderers.rays.regularisers import binary_entropy, distortion_flattened
 
 if TYPE_CHECKING:
@@ -64,14 +65,9 @@ class Teaching:
     voxel_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        choices = {
-            "depth_transform": ("contracted", "along"),
-            "depth_target": ("axis", "range"),
-            "voxels": ("none", "all", "seen"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} '{getattr(self, name)}' (known: {', '.join(known)})")
+        check_choice("depth_transform", self.depth_transform, ("contracted", "along"))
+        check_choice("depth_target", self.depth_target, ("axis", "range"))
+        check_choice("voxels", self.voxels, ("none", "all", "seen"))
         if self.depth_transform == "contracted" and not self.contraction:
             raise ValueError("depth_transform 'contracted' needs contraction=True; take depth_transform='along'")
         if not self.renders and self.voxels == "none":

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from baselines.interface import OccupancyGrid
+from baselines.options import of_size
 from baselines.tpvformer.config import PAPER as TPVFORMER_PAPER
 from baselines.tpvformer.config import TOY as TPVFORMER_TOY
 
@@ -63,8 +64,7 @@ def surroundocc_config(
 
     Raises ValueError for an unknown size.
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown SurroundOcc size '{size}' (known: {', '.join(SIZES)})")
+    chosen = of_size("SurroundOcc", size, SIZES)
     return dict(
         type="SurroundOcc",
         grid=asdict(grid),
@@ -73,5 +73,5 @@ def surroundocc_config(
         camera_seed=camera_seed,
         loss=loss,
         num_cameras=num_cameras,
-        **SIZES[size],
+        **chosen,
     )

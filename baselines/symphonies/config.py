@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from baselines.interface import OccupancyGrid
+from baselines.options import of_size
 from baselines.tpvformer.config import TOY as TPVFORMER_TOY
 
 Size = Literal["toy", "paper"]
@@ -79,8 +80,7 @@ def symphonies_config(
 
     Raises ValueError for an unknown size.
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown Symphonies size '{size}' (known: {', '.join(SIZES)})")
+    chosen = of_size("Symphonies", size, SIZES)
     return dict(
         type="Symphonies",
         grid=asdict(grid),
@@ -88,5 +88,5 @@ def symphonies_config(
         renderer=renderer,
         camera_seed=camera_seed,
         loss=loss,
-        **SIZES[size],
+        **chosen,
     )

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from baselines.interface import OccupancyGrid
+from baselines.options import of_size
 
 Size = Literal["toy", "paper"]
 
@@ -96,8 +97,7 @@ def tpvformer_config(
 
     Raises ValueError for an unknown size.
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown TPVFormer size '{size}' (known: {', '.join(SIZES)})")
+    chosen = of_size("TPVFormer", size, SIZES)
     return dict(
         type="TPVFormer",
         grid=asdict(grid),
@@ -106,5 +106,5 @@ def tpvformer_config(
         camera_seed=camera_seed,
         loss=loss,
         num_cameras=num_cameras,
-        **SIZES[size],
+        **chosen,
     )

@@ -139,6 +139,11 @@ def array(value: Any) -> NDArray[Any]:
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 
+def doubles(value: Any) -> NDArray[np.float64]:
+    """``array`` in double precision."""
+    return array(value).astype(np.float64, copy=False)
+
+
 def _pair(views: Mapping[str, Any], predicted: str, target: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
     given = [name for name in (predicted, target) if views.get(name) is not None]
     if not given:

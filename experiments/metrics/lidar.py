@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.interface import LidarDepth, OccupancyGrid, RenderedDepth
+from experiments.metrics.counts import array, doubles
 from experiments.metrics.registry import LIDAR_NUMBERS
 
 Array = NDArray[np.float64]
@@ -44,10 +45,10 @@ NUMBERS = tuple(LIDAR_NUMBERS)
 
 def depth_sums(rendered: RenderedDepth, lidar: LidarDepth, grid: OccupancyGrid) -> Sums:
     """What a frame contributes; both of one sample, on any device."""
-    depth = _array(rendered.depth)[0]
-    to_view = _array(rendered.to_view)[0]
-    places, cells, metres = _array(lidar.places), _array(lidar.cells), _array(lidar.depth)
-    camera = np.asarray(lidar.camera.cpu())
+    depth = doubles(rendered.depth)[0]
+    to_view = doubles(rendered.to_view)[0]
+    places, cells, metres = doubles(lidar.places), doubles(lidar.cells), doubles(lidar.depth)
+    camera = array(lidar.camera)
     limit = math.inf if grid.published.lidar_limit is None else grid.published.lidar_limit
     plain, stretched, true = [], [], []
     cameras = np.zeros((len(depth), len(NUMBERS) + 1))
@@ -124,10 +125,6 @@ def _between(image: Array, x: Array, y: Array, clamped: bool) -> Array:
     below = (1 - u) * padded[bottom, left] + u * padded[bottom, right]
     mixed: Array = (1 - v) * above + v * below
     return mixed
-
-
-def _array(tensor: Any) -> Array:
-    return np.asarray(tensor.detach().cpu(), dtype=np.float64)
 
 
 # --- Scores ------------------------------------------------------------------------------------------------------------

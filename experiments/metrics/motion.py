@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.interface import Neighbours, OccupancyGrid
+from experiments.metrics.counts import array, doubles
 
 Array = NDArray[np.float64]
 
@@ -34,9 +35,9 @@ def motion_sums(predicted: Any, neighbours: Neighbours) -> dict[str, Array]:
     predicted   [T, 4, 4] vehicle at the frame's moment -> vehicle at the neighbours', metres
     neighbours  of that frame alone, on any device
     """
-    mounted = _array(neighbours.camera_to_ego)[0]
-    own, true = _array(predicted), mounted @ _array(neighbours.camera_motion)[0] @ np.linalg.inv(mounted)
-    valid = np.asarray(neighbours.valid[0].cpu())
+    mounted = doubles(neighbours.camera_to_ego)[0]
+    own, true = doubles(predicted), mounted @ doubles(neighbours.camera_motion)[0] @ np.linalg.inv(mounted)
+    valid = array(neighbours.valid[0])
     if own.shape != (len(true), 4, 4):
         raise ValueError(f"predicted motion must be [{len(true)}, 4, 4], got {list(own.shape)}")
     sums = np.zeros(8)
@@ -77,7 +78,3 @@ def rotation_error(sums: dict[str, NDArray[Any]], grid: OccupancyGrid) -> float:
 def _share(sums: dict[str, NDArray[Any]], first: int) -> float:
     total, count = sums.get(MOTION, np.zeros(8))[first : first + 2]
     return float(total / count) if count else float("nan")
-
-
-def _array(tensor: Any) -> Array:
-    return np.asarray(tensor.detach().cpu(), dtype=np.float64)

@@ -65,7 +65,7 @@ def _metrics(summary: Summary, group: Group, row: str, found: Sequence[Record]) 
         column = columns.get(metric)
         digits = column.digits if column else 2
         line = {"Metric": markdown.label(column) if column else metric}
-        line |= _by_seed(found, dict(zip(number.seeds, number.values, strict=True)), digits)
+        line |= _by_seed(found, number.by_seed, digits)
         line["mean ± sample standard deviation"] = markdown.cell(number, digits, len(found), marks)
         gain = summary.gain(group, row, metric)
         if base is not None and gain is not None:

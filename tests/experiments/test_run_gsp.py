@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_run_training import environment
+from test_run_training import run_apart
 
 from experiments import records
 from experiments.cell import models
 from experiments.metrics.registry import lidar
 from experiments.spec import PRESETS, load_table
 
-TINY = str(Path(__file__).with_name("run_tiny.py"))
 LOSSES = {
     "gaussianocc-gsp": {"loss_temporal", "loss_smoothness", "loss_cross_view"},
     "gaussianocc-gsp-compensated": {"loss_temporal", "loss_smoothness", "loss_cross_view"},
@@ -27,15 +24,7 @@ LOSSES = {
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every row was run once, by a process of its own."""
     folder = tmp_path_factory.mktemp("gsp")
-    done = subprocess.run(
-        [sys.executable, TINY, "table_tiny_gsp", "--renderer", "cpu"],
-        env=environment(folder),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+    run_apart(folder, "table_tiny_gsp", "--renderer", "cpu")
     return folder
 
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_run_training import Command, command_in, environment
+from test_run_training import Command, command_in, run_apart
 
 from experiments import data, records, toyworld
 from experiments.spec import Cell, SpecError, load_table
 from renderers import registry
 from renderers.interface import Availability
 
-TINY = str(Path(__file__).with_name("run_tiny.py"))
 ROWS = ("renderocc-2d", "renderocc", "renderocc-seen", "renderocc-3d", "renderocc-3d-seen", "renderocc-rays", "renderocc-splats")
 
 
@@ -34,15 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which every row was run once, by a process of its own."""
     folder = tmp_path_factory.mktemp("rays")
-    done = subprocess.run(
-        [sys.executable, TINY, "table_tiny_rays", "--renderer", "cpu"],
-        env=environment(folder),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+    run_apart(folder, "table_tiny_rays", "--renderer", "cpu")
     return folder
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from grids import surroundocc_grid
-from test_run_training import environment
+from test_run_training import run_apart
 
 from experiments import records
 from experiments.spec import load_table
@@ -21,15 +19,7 @@ ROWS = ("prior", "tpvformer", "surroundocc", "surroundocc+gaussrender")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the whole tiny table was run once, by a process of its own."""
     folder = tmp_path_factory.mktemp("surroundocc")
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny_surroundocc"],
-        env=environment(folder),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+    run_apart(folder, "table_tiny_surroundocc")
     return folder
 
 

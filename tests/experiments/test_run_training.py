@@ -68,20 +68,25 @@ def record_of(folder: Path, cell: str) -> Record:
     return records.load(records.path_of("table_tiny", "toy", cell, folder / "results"))
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the whole tiny table was run once, by a process of its own."""
-    folder = tmp_path_factory.mktemp("finished")
+def run_apart(folder: Path, *words: str) -> str:
+    """What ``experiments.run`` prints of a table of the tests, in a process of its own, with results below ``folder``."""
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny"],
+        [sys.executable, str(Path(__file__).with_name("run_tiny.py")), *words],
         env=environment(folder),
         cwd=folder,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    (folder / "stdout").write_text(done.stdout)
     assert "Traceback" not in done.stderr and "alembic" not in done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the whole tiny table was run once, by a process of its own."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "stdout").write_text(run_apart(folder, "table_tiny"))
     return folder
 
 

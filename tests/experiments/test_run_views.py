@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from grids import occ3d_grid
 from run_tiny import TABLES
-from test_run_training import environment
+from test_run_training import run_apart
 
 import experiments.tables
 from baselines.gaussrender import gaussian_scale
@@ -27,23 +25,11 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiments.tables, "__path__", [*experiments.tables.__path__, TABLES])
 
 
-def run(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("run_tiny.py")), *arguments],
-        env=environment(folder),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the ablation was run once, by a process of its own."""
     folder = tmp_path_factory.mktemp("ablation")
-    (folder / "stdout").write_text(run(folder, "table_tiny_ablation", "--seed", "0"))
+    (folder / "stdout").write_text(run_apart(folder, "table_tiny_ablation", "--seed", "0"))
     return folder
 
 
@@ -78,8 +64,8 @@ def test_a_record_says_what_training_cost(finished: Path) -> None:
 @pytest.mark.slow
 def test_the_base_is_not_trained_again_and_a_view_shows_it(finished: Path) -> None:
     before = (finished / "results/table_tiny/toy/small--cpu--seed0.json").read_bytes()
-    assert "small--cpu--seed0: done already" in run(finished, "table_tiny", "--row", "small")
-    text = run(finished, "table_tiny_2d", "--row", "small")
+    assert "small--cpu--seed0: done already" in run_apart(finished, "table_tiny", "--row", "small")
+    text = run_apart(finished, "table_tiny_2d", "--row", "small")
     assert "small--cpu--seed0: done already" in text and "image mIoU" in text and "depth L1" in text
     assert (finished / "results/table_tiny/toy/small--cpu--seed0.json").read_bytes() == before
     value = json.loads(before)["metrics"]["image_mIoU"]
