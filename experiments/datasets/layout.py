@@ -123,6 +123,11 @@ def resolve(data_root: str | Path, stored: str) -> Path:
     return found(data_root, Path(data_root, *parts))
 
 
+def either(path: Path, other: Path) -> Path:
+    """``path``, or the ``other`` file where that alone is there."""
+    return other if other.is_file() and not path.is_file() else path
+
+
 def found(data_root: str | Path, path: Path) -> Path:
     """A file of nuScenes that a pickle names: ``path`` if it is there, else the one below the data root with the same end.
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from experiments.datasets import layout_depth_maps, layout_image_semantics
 from experiments.datasets.dataset import PartFiles
 from experiments.datasets.geometry import rigid
-from experiments.datasets.layout import checked_root
+from experiments.datasets.layout import checked_root, either
 from experiments.datasets.layout_camera_frames import PREPARATION
 from experiments.datasets.moments import Moment
 from experiments.datasets.unpickle import DataError, load_infos
@@ -135,8 +135,7 @@ def chosen_frames(data_root: str | Path, split: str, infos: dict[str, Frame]) ->
 def image_path(data_root: str | Path, scene: str, camera: str, time: str) -> Path:
     """As published, or the .jpg if it is there alone."""
     path = folder(data_root) / "raw_data" / scene / "rgb" / camera / f"{time}.png"
-    other = path.with_suffix(".jpg")
-    return other if other.is_file() and not path.is_file() else path
+    return either(path, path.with_suffix(".jpg"))
 
 
 def depth_path(data_root: str | Path, frame: Frame, camera: str) -> Path:

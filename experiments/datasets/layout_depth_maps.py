@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.datasets.layout import either
 from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npy
 
@@ -26,8 +27,7 @@ FARTHEST = 1e4
 def path_of(data_root: str | Path, image: Path) -> Path:
     """Where the depth map of an image lies."""
     name = Path("samples", image.parent.name, f"{image.stem}.npy")
-    path, other = Path(data_root, "nuscenes", FOLDER, name), Path(data_root, FOLDER, name)
-    return other if other.is_file() and not path.is_file() else path
+    return either(Path(data_root, "nuscenes", FOLDER, name), Path(data_root, FOLDER, name))
 
 
 def read_map(path: Path, get: str, size: tuple[int, int] | None = None) -> NDArray[np.float32]:

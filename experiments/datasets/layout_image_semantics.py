@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.datasets.dataset import PartFiles
+from experiments.datasets.layout import either
 from experiments.datasets.layout_camera_frames import TOY
 from experiments.datasets.unpickle import DataError
 
@@ -36,8 +37,7 @@ TAKERS = "Semantics of images are only read by models that learn from them, as G
 def path_of(data_root: str | Path, image: Path) -> Path:
     """Where the semantics of one of nuScenes' images lie."""
     name = Path("samples", image.parent.name, f"{image.stem}_mask.bin")
-    path, other = Path(data_root, "nuscenes", FOLDER, name), Path(data_root, FOLDER, name)
-    return other if other.is_file() and not path.is_file() else path
+    return either(Path(data_root, "nuscenes", FOLDER, name), Path(data_root, FOLDER, name))
 
 
 def read_semantics(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:

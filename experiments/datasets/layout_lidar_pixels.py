@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from experiments.datasets import layout_depth_maps
 from experiments.datasets.dataset import PartFiles
+from experiments.datasets.layout import either
 from experiments.datasets.unpickle import DataError
 
 DEPTH, CLASSES = "depth_gt", "seg_gt_lidarseg"
@@ -47,15 +48,12 @@ CLASS_OF_RAW = np.array(
 def path_of(data_root: str | Path, image: Path, folder: str) -> Path:
     """Where the points in an image lie."""
     name = f"{image.name}.bin"
-    path = Path(data_root, "nuscenes", folder, name)
-    other = Path(data_root, folder, name)
-    return other if other.is_file() and not path.is_file() else path
+    return either(Path(data_root, "nuscenes", folder, name), Path(data_root, folder, name))
 
 
 def depth_path(data_root: str | Path, image: Path) -> Path:
     """Where the depth of the points in an image lies: GaussianOcc's map if it is there alone."""
-    path, dense = path_of(data_root, image, DEPTH), layout_depth_maps.path_of(data_root, image)
-    return dense if dense.is_file() and not path.is_file() else path
+    return either(path_of(data_root, image, DEPTH), layout_depth_maps.path_of(data_root, image))
 
 
 def read_rows(path: Path) -> NDArray[np.float32]:

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.datasets.dataset import PartFiles
+from experiments.datasets.layout import either
 from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npy, read_npz
 
@@ -65,8 +66,7 @@ def path_of(data_root: str | Path, label: Path, folder: str) -> Path:
     folder  ``SEMANTIC`` or ``DEPTH``
     """
     published = Path(data_root, folder, label.parent.parent.name, f"{label.parent.name}.npy")
-    compact = published.with_suffix(".npz")
-    return compact if compact.is_file() and not published.is_file() else published
+    return either(published, published.with_suffix(".npz"))
 
 
 def read_classes(path: Path, cameras: Sequence[str], size: tuple[int, int]) -> NDArray[np.uint8]:
