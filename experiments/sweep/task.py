@@ -100,6 +100,7 @@ class CellTask:
 
     def _told_to_end(self, *_: Any) -> None:
         """SIGTERM: cancelled, or Slurm's first word of a preemption, behind which it queues the task again by itself."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         self._stop()
         if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
             time.sleep(600)  # a task that ended now would count as failed, not as preempted

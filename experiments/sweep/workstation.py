@@ -102,13 +102,18 @@ def work_off(
 
 
 def stop(jobs: Sequence[Any]) -> None:
-    """End local jobs and wait for them; their cells stop as by Ctrl-C."""
-    for job in jobs:
-        with contextlib.suppress(ProcessLookupError, ValueError):
-            os.kill(int(job.job_id), signal.SIGTERM)  # to what submitit starts for a job, which passes it on
+    """End local jobs and wait for them; their cells stop as by Ctrl-C.
+
+    A job is told again each second: one that just starts passes over what it is told before its cell's task begins.
+    """
     end = time.monotonic() + 2 * GRACE
-    while time.monotonic() < end and not all(job.done() for job in jobs):
-        time.sleep(0.1)
+    while (left := [job for job in jobs if not job.done()]) and time.monotonic() < end:
+        for job in left:
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(int(job.job_id), signal.SIGTERM)  # to what submitit starts for a job, which passes it on
+        again = min(end, time.monotonic() + 1)
+        while time.monotonic() < again and not all(job.done() for job in left):
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager

@@ -388,25 +388,50 @@ def test_places_share_gpus_and_cores() -> None:
         workstation.slots(3, 2, ["3", "4", "5", "7"], list(range(9)))
 
 
-def test_ctrl_c_ends_all_cells_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through submitit's local executor: its processes, the task's, and a cell that fails; then one that is interrupted."""
+def test_a_cell_that_fails_says_so_through_submitit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, tasks = sweep_of(tmp_path, 1)
     monkeypatch.setenv("PYTHONPATH", str(task.ROOT))
     entry = tasks[0][0]
     failing = [(entry, CellTask(("table_nowhere",), tmp_path))]
-    made = workstation.executor(sweep.jobs)
-    workstation.work_off(sweep, failing, workstation.slots(1, 0, [], [0]), made, lambda *_: False, 0.05)
+    workstation.work_off(
+        sweep, failing, workstation.slots(1, 0, [], [0]), workstation.executor(sweep.jobs), lambda *_: False, 0.05
+    )
     state = status.state(status.Known(entry, sweep), tmp_path, {})
     assert state.kind == "failed" and "unknown table 'table_nowhere'" in state.text
 
+
+@pytest.mark.parametrize("moment", ["at once", "as the task's process starts", "within the cell"])
+def test_ctrl_c_ends_all_cells_in_order(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through submitit's local executor: its processes, the task's, and the cell's."""
+    sweep, tasks = sweep_of(tmp_path, 1)
+    monkeypatch.setenv("PYTHONPATH", str(task.ROOT))
+    made = workstation.executor(sweep.jobs)
+    jobs: list[Any] = []
+
+    class Sleeps(CellTask):
+        def command(self) -> list[str]:
+            return ["sleep", "600"]
+
+    def ready() -> bool:
+        if moment == "at once":
+            return True
+        log = Path(jobs[0].paths.stdout)
+        word = "sleep 600" if moment == "within the cell" else "Starting with"
+        return log.is_file() and word in log.read_text()
+
+    def interrupt() -> None:
+        end = time.monotonic() + 60
+        while not (jobs and ready()) and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.2)  # out of work_off's submission, which does not hear it
+        os.kill(os.getpid(), signal.SIGINT)
+
     class Endless:
         def submit(self, one: CellTask) -> Any:
-            job = made.submit(time.sleep, 600)
-            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-            jobs.append(job)
-            return job
+            jobs.append(made.submit(Sleeps(one.words, one.work_dir)))
+            threading.Thread(target=interrupt).start()
+            return jobs[0]
 
-    jobs: list[Any] = []
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
