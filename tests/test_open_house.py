@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -195,3 +196,16 @@ def test_the_page_shows_the_package_as_it_is() -> None:
     for file in sorted((OUTSIDE / PACKAGE).glob("*.py")):
         if file.name != "__init__.py":
             assert f"tests/outside/{PACKAGE}/{file.name}" in page
+
+
+def test_code_on_the_pages_is_the_packages() -> None:
+    files = [*sorted((OUTSIDE / PACKAGE).glob("*.py")), OUTSIDE / "pyproject.toml"]
+    blocks = {
+        (page.name, block)
+        for page in (ROOT / "docs").glob("add-*.md")
+        for block in re.findall(r"```(?:python|toml)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    }
+    assert len({name for name, _ in blocks}) == 5 and len(blocks) >= 12
+    known = [file.read_text(encoding="utf-8") for file in files]
+    for name, block in sorted(blocks):
+        assert any(block in text for text in known), f"{name}: not in the package:\n{block}"
