@@ -1,9 +1,9 @@
 """Which source files make a cell's numbers, and digests of them: what a record remembers of the code. Light: no torch.
 
 Imports are followed statically from what runs inside a cell; lazy imports within functions and targets ("module:Class") in
-recipes count too. Of what registries hold (baselines, renderers, data sets, metrics), only what the cell chose is followed, so
-that a change of one baseline's folder leaves the cells of the others alone. Whatever is not named here as acting on nothing
-counts; of other packages, those that the cell chose something of.
+recipes count too. Of what registries hold (baselines, renderers, data sets), only what the cell chose is followed, and their
+entries are left out of their digests, so that a new baseline, or a change of one's folder, leaves the cells of the others
+alone. Whatever is not named here as acting on nothing counts; of other packages, those that the cell chose something of.
 
 A Python file's digest is that of its syntax tree, written in a form of our own (``ast.dump`` differs between versions of Python):
 comments, docstrings and formatting change nothing. Compiled sources, and Python that does not parse, count byte by byte.
@@ -218,11 +218,13 @@ def _read(file: Path) -> tuple[str, tuple[_Import, ...]]:
         tree = ast.parse(text, filename=str(file))
     except SyntaxError:
         return _hash(text), ()
-    parts: list[str] = []
-    _write(tree, parts)
     found = [*_statements(tree, ".".join(_package(file)))]
     if _QUOTED_TARGET.search(text):  # to look at every expression takes time, and few files have one
         found += _targets(tree)
+    if file in map(_file, _REGISTRIES):
+        _leave_out_entries(tree)
+    parts: list[str] = []
+    _write(tree, parts)
     return _hash("".join(parts).encode()), tuple(found)
 
 
@@ -256,6 +258,18 @@ def _targets(node: ast.AST, key: str | None = None) -> Iterator[_Import]:
     else:
         for child in ast.iter_child_nodes(node):
             yield from _targets(child, key)
+
+
+def _leave_out_entries(tree: ast.AST) -> None:
+    """Drop what dictionaries have of the form name: "module:Class"; the modules that a cell chose count by themselves."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            kept = [
+                (name, value)
+                for name, value in zip(node.keys, node.values, strict=True)
+                if not (isinstance(value, ast.Constant) and isinstance(value.value, str) and _TARGET.fullmatch(value.value))
+            ]
+            node.keys, node.values = [name for name, _ in kept], [value for _, value in kept]
 
 
 def _digest(file: Path) -> str:

@@ -135,6 +135,24 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_an_entry_more_in_a_registry_changes_no_digest(project: Path) -> None:
+    (project / "baselines").mkdir()
+    text = 'X = R("model", {{"a": "baselines.a.recipe:RECIPE"{}}}, {{"kind": "other"}})\n'
+    more = text.format(', "b": "baselines.b.recipe:RECIPE"')
+
+    def digests(name: str) -> list[str]:
+        return [digest(project, content, name) for content in (text.format(""), more, more.replace("other", "another"))]
+
+    for name in ("baselines/registry.py", "baselines/model.py"):
+        sources._file.cache_clear()
+        plain, longer, other = digests(name)
+        assert (plain == longer) is (name == "baselines/registry.py") and longer != other
+    assert [found.module for found in sources._read(project / "baselines/model.py")[1]] == [
+        "baselines.a.recipe",
+        "baselines.b.recipe",
+    ]
+
+
 def test_comments_docstrings_and_formatting_change_no_digest(project: Path) -> None:
     assert digest(project, ORIGINAL) == digest(project, REFORMATTED)
     # Written down: the same on every version of Python, in every checkout.
