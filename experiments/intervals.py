@@ -8,6 +8,7 @@ One row is better than another only where the interval leaves 0 out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 CONFIDENCE = 0.95
@@ -17,6 +18,10 @@ MANY = 12
 LEGEND = (
     "mean of the differences seed by seed (its 95 % interval); **bold** where the interval leaves 0 out: only there is one "
     "better than the other"
+)
+
+PLACES = (
+    "by the mean, and in brackets the best and the worst place that the differences seed by seed leave open (each pair at 95 %)"
 )
 
 
@@ -63,3 +68,38 @@ def marked(differences: Sequence[float], digits: int, unit: str = "") -> str:
     """``text`` in Markdown, bold where ``resolved``."""
     said = text(differences, digits, unit)
     return f"**{said}**" if resolved(differences) else said
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands among others by its mean, 1 the best, and from where to where the differences leave it open."""
+
+    place: int
+    best: int
+    worst: int
+
+    def __str__(self) -> str:
+        return f"{self.place}" if self.best == self.worst else f"{self.place} ({self.best} to {self.worst})"
+
+
+def places(values: Mapping[str, Mapping[int, float]], higher_is_better: bool) -> dict[str, Place]:
+    """Places of rows, name -> seed -> value, in the order given; equal means have the better place.
+
+    A row stands below all that are ``resolved`` to be better, seed by seed, and above all that are resolved to be worse. What
+    two rows with fewer than two seeds in common are to each other stays open. Every pair at 95 % by itself: of many rows some
+    are told apart by chance.
+    """
+    sign = 1 if higher_is_better else -1
+    means = {name: sign * fmean(own.values()) for name, own in values.items()}
+    found = {}
+    for name, own in values.items():
+        better = worse = 0
+        for other, theirs in values.items():
+            differences = [sign * one for one in paired(theirs, own).values()]
+            if other != name and resolved(differences):
+                better, worse = (better + 1, worse) if fmean(differences) > 0 else (better, worse + 1)
+        # A mean may be over other seeds than a difference: the place lies within its own interval all the same.
+        place = 1 + sum(one > means[name] for one in means.values())
+        best, worst = 1 + better, len(values) - worse
+        found[name] = Place(min(max(place, best), worst), best, worst)
+    return found

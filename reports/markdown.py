@@ -250,6 +250,27 @@ def gain_table(summary: Summary, columns: Sequence[Column], groups: Sequence[Gro
     return "\n\n".join(("**Gains, like for like**", " ".join(text), markdown_table(lines, marks)))
 
 
+def place_table(summary: Summary, columns: Sequence[Column], groups: Sequence[Group]) -> str:
+    """Places of our trained rows, of those with several seeds, within each group; "" where no two can be compared."""
+    lines: dict[str, dict[str, str]] = {}
+    for group in groups:
+        names = [r.name for r in summary.spec.rows if r.trained and len(summary.of_group(group, r.name)) > 1]
+        # What a row reads besides is written behind the data that all of them share.
+        data = {name: summary.of_group(group, name)[0].data_fingerprint.partition("+")[0] for name in names}
+        names = [name for name in names if data[name] == data[names[0]]]
+        for column in columns if len(names) > 1 else ():
+            numbers = {name: summary.number(group, name, column.metric) for name in names}
+            own = {name: number.by_seed for name, number in numbers.items() if number is not None and number.by_seed}
+            for name, place in intervals.places(own, column.higher_is_better).items():
+                line = lines.setdefault(name, {"Method": summary.spec.row(name).title})
+                line[f"{label(column)}<br>{summary.heading(group)}"] = str(place)
+    if not lines:
+        return ""
+    headings = list(dict.fromkeys(key for line in lines.values() for key in line))
+    table = markdown_table({key: line.get(key, ABSENT) for key in headings} for line in lines.values())
+    return f"**Places** of the rows with several seeds: {intervals.PLACES}.\n\n{table}"
+
+
 def _ours(summary: Summary, preset: str) -> str:
     """Our runs of a preset: numbers, checks, per class, conditions."""
     spec, groups = summary.spec, summary.ours(preset)
@@ -258,6 +279,7 @@ def _ours(summary: Summary, preset: str) -> str:
     text = [f"**Ours, `{preset}` preset** (mean ± sample standard deviation over seeds)", NOT_COMPARABLE.get(preset, "")]
     if preset != "paper":
         text += [metric_table(summary, rows, spec.columns, groups), gain_table(summary, spec.columns, groups)]
+    text.append(place_table(summary, spec.columns, [group for group in groups if group.origin == "ours"]))
     text += [renderer_table(summary, preset, spec.columns), _checks(summary, rows, groups)]
     text.append(details(f"Ours, {preset}, per class", *(per_class(summary, c, groups) for c in spec.columns)))
     text.append(details(f"Ours, {preset}: time, memory, versions, commands", costs(summary, rows, records), conditions(records)))

@@ -48,3 +48,26 @@ def test_better_only_where_the_interval_leaves_0_out() -> None:
 def test_differences_are_of_the_seeds_that_both_have() -> None:
     assert intervals.paired({0: 3.0, 2: 5.0, 3: 1.0}, {2: 4.0, 0: 2.0, 1: 9.0}) == {0: 1.0, 2: 1.0}
     assert intervals.paired({0: 3.0}, {0: 2.0}, relative=True) == {0: pytest.approx(50.0)}
+
+
+def test_places_are_open_as_far_as_differences_are() -> None:
+    rows = {
+        "a": {0: 10.0, 1: 11.0, 2: 12.0},
+        "b": {0: 9.0, 1: 12.0, 2: 10.5},  # not told from a
+        "c": {0: 5.0, 1: 6.1, 2: 7.0},  # below a in every seed by the same
+        "d": {0: 1.0},  # one seed: open to all
+    }
+    found = {name: str(place) for name, place in intervals.places(rows, higher_is_better=True).items()}
+    assert found == {"a": "1 (1 to 3)", "b": "2 (1 to 3)", "c": "3 (3 to 4)", "d": "4 (1 to 4)"}
+    assert intervals.resolved(list(intervals.paired(rows["b"], rows["c"]).values())), "so that c is below both"
+    turned = intervals.places(rows, higher_is_better=False)
+    assert [(p.place, p.best, p.worst) for p in turned.values()] == [(4, 2, 4), (3, 2, 4), (2, 1, 2), (1, 1, 4)]
+
+
+def test_equal_rows_share_a_place_and_a_place_lies_within_its_interval() -> None:
+    same = {"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 1.0}}
+    assert [str(place) for place in intervals.places(same, True).values()] == ["1 (1 to 2)", "1 (1 to 2)"]
+    for _ in range(50):
+        rows = {name: dict(enumerate(DRAWN.normal(size=DRAWN.integers(1, 5)))) for name in "abcdef"}
+        for place in intervals.places(rows, True).values():
+            assert 1 <= place.best <= place.place <= place.worst <= 6

@@ -76,6 +76,9 @@ def test_a_tables_page(filled) -> None:
         "2.20 ± 0.20",
         "1.10 ± 0.10",
     ]
+    places = ours.split("**Places** of the rows with several seeds")[1].split("Does the network")[0]
+    assert row_of(places, "TPVFormer")[1:] == ["2 (1 to 2)"] * 2, "one a metric"
+    assert row_of(places, "TPVFormer + GaussRender")[1:] == ["1 (1 to 2)"] * 2 and "Per-voxel prior" not in places
     gain = "+1.00 (-0.24 to +2.24)"
     assert row_of(ours, "car")[1:] == ["6.00 (n=1)", "12.00 ± 1.00", "13.00 ± 1.50", gain]
     assert "free" not in ours, "the empty class is in no mean and in no per-class table"
