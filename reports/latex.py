@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -13,6 +12,8 @@ from reports.summary import ABSENT, QUOTED, RERUN, Group, Number, Summary
 from reports.summary import spread as plain_spread
 
 _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\\": "\\textbackslash{}"}
+_MATHS = {"<": "<", ">": ">", "±": "\\pm", "×": "\\times", "°": "^\\circ", "²": "^2", "³": "^3", "α": "\\alpha", "δ": "\\delta"}
+_SPECIAL |= {c: f"${said}$" for c, said in _MATHS.items()}
 MISSING = "--"
 _LEGEND = (
     "Mean $\\pm$ sample standard deviation over seeds; differences to the base row: mean over the seeds that both have "
@@ -21,8 +22,8 @@ _LEGEND = (
 
 
 def escaped(text: str) -> str:
-    """Plain text as LaTeX prints it."""
-    return re.sub(r"[&%$#_{}~^\\]", lambda found: _SPECIAL[found[0]], text).replace("±", "$\\pm$")
+    """Plain text as LaTeX prints it, with any engine."""
+    return "".join(_SPECIAL.get(c, c) for c in text)
 
 
 def spread(values: Sequence[float], digits: int) -> str:
