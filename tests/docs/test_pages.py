@@ -6,9 +6,12 @@ import importlib
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer
+import yaml
 from typer.testing import CliRunner
 
 from camera_occupancy_bench import ROOT
@@ -46,9 +49,9 @@ def lines(page: Path) -> list[str]:
     """Commands of a page: in blocks for the shell, and in the text."""
     text = page.read_text(encoding="utf-8")
     found = re.findall(r"`((?:python3? -m|make|torchrun) [^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+    for block in re.findall(r"```(?:bash|yaml)\n(.*?)```", text, re.DOTALL):
         whole = block.replace("\\\n", " ").splitlines()
-        found += [part.strip() for line in whole for part in line.partition(" #")[0].split("&&")]
+        found += [part.strip().removeprefix(".venv/bin/") for line in whole for part in line.partition(" #")[0].split("&&")]
     return [line for line in found if re.match(r"python3? -m|make|torchrun", line)]
 
 
@@ -106,6 +109,35 @@ def test_what_the_light_core_is_said_to_have_can_be_imported() -> None:
     scope: dict[str, object] = {}
     exec(code, scope)  # noqa: S102
     assert {"GaussRender", "OccupancyGrid", "evaluate", "Cameras"} <= set(scope)
+
+
+def test_rays_are_rendered_as_their_page_says() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "renderers/rays/README.md").read_text(encoding="utf-8"), re.DOTALL)
+    draw = torch.Generator().manual_seed(0)
+    scope: dict[str, Any] = {
+        "origins": torch.zeros(2, 3),
+        "directions": torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.1]]),
+        "scene": torch.zeros(2, dtype=torch.int64),
+        "density": torch.rand(1, 8, 8, 4, generator=draw),
+        "features": torch.rand(1, 8, 8, 4, 3, generator=draw),
+    }
+    exec(code, scope)  # noqa: S102
+    assert scope["out"].features.shape == (2, 3) and (scope["out"].depth > 0).all()
+
+
+def test_a_cloud_machines_file_is_one() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/clusters.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert {"setup", "run", "resources", "file_mounts"} <= set(yaml.safe_load(text))
+    assert "python -m experiments.sweep" in text and [
+        line for line in lines(ROOT / "docs/clusters.md") if "--results /results" in line
+    ]
+
+
+def test_every_block_of_code_is_of_a_kind_that_is_checked() -> None:
+    """Shell commands, files and code of this project; ``sh`` are commands of published code, which the tests of its page read."""
+    for page in WRITTEN:
+        kinds = re.findall(r"^```(\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(kinds) <= {"bash", "python", "toml", "yaml", "sh"}, name(page)
 
 
 def test_the_pages_have_commands_to_check() -> None:
