@@ -1,6 +1,7 @@
 """The Triton renderer of rays: in Triton's interpreter against the contract, and compiled for a GPU that need not be there.
 
-The interpreter takes some 20 ms a sample of all rays at once, so most cases are held to with few samples here, whole ones slowly.
+The interpreter takes some 20 ms a sample of all rays at once, so most cases are held to with few samples here; test_rays holds a
+GPU, where there is one, to whole ones.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 KNOWN = ("empty", "one_cell", "opaque_cell", "five_samples", "thresholds", "probability", "centres", "no_rays")
 """Cases of at most seven samples."""
-SPARSE = ("renderocc", "gaussianocc_prob", "gaussianocc_density", "axes_accumulated", "uniform_z", "one_voxel", "channels_70")
+SPARSE = (
+    *("renderocc", "gaussianocc_prob", "gaussianocc_density", "axes_accumulated", "uniform_z", "one_voxel", "channels_70"),
+    *("interval", "border", "prob_open"),
+)
 """Cases that have all kinds of settings among them."""
 
 
@@ -56,7 +60,7 @@ def conforms(case: RayCase | str) -> Comparison:
     return check(TritonRayRenderer(), RAY_CASES[case]() if isinstance(case, str) else case)
 
 
-@pytest.mark.parametrize("name", [n if n in KNOWN else pytest.param(n, marks=pytest.mark.slow) for n in RAY_CASES])
+@pytest.mark.parametrize("name", KNOWN)
 def test_conforms(name: str, interpreted: Callable[..., Any]) -> None:
     result = interpreted(conforms, name)
     assert result.ok, str(result)
