@@ -36,7 +36,7 @@ class MonoScene(OccupancyModel):
     """Image -> U-Net -> maps of several scales; voxels take the features of their pixels -> 3D U-Net -> classes.
 
     It is the network of astra-vision/MonoScene as hustvl/Symphonies trains it (ssc_pl/models/segmentors/monoscene.py), which has
-    SSCBench-KITTI-360. 152,2xx,xxx parameters at the published size.
+    SSCBench-KITTI-360. 149,447,539 parameters at the published size.
 
     grid              occupancy grid (an OccupancyGrid, or its fields as a dict)
     backbone          mmdet backbone with outputs of strides 2, 4, 8, 16, 32, ``in_channels`` wide
