@@ -38,20 +38,21 @@ class MonoScene(OccupancyModel):
     It is the network of astra-vision/MonoScene as hustvl/Symphonies trains it (ssc_pl/models/segmentors/monoscene.py), which has
     SSCBench-KITTI-360. 149,447,539 parameters at the published size.
 
-    grid              occupancy grid (an OccupancyGrid, or its fields as a dict)
-    backbone          mmdet backbone with outputs of strides 2, 4, 8, 16, 32, ``in_channels`` wide
-    width             of the coarsest map in the image's decoder, a multiple of 32; that of the backbone's is published
-    padded_bottleneck  True: the 1 x 1 convolution of the coarsest map is padded by one pixel, as published (after AdaBins). The map
-                      then has a border of nothing but the bias, and is squeezed with it into the size of the next finer one.
-                      False: it is not
-    dim               channels of a voxel where it is filled in; doubled twice on the way down, divided by volume_scale in the head
-    view_scales       scales of the image that voxels look at
-    volume_scale      1 or 2: how many voxels of the grid an edge of the cells that are filled in spans
+    grid               occupancy grid (an OccupancyGrid, or its fields as a dict)
+    backbone           mmdet backbone with outputs of strides 2, 4, 8, 16, 32, ``in_channels`` wide
+    width              of the coarsest map in the image's decoder, a multiple of 32; that of the backbone's is published
+    padded_bottleneck  True: the 1 x 1 convolution of the coarsest map is padded by one pixel, as published (after AdaBins). The
+                       map then has a border of nothing but the bias, and is squeezed with it into the size of the next finer
+                       one. False: it is not
+    dim                channels of a cell where the scene is filled in; doubled twice on the way down, divided by volume_scale in
+                       the head
+    view_scales        scales of the image that cells look at
+    volume_scale       1 or 2: how many voxels of the grid an edge of the cells that are filled in spans
     unknown_unrelated  True: the relation loss takes a cell whose label is unknown for one that has no relation to any other, as
-                      published. False: its pairs do not count
-    frustum_size      the image is cut into frustum_size^2 parts for the frustum loss
-    gaussrender       fields of GaussRenderConfig to train with rendered losses, None for none
-    renderer          name of the renderer backend for that
+                       published. False: its pairs do not count
+    frustum_size       the image is cut into frustum_size^2 parts for the frustum loss
+    gaussrender        fields of GaussRenderConfig to train with rendered losses, None for none
+    renderer           name of the renderer backend for that
 
     ``camera_seed`` is that of OccupancyModel, and so is ``loss``, of which the losses here take the class weights alone. One
     camera; images of any size, any batch size (published: one a GPU, batch norm over four of them). Geometry and losses are in

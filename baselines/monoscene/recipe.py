@@ -4,7 +4,7 @@ from baselines.recipe import FirstWeights, Recipe
 
 _NOISY_STUDENT = FirstWeights(
     "tf_efficientnet_b7_ns-1dbc32de.pth",
-    "EfficientNet-B7's Noisy Student weights (release v0.1-weights of github.com/rwightman/pytorch-image-models; timm has them as "
+    "EfficientNet-B7's Noisy Student weights (release v0.1-weights of github.com/rwightman/pytorch-image-models; timm calls them "
     "tf_efficientnet_b7.ns_jft_in1k)",
     "baselines.checkpoints:load_efficientnet_pretrain",
 )

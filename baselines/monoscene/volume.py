@@ -43,17 +43,17 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
 
-        def along(axis: int) -> nn.Conv3d:
-            def there(value: int, elsewhere: int) -> Size3:
-                x, y, z = (value if i == axis else elsewhere for i in range(3))
-                return x, y, z
+        def there(axis: int, value: int, elsewhere: int) -> Size3:
+            x, y, z = (value if i == axis else elsewhere for i in range(3))
+            return x, y, z
 
-            return nn.Conv3d(
-                channels, channels, there(3, 1), there(stride, 1), there(dilation, 0), there(dilation, 1), bias=False
-            )
+        def along(axis: int) -> nn.Conv3d:
+            kernel, step = there(axis, 3, 1), there(axis, stride, 1)
+            spread, border = there(axis, dilation, 1), there(axis, dilation, 0)
+            return nn.Conv3d(channels, channels, kernel, step, border, spread, bias=False)
 
         def shrink(axis: int) -> nn.Sequential:
-            window = tuple(stride if i == axis else 1 for i in range(3))
+            window = there(axis, stride, 1)
             conv = nn.Conv3d(channels, channels, 1, bias=False)
             return nn.Sequential(nn.AvgPool3d(window, window), conv, nn.BatchNorm3d(channels))
 
@@ -161,7 +161,7 @@ class SegmentationHead(nn.Module):
 
 
 class VolumeOutput(NamedTuple):
-    """logits [B, C, X, Y, Z] and features [B, F, X, Y, Z] of the voxels, relations [B, 4, N, M] of the coarsest cells (logits)."""
+    """logits [B, C, X, Y, Z] and features [B, F, X, Y, Z] of the voxels, and logits of relations [B, 4, N, M]."""
 
     logits: Tensor
     features: Tensor
