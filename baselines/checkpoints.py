@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -269,6 +271,46 @@ def load_maskdino_pretrain(model: nn.Module, path: str | Path) -> list[str]:
         if name.startswith(("img_backbone.", "panoptic_head.pixel_decoder."))
     }
     return _load_pretrain(model, path, state, whole="encoder.model.")
+
+
+# Parts of a block in timm's EfficientNet -> in mmdet's; blocks of the first stage, which widens nothing, have their own names.
+_BLOCK = {
+    "conv_pw.": "expand_conv.conv.",
+    "bn1.": "expand_conv.bn.",
+    "conv_dw.": "depthwise_conv.conv.",
+    "bn2.": "depthwise_conv.bn.",
+    "se.conv_reduce.": "se.conv1.conv.",
+    "se.conv_expand.": "se.conv2.conv.",
+    "conv_pwl.": "linear_conv.conv.",
+    "bn3.": "linear_conv.bn.",
+}
+_FIRST_BLOCK = _BLOCK | {"bn1.": "depthwise_conv.bn.", "conv_pw.": "linear_conv.conv.", "bn2.": "linear_conv.bn."}
+_AROUND_BLOCKS = {"conv_stem.": "0.conv.", "bn1.": "0.bn.", "conv_head.": "6.conv.", "bn2.": "6.bn."}
+_IN_BLOCK = re.compile(r"blocks\.([0-6])\.(\d+)\.(.+)")
+_LAYERS = (1, 2, 3, 4, 4, 5, 5)  # of mmdet's, by timm's stage: two of the same stride are one
+_LATER_HALVES = (4, 6)
+
+
+def load_efficientnet_pretrain(model: nn.Module, path: str | Path) -> list[str]:
+    """Start MonoScene's image network from an EfficientNet of timm or gen-efficientnet-pytorch
+    (``tf_efficientnet_b7_ns-1dbc32de.pth``), which must be there completely; its classifier is ignored.
+
+    Returns the names that were loaded. Raises CheckpointError if it is incomplete or of another shape.
+    """
+    given = read_state_dict(path)
+    places = {name: (int(m[1]), int(m[2]), m[3]) for name in given if (m := _IN_BLOCK.fullmatch(name))}
+    blocks = Counter(stage for stage, _ in {place[:2] for place in places.values()})
+    state = {}
+    for name, value in given.items():
+        place, part, names = "", name, _AROUND_BLOCKS
+        if name in places:
+            stage, number, part = places[name]
+            number += blocks[stage - 1] if stage in _LATER_HALVES else 0
+            place, names = f"{_LAYERS[stage]}.{number}.", _BLOCK if stage else _FIRST_BLOCK
+        for old, new in names.items():
+            if part.startswith(old):
+                state[f"encoder.encoder.layers.{place}{new}{part.removeprefix(old)}"] = value
+    return _load_pretrain(model, path, state, whole="encoder.encoder.")
 
 
 def load_bevdet_pretrain(model: nn.Module, path: str | Path) -> list[str]:

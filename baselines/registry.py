@@ -12,6 +12,7 @@ BASELINES: Registry[Recipe] = Registry(
         "tpvformer": "baselines.tpvformer.recipe:RECIPE",
         "surroundocc": "baselines.surroundocc.recipe:RECIPE",
         "symphonies": "baselines.symphonies.recipe:RECIPE",
+        "monoscene": "baselines.monoscene.recipe:RECIPE",
         "renderocc": "baselines.renderocc.recipe:RECIPE",
         "bevdetocc": "baselines.bevdetocc.recipe:RECIPE",
         "gaussianflowocc": "baselines.gaussianflowocc.recipe:RECIPE",

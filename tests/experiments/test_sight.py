@@ -92,7 +92,12 @@ def test_a_classifier_that_starts_from_shares_minimises_the_weighted_cross_entro
 
 @pytest.mark.parametrize(
     ("table", "row", "layers"),
-    [("table_occ3d", "tpvformer", 1), ("table_occ3d", "surroundocc", 3), ("table_kitti360", "symphonies", 1)],
+    [
+        ("table_occ3d", "tpvformer", 1),
+        ("table_occ3d", "surroundocc", 3),
+        ("table_kitti360", "symphonies", 1),
+        ("table_kitti360", "monoscene", 1),
+    ],
 )
 def test_every_toy_model_starts_from_a_bias(table: str, row: str, layers: int) -> None:
     spec = load_table(table)

@@ -101,6 +101,23 @@ def test_symphonies_rate_does_not_fall_in_a_single_epoch() -> None:
     assert training._rates(mini, 1000)["milestones"] == [1000]
 
 
+def test_monoscene_trains_as_its_authors_and_sscbench_do() -> None:
+    paper, mini = (cell("monoscene+gaussrender", preset).schedule for preset in ("paper", "mini"))
+    assert isinstance(paper, StepSchedule) and isinstance(mini, StepSchedule) and mini.epochs == 1
+    assert (paper.epochs, paper.drop_epoch, paper.lr, paper.lr_min, paper.weight_decay) == (30, 20, 1e-4, 1e-5, 1e-4)
+    assert (paper.eps, paper.backbone_lr, cell("monoscene").row.recipe.own_rate) == (1e-8, 1.0, ())
+    assert training._rates(paper, 3000)["milestones"] == [2000] and training._rates(mini, 1000)["milestones"] == [1000]
+    first = cell("monoscene", "paper").first_weights
+    assert first is not None and first.file == "tf_efficientnet_b7_ns-1dbc32de.pth" and cell("monoscene").first_weights is None
+    data = cell("monoscene", "paper").data
+    assert (data.image_size, data.distort, data.mirror) == ((1408, 376), False, True)
+    for row in ("monoscene", "monoscene+gaussrender"):
+        assert not cell(row).row.reads and cell(row).row.parts(training=True) == {}, "an image is all it takes"
+        for preset in ("toy", "mini", "paper"):
+            models.check(cell(row, preset))
+    assert TABLE.row("monoscene+gaussrender").base == "monoscene"
+
+
 def test_a_rows_own_schedule_is_in_the_fingerprint_of_its_preset_alone() -> None:
     occ3d = load_table("table_occ3d")
     row = occ3d.row("surroundocc")
@@ -183,7 +200,7 @@ def test_missing_first_weights_are_named_by_row(data: Path, tmp_path: Path, monk
     assert len(plan.make(request, lambda: False).cells) == 1
 
 
-@pytest.mark.parametrize("row", ["tpvformer+gaussrender", "surroundocc+gaussrender"])
+@pytest.mark.parametrize("row", ["tpvformer+gaussrender", "surroundocc+gaussrender", "monoscene+gaussrender"])
 def test_a_toy_network_trains_on_one_camera(data: Path, row: str) -> None:
     frames = build_dataset("kitti360", data, "train", TABLE.preset("toy").data, 0, sight=True)
     torch.manual_seed(0)
