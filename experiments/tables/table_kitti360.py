@@ -42,9 +42,9 @@ _MONOSCENE_ROW = Row(
     "monoscene",
     "MonoScene",
     model="monoscene",
-    note="its published numbers are of SSCBench's training of the authors' code, whose released weights are of other classes. On "
-    "SemanticKITTI a user's training of that code gave 10.7 to 11.0 mIoU, the paper 11.5, which its author could not get again "
-    "(astra-vision/MonoScene issue 53)",
+    note="GaussRender does not say who trained the one that it quotes; SSCBench trained the authors' code on this data set, and "
+    "released weights of other classes. On SemanticKITTI a user's training of that code gave 10.7 to 11.0 mIoU, the paper 11.5, "
+    "which its author could not get again (astra-vision/MonoScene issue 53)",
     schedules={
         "toy": replace(_TOY_SCHEDULE, betas=(0.9, 0.999), iterations=800),
         "mini": replace(_MONOSCENE, epochs=1, drop_epoch=1),
