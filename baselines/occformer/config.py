@@ -35,6 +35,7 @@ PAPER: dict[str, Any] = dict(
     layers=6,
     queries=100,
     decoder_layers=9,
+    decoder_heads=6,
     drop_path=0.2,
     dropout=0.1,
     depth_dropout=0.5,
@@ -69,9 +70,7 @@ FRONT_PAPER: dict[str, Any] = PAPER | dict(
 # The same model for images of 112 x 200 and a grid of 100 x 100 x 8, trained from scratch on TPVFormer's toy backbone.
 TOY: dict[str, Any] = dict(
     backbone=TPVFORMER_TOY["backbone"],
-    neck=dict(
-        type="mmdet3d.SECONDFPN", in_channels=[32, 64, 128], upsample_strides=[0.5, 1, 2], out_channels=[24, 24, 24]
-    ),
+    neck=dict(type="mmdet3d.SECONDFPN", in_channels=[32, 64, 128], upsample_strides=[0.5, 1, 2], out_channels=[16, 16, 16]),
     rgb=False,
     coarsest=16,
     depth=(2.0, 58.0, 2.0),
@@ -86,6 +85,7 @@ TOY: dict[str, Any] = dict(
     layers=1,
     queries=40,
     decoder_layers=3,
+    decoder_heads=3,
     drop_path=0.0,
     dropout=0.0,
     depth_dropout=0.0,
@@ -93,11 +93,18 @@ TOY: dict[str, Any] = dict(
     corners=False,
     late_depths=False,
     published_rounding=False,
-    teaching=dict(points=4096),
+    teaching=dict(points=2048),
 )
 
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
 FRONT_SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": FRONT_PAPER}
+
+
+def check_options(config: dict[str, Any]) -> None:
+    """Raise ValueError or TypeError for arguments of the model whose ``teaching`` has no such fields, or some that cannot be."""
+    from baselines.occformer.losses import Teaching
+
+    Teaching(**(config.get("teaching") or {}))
 
 
 def occformer_config(

@@ -74,7 +74,7 @@ class VolumeDecoder(nn.Module):
             layer.attentions[0].start()
 
     def forward(self, volumes: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """[B, widths[i], X_i, Y_i, Z_i], fine to coarse -> [B, dim, X_0, Y_0, Z_0] and the others [B, dim, ...], coarse to fine."""
+        """[B, widths[i], X_i, Y_i, Z_i], fine to coarse -> [B, dim, X_0, Y_0, Z_0]; the others [B, dim, ...], coarse to fine."""
         fine, *coarse = volumes
         levels = [conv(volume) for conv, volume in zip(self.input_convs, reversed(coarse), strict=True)]
         shapes = [_shape(level) for level in levels]

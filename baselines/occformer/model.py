@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,6 @@ from baselines.occformer.view import DEFORMED_GROUPS, VolumeView
 
 # Loaders take the mean from BGR images and leave the scale; these are ImageNet's deviations of RGB in 0..255.
 RGB_DEVIATION = (58.395, 57.12, 57.375)
-# Of Mask2Former: a head of its decoder has 32 channels, and a mask's feature is as wide as a query.
-DECODER_HEAD_WIDTH = 32
 FAINTEST = 1e-6  # added to a voxel's scores before their logarithm
 _POINTS = 1  # tells the draws of an iteration's voxels from those of its cameras
 
@@ -65,7 +63,8 @@ class OccFormer(OccupancyModel):
     dim            channels of the scales that attend to each other, of queries and of mask features
     heads, points, layers
                    attention heads, sampling points of a head and scale, layers of the attention among scales
-    queries, decoder_layers
+    queries, decoder_layers, decoder_heads
+                   how many there are
     drop_path, dropout, depth_dropout
                    of the blocks, after the ASPP of the blocks, and after that of the depth network
     checkpointing  the encoder's stages are computed anew in the backward pass
@@ -84,8 +83,8 @@ class OccFormer(OccupancyModel):
     batch size. Everything after the neck runs in float32, also under autocast.
 
     Logits are log(score + 1e-6) of what the queries say of each voxel (``scores``). Rendering takes them for logits, and the
-    features of masks at the grid's resolution; upstream has no rendering. Parameters have the published names (nuScenes with a
-    ResNet-101: 196,331,474 on 17 classes, of which 196,003,730 are trained).
+    features of masks at the grid's resolution; upstream has no rendering. Parameters have the published names: 167,773,192
+    on SurroundOcc's 17 classes, of which 167,445,448 are trained, and 202,678,748 for KITTI-360's one camera.
 
     Otherwise than published: frames are neither scaled by 5 % nor turned upside down; nuScenes' sparse targets, of LiDAR points,
     are not reproduced, all data sets are taught as SemanticKITTI; the vector of a camera has 27 numbers for one camera too
@@ -115,6 +114,7 @@ class OccFormer(OccupancyModel):
         layers: int,
         queries: int,
         decoder_layers: int,
+        decoder_heads: int,
         drop_path: float,
         dropout: float,
         depth_dropout: float,
@@ -134,7 +134,7 @@ class OccFormer(OccupancyModel):
         self.teaching = Teaching(**(teaching or {}))
         inputs = sum(neck["out_channels"])
         check_lifting(reduction, reduction, 0, depth)
-        _check_widths(grid, inputs, widths, blocks, groups, dim, heads, queries)
+        _check_widths(grid, inputs, widths, blocks, groups, dim, heads, decoder_heads, queries)
         self.rgb, self.coarsest, self.corners = rgb, coarsest, corners
         self.lss_depth_weight = lss_depth_weight
         self.img_backbone, self.img_neck = build_image_network(backbone, neck)
@@ -143,7 +143,7 @@ class OccFormer(OccupancyModel):
         )
         self.img_bev_encoder_backbone = OccupancyEncoder(widths, blocks, groups, window, drop_path, dropout, checkpointing)
         self.img_bev_encoder_neck = VolumeDecoder(widths, dim, groups, heads, points, layers)
-        self.pts_bbox_head = MaskHead(grid.num_classes, dim, _decoder_heads(dim), queries, decoder_layers)
+        self.pts_bbox_head = MaskHead(grid.num_classes, dim, decoder_heads, queries, decoder_layers)
         weights = self.occupancy_loss.class_weights
         weights = weights / weights[grid.empty] if self.teaching.class_weighted else torch.ones_like(weights)
         weights = torch.cat([weights, weights.new_tensor([self.teaching.no_object])])
@@ -164,6 +164,21 @@ class OccFormer(OccupancyModel):
 
         Raises ValueError for images of the wrong shape, and for a batch without ``chain``.
         """
+        asked = self._asked(batch)
+        assert asked.features is not None
+        with torch.autocast(batch.images.device.type, enabled=False):
+            logits = (scores(asked.classes[-1], self._at_grid(asked.masks[-1])) + FAINTEST).log()
+            features = None if self.gaussrender is None else self._at_grid(asked.features)
+        return replace(asked, logits=(logits,), features=features)
+
+    def loss(self, batch: OccupancyBatch) -> dict[str, Tensor]:
+        """See OccupancyModel. Logits of all voxels, which rendering alone reads, are not made without it."""
+        if self.gaussrender is None:
+            return self.occupancy_losses(self._asked(batch), batch)
+        return super().loss(batch)
+
+    def _asked(self, batch: OccupancyBatch) -> MaskPrediction:
+        """What the queries say, without logits; the features are those of masks, at half the grid."""
         check_images(batch, most_cameras=batch.images.shape[1])
         if batch.chain is None:
             raise ValueError("OccFormer needs the batch's 'chain': how its cameras' pixels come about")
@@ -179,9 +194,7 @@ class OccFormer(OccupancyModel):
             )  # fmt: skip
             mask_features, levels = self.img_bev_encoder_neck(self.img_bev_encoder_backbone(volume))
             classes, masks = self.pts_bbox_head(mask_features, levels)
-            logits = (scores(classes[-1], self._at_grid(masks[-1])) + FAINTEST).log()
-            voxels = None if self.gaussrender is None else self._at_grid(mask_features)
-        return MaskPrediction((logits,), voxels, classes=tuple(classes), masks=tuple(masks), shares=shares)
+        return MaskPrediction((), mask_features, classes=tuple(classes), masks=tuple(masks), shares=shares)
 
     def _at_grid(self, volume: Tensor) -> Tensor:
         return F.interpolate(volume, size=self.grid.shape, mode="trilinear", align_corners=self.corners)
@@ -196,7 +209,9 @@ class OccFormer(OccupancyModel):
         losses: dict[str, Tensor] = {}
         if self.lss_depth_weight:
             if batch.depth is None:
-                raise ValueError("OccFormer's lss_depth loss needs the batch's 'depth', of LiDAR points in the images or estimated")
+                raise ValueError(
+                    "OccFormer's lss_depth loss needs the batch's 'depth', of LiDAR points in the images or estimated"
+                )
             depth = _padded(batch.depth, self.coarsest)
             losses["loss_lss_depth"] = self.lss_depth_weight * self.img_view_transformer.depth_loss(prediction.shares, depth)
         labels = batch.labels.long()
@@ -231,11 +246,6 @@ def _padded(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, -width % multiple, 0, -height % multiple))
 
 
-def _decoder_heads(dim: int) -> int:
-    """As published 32 channels each, or one head of fewer."""
-    return max(dim // DECODER_HEAD_WIDTH, 1)
-
-
 def _check_widths(
     grid: OccupancyGrid,
     inputs: int,
@@ -244,6 +254,7 @@ def _check_widths(
     groups: int,
     dim: int,
     heads: int,
+    decoder_heads: int,
     queries: int,
 ) -> None:
     if not len(widths) == len(blocks) == LEVELS + 1:
@@ -253,8 +264,10 @@ def _check_widths(
         one % bottleneck_groups(one, groups) for one in inside
     ):
         raise ValueError(f"widths {tuple(widths)} must be multiples of {HEAD_WIDTH} and of {REDUCTION} times {groups} groups")
-    if dim % 6 or dim % heads or dim % _decoder_heads(dim) or dim % groups:
-        raise ValueError(f"dim {dim} must be a multiple of 6 (codes), of {heads} heads and of {groups} groups, and 32 a query head")
+    if dim % 6 or dim % heads or dim % decoder_heads or dim % groups:
+        raise ValueError(
+            f"dim {dim} must be a multiple of 6 (codes), of {heads} heads, {decoder_heads} decoder_heads and of {groups} groups"
+        )
     if inputs % DEFORMED_GROUPS:
         raise ValueError(f"the neck's out_channels together must be a multiple of {DEFORMED_GROUPS}, they are {inputs}")
     if queries < grid.num_classes:

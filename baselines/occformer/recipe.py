@@ -13,6 +13,7 @@ _EFFICIENTNET = FirstWeights(
 RECIPE = Recipe(
     model="baselines.occformer.model:OccFormer",
     config="baselines.occformer.config:occformer_config",
+    options="baselines.occformer.config:check_options",
     reads=("chain",),
     taught_by=("depth",),
     first_weights={"paper": FCOS3D},

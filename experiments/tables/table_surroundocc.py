@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from experiments.spec import Column, Row, TableSpec
-from experiments.tables.table_occ3d import SURROUNDOCC
+from experiments.tables.table_occ3d import OCCFORMER, OCCFORMER_RENDERED, SURROUNDOCC
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 TABLE = TableSpec(
@@ -20,7 +20,8 @@ TABLE = TableSpec(
         Row("tpvformer+gaussrender", "TPVFormer + GaussRender", model="tpvformer", gaussrender=True, base="tpvformer"),
         SURROUNDOCC,
         OCC3D.row("surroundocc+gaussrender"),
-        Row("occformer", "OccFormer", note="quoted only"),
+        OCCFORMER,
+        OCCFORMER_RENDERED,
         Row("gaussianformer2", "GaussianFormer-2", note="quoted only"),
     ),
     # Sizes and schedules are the same on both data sets. What no camera sees is labelled here, and evaluated: with 0.3 of the
