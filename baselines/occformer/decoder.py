@@ -60,9 +60,7 @@ class VolumeDecoder(nn.Module):
             ]
         )
         self.level_encoding = nn.Embedding(LEVELS, dim)
-        self.lateral_convs = nn.ModuleList(
-            [ConvModule(fine, dim, 1, conv_cfg=kind, norm_cfg=norm, act_cfg=None, bias=False)]
-        )  # fmt: skip
+        self.lateral_convs = nn.ModuleList([ConvModule(fine, dim, 1, conv_cfg=kind, norm_cfg=norm, act_cfg=None, bias=False)])
         self.output_convs = nn.ModuleList([ConvModule(dim, dim, 3, padding=1, conv_cfg=kind, norm_cfg=norm, bias=False)])
         self.mask_feature = nn.Conv3d(dim, dim, 1)
         for own in self.input_convs:
@@ -146,9 +144,7 @@ class MaskHead(nn.Module):
         """
         batch, dim = features.shape[:2]
         shapes = [_shape(level) for level in levels]
-        keys = [
-            level.flatten(2).transpose(1, 2) + own for level, own in zip(levels, self.level_embed.weight, strict=True)
-        ]  # fmt: skip
+        keys = [level.flatten(2).transpose(1, 2) + own for level, own in zip(levels, self.level_embed.weight, strict=True)]
         codes = [sine_code(shape, dim, features.device) for shape in shapes]
         query = self.query_feat.weight.expand(batch, -1, -1)
         place = self.query_embed.weight.expand(batch, -1, -1)

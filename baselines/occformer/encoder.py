@@ -70,9 +70,7 @@ class DualPathBlock(nn.Module):
         super().__init__()
         self.downsample: nn.Module = nn.Identity()
         if stride > 1:
-            self.downsample = nn.Sequential(
-                nn.Conv3d(inputs, width, 1, stride=stride, bias=False), nn.GroupNorm(groups, width)
-            )  # fmt: skip
+            self.downsample = nn.Sequential(nn.Conv3d(inputs, width, 1, stride=stride, bias=False), nn.GroupNorm(groups, width))
         self.input_conv = _conv_norm(nn.Conv3d(inputs, width, 3, stride=stride, padding=1, bias=False), width, groups)
         self.bev_encoder = SwinBlock(
             width, width // HEAD_WIDTH, feedforward_channels=width, window_size=window, shift=shift, drop_path_rate=drop_path

@@ -92,7 +92,10 @@ def scene(labels: Tensor, seen: Tensor, in_sight: float, ignore: int, balance: f
 
 def drawn(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """[n] places among the weights [N], each once, those of weight 0 never; n = count, or all of them if they are fewer."""
-    return torch.multinomial(weights, min(count, int((weights > 0).sum())), generator=generator)
+    count = min(count, int((weights > 0).sum()))
+    if not count:  # which multinomial refuses
+        return torch.zeros(0, dtype=torch.long, device=weights.device)
+    return torch.multinomial(weights, count, generator=generator)
 
 
 def at_voxels(masks: Tensor, voxels: Tensor, shape: tuple[int, int, int], corners: bool) -> Tensor:
@@ -131,8 +134,9 @@ def matched(classes: Tensor, masks: Tensor, present: Tensor, truth: Tensor, teac
     return queries, found[queries] - 1
 
 
-def taught_voxels(masks: Tensor, own: Scene, shape: tuple[int, int, int], corners: bool, teaching: Teaching,
-                  generator: torch.Generator) -> tuple[Tensor, Tensor]:  # fmt: skip
+def taught_voxels(
+    masks: Tensor, own: Scene, shape: tuple[int, int, int], corners: bool, teaching: Teaching, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Voxels [K, n] that teach the masks [K, x, y, z], and the masks there.
 
     Drawn are they once for all masks of a scene (published: for each anew).

@@ -150,7 +150,7 @@ class OccFormer(OccupancyModel):
         self.register_buffer("query_weights", weights, persistent=False)
         if gaussrender is not None:
             plugin = GaussRender(grid, renderer=renderer, feature_channels=dim, config=GaussRenderConfig(**gaussrender))
-            self.attach_rendering(plugin, self.pts_bbox_head)
+            self.attach_rendering(plugin, self)
 
     def start_from_bias(self, bias: Sequence[float]) -> None:
         """Classes start alike: a query stands for a class that is present, however many voxels that has. Raises ValueError for a
@@ -189,9 +189,7 @@ class OccFormer(OccupancyModel):
         (features,) = self.img_neck(self.img_backbone(images.flatten(0, 1)))
         with torch.autocast(images.device.type, enabled=False):
             features = features.float().unflatten(0, images.shape[:2])
-            volume, shares = self.img_view_transformer(
-                features, camera_vector(batch.chain), batch.chain.projection(), size, None
-            )  # fmt: skip
+            volume, shares = self.img_view_transformer(features, camera_vector(batch.chain), batch.chain.projection(), size, None)
             mask_features, levels = self.img_bev_encoder_neck(self.img_bev_encoder_backbone(volume))
             classes, masks = self.pts_bbox_head(mask_features, levels)
         return MaskPrediction((), mask_features, classes=tuple(classes), masks=tuple(masks), shares=shares)
