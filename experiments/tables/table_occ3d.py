@@ -55,7 +55,7 @@ RENDEROCC = Row(
 _OCCFORMER = StepSchedule(
     batch_size=1, lr=1e-4, weight_decay=1e-2, warmup_iterations=0, lr_min=1e-5, epochs=24, drop_epoch=20, grad_clip=5.0, amp=True
 )
-OCCFORMER_TOY_SCHEDULE = replace(_TOY_SCHEDULE, lr=1e-3, betas=(0.9, 0.999), warmup_iterations=50)
+OCCFORMER_TOY_SCHEDULE = replace(_TOY_SCHEDULE, lr=2e-3, betas=(0.9, 0.999), warmup_iterations=50)
 OCCFORMER = Row(
     "occformer",
     "OccFormer",
