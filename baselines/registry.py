@@ -18,6 +18,7 @@ BASELINES: Registry[Recipe] = Registry(
         "gaussianflowocc": "baselines.gaussianflowocc.recipe:RECIPE",
         "gaussianocc": "baselines.gaussianocc.recipe:RECIPE",
         "gaussianocc_gsp": "baselines.gaussianocc_gsp.recipe:RECIPE",
+        "occformer": "baselines.occformer.recipe:RECIPE",
     },
     "baselines",
 )

@@ -92,6 +92,17 @@ class Row:
     traits: dict[str, Any] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
 
+    def rendered(self, note: str = "") -> Row:
+        """The same baseline with GaussRender, measured against this row."""
+        return replace(
+            self,
+            name=f"{self.name}+gaussrender",
+            title=f"{self.title} + GaussRender",
+            gaussrender=True,
+            base=self.name,
+            note=note,
+        )
+
     @property
     def runs(self) -> bool:
         return self.model is not None

@@ -16,6 +16,7 @@ HEAVY = ("torch", "torchvision", "mmengine", "mmcv", "mmdet", "mmdet3d", "mlflow
 LIGHT = (
     "baselines.bevdetocc",
     "baselines.monoscene",
+    "baselines.occformer",
     "baselines.recipe",
     "baselines.registry",
     "baselines.surroundocc",

@@ -69,14 +69,7 @@ TABLE = TableSpec(
             note="a row of this project, as the one before it",
         ),
         _BEVDET,
-        replace(
-            _BEVDET,
-            name="bevdetocc+gaussrender",
-            title="BEVDet-Occ + GaussRender",
-            gaussrender=True,
-            base="bevdetocc",
-            note="a row of this project",
-        ),
+        replace(_BEVDET.rendered("a row of this project"), title="BEVDet-Occ + GaussRender"),
     ),
     presets=OCC3D.presets,
     notes=(

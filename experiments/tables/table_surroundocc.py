@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from experiments.spec import Column, Row, TableSpec
-from experiments.tables.table_occ3d import SURROUNDOCC
+from experiments.tables.table_occ3d import OCCFORMER, SURROUNDOCC, TPVFORMER
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 TABLE = TableSpec(
@@ -16,11 +16,12 @@ TABLE = TableSpec(
     ),
     rows=(
         Row("prior", "Per-voxel prior", model="prior", presets=("toy",), note="each voxel's most frequent training label"),
-        Row("tpvformer", "TPVFormer", model="tpvformer"),
-        Row("tpvformer+gaussrender", "TPVFormer + GaussRender", model="tpvformer", gaussrender=True, base="tpvformer"),
+        TPVFORMER,
+        TPVFORMER.rendered(),
         SURROUNDOCC,
-        OCC3D.row("surroundocc+gaussrender"),
-        Row("occformer", "OccFormer", note="quoted only"),
+        SURROUNDOCC.rendered(),
+        OCCFORMER,
+        OCCFORMER.rendered("a row of this project"),
         Row("gaussianformer2", "GaussianFormer-2", note="quoted only"),
     ),
     # Sizes and schedules are the same on both data sets. What no camera sees is labelled here, and evaluated: with 0.3 of the

@@ -76,4 +76,5 @@ def test_conflicting_figures_keep_both_sources() -> None:
 @pytest.mark.parametrize("table", ["table_occ3d", "table_surroundocc"])
 def test_rows_of_the_spec_have_published_numbers(table: str) -> None:
     rows = {e.row for e in load_quoted(table)}
-    assert {r.name for r in load_table(table).rows if "paper" in r.presets} <= rows
+    published = [r for r in load_table(table).rows if "paper" in r.presets and "a row of this project" not in r.note]
+    assert {r.name for r in published} <= rows

@@ -1,0 +1,47 @@
+"""OccFormer's rows for tests, at sizes that train in seconds."""
+
+from dataclasses import replace
+
+from experiments.tables.table_tiny import TABLE as TINY
+
+from experiments.spec import TableSpec
+from experiments.tables.table_occ3d import OCCFORMER, OCCFORMER_RENDERED
+
+SIZES = {
+    "backbone": {
+        "type": "ResNet",
+        "depth": 18,
+        "base_channels": 8,
+        "stem_channels": 8,
+        "num_stages": 3,
+        "strides": (1, 2, 2),
+        "dilations": (1, 1, 1),
+        "out_indices": (0, 1, 2),
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+        "norm_eval": False,
+        "style": "pytorch",
+    },
+    "neck": {
+        "type": "mmdet3d.SECONDFPN",
+        "in_channels": [8, 16, 32],
+        "upsample_strides": [0.5, 1, 2],
+        "out_channels": [4, 4, 8],
+    },
+    "depth": (2.0, 42.0, 4.0),
+    "widths": (32, 32, 32, 32),
+    "dim": 24,
+    "queries": 20,
+    "decoder_layers": 2,
+    "decoder_heads": 2,
+    "dropout": 0.1,
+    "teaching": {"points": 200},
+}
+
+TABLE = TableSpec(
+    name="table_tiny_occformer",
+    title="Tiny, of queries",
+    dataset="occ3d",
+    columns=TINY.columns,
+    rows=tuple(replace(row, schedules={}, options=SIZES) for row in (OCCFORMER, OCCFORMER_RENDERED)),
+    presets={"toy": TINY.presets["toy"]},
+)
