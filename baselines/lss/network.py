@@ -80,7 +80,7 @@ class LiftSplat(OccupancyModel):
         loss: dict[str, Any],
     ) -> None:
         super().__init__(grid, camera_seed=camera_seed, loss=loss)
-        _check_sizes(reduction, stereo_reduction, adjacent, depth)
+        check_sizes(reduction, stereo_reduction, adjacent, depth)
         self.adjacent = adjacent
         self.reduction = reduction
         self.swapped_channels = swapped_channels
@@ -166,7 +166,7 @@ def voxel_layers(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Linear(inputs, 2 * inputs), nn.Softplus(), nn.Linear(2 * inputs, outputs)
 
 
-def _check_sizes(reduction: int, stereo_reduction: int, adjacent: int, depth: tuple[float, float, float]) -> None:
+def check_sizes(reduction: int, stereo_reduction: int, adjacent: int, depth: tuple[float, float, float]) -> None:
     ratio = reduction // stereo_reduction
     if reduction != ratio * stereo_reduction or ratio < 1 or ratio & (ratio - 1):
         raise ValueError(f"reduction {reduction} must be stereo_reduction {stereo_reduction} times a power of two")

@@ -17,7 +17,7 @@ from baselines.gaussrender import GaussRender, GaussRenderConfig
 from baselines.images import build_image_network, check_images
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.lss.geometry import camera_vector
-from baselines.lss.network import _check_sizes as check_lifting
+from baselines.lss.network import check_sizes as check_lifting
 from baselines.model import OccupancyModel
 from baselines.occformer.decoder import LEVELS, MaskHead, VolumeDecoder, scores
 from baselines.occformer.encoder import HEAD_WIDTH, REDUCTION, OccupancyEncoder, bottleneck_groups
