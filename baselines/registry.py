@@ -17,6 +17,8 @@ BASELINES: Registry[Recipe] = Registry(
         "gaussianflowocc": "baselines.gaussianflowocc.recipe:RECIPE",
         "gaussianocc": "baselines.gaussianocc.recipe:RECIPE",
         "gaussianocc_gsp": "baselines.gaussianocc_gsp.recipe:RECIPE",
+        "gaussianformer2": "baselines.gaussianformer2.recipe:RECIPE",
+        "gaussianformer2_init": "baselines.gaussianformer2.recipe:FIRST_STAGE",
     },
     "baselines",
 )
