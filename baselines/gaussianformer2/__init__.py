@@ -1,10 +1,10 @@
-"""GaussianFormer-2 (arXiv:2412.04384) and its first stage; their models are in ``mmdet3d.registry.MODELS`` as soon as anything but the
-recipes is asked of this package.
+"""GaussianFormer-2 (arXiv:2412.04384) and its first stage; their models are in ``mmdet3d.registry.MODELS`` as soon as anything
+but the recipes is asked of this package.
 
 Images give features (R101-DCN, FPN). A frozen network of its own, the first stage, says where along the rays of its pixels
 something is; points drawn from that, thinned out evenly, are the places of as many Gaussians, and the others' places are learned.
-Blocks of attention to the images, of convolution among the Gaussians and of refinement follow. The Gaussians of the last block are
-superposed in the voxels as probabilities (``aggregation``).
+Blocks of attention to the images, of convolution among the Gaussians and of refinement follow. The Gaussians of the last block
+are superposed in the voxels as probabilities (``aggregation``).
 
 What huang-yh/GaussianFormer (fa063a8) does otherwise than one would expect, and what becomes of it here. On means: as published
 unless the option says otherwise.
@@ -33,10 +33,13 @@ Q14  quaternions turn the world into the Gaussian                            on
 Besides: images are not mirrored in training, which there are half of the time without what is around them, as no loader does that
 here. Farthest points are looked for one after the other in PyTorch, without a kernel of their own.
 
-Submanifold convolution is gather, multiply and scatter in PyTorch, exact on the occupied cells, in ``spconv``'s layout of weights:
-``spconv`` has no build for the CPU, and other packages of the kind are not kept up.
+Submanifold convolution is gather, multiply and scatter in PyTorch, exact on the occupied cells, in spconv's layout of weights.
+Chosen over spconv because its wheels are each of one CUDA version and one network has to run on CPUs too; torchsparse has no
+wheels, and MinkowskiEngine's last release is of 2021.
 
-At the published size with 12,800 Gaussians there are PARAMETERS parameters, of which LIFTER are the frozen first stage's.
+At the published size with 12,800 Gaussians there are 122,984,805 parameters, of which 71,571,366 are trained: image network
+45,354,366 (with 327,744 that are frozen), encoder 26,365,544, learned places 179,200. The first stage has 49,287,295, and frozen
+besides are 1,798,400 of the other Gaussians' attributes and first features.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -8,10 +8,10 @@ voxel, and Gaussians that reach it (``reach_of``),
 
 so that opacities weigh classes alone. Where the last sum is at most ``FAINTEST`` all classes are alike.
 
-What cannot be added up pair by pair in PyTorch is the product and the sums: on the CPU in float32 a compiled op makes them slice by
-slice (aggregation.cpp), elsewhere PyTorch does, some Gaussians at a time. 12,800 Gaussians at the middle of the published scales,
-which reach 13 voxels to every side of their own, take 0.73 s forward and 1.06 s backward on 200 x 200 x 16 voxels with 17 classes, of
-one core of an AMD EPYC with AVX2. g is computed as ``baselines.gaussianflowocc.voxelise`` does, from offsets in own axes.
+The product and the sums are made by a compiled op on the CPU in float32, slice by slice (aggregation.cpp), and elsewhere by
+PyTorch, some Gaussians at a time. 12,800 Gaussians at the middle of the published scales, which reach 13 voxels to every side of
+their own, take 0.73 s forward and 1.06 s backward on 200 x 200 x 16 voxels with 17 classes, of one core of an AMD EPYC with AVX2.
+g is computed as ``baselines.gaussianflowocc.voxelise`` does, from offsets in own axes.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def superposed(means: Tensor, axes: Tensor, rows: Tensor, grid: OccupancyGrid, r
     rows   [N, K]
     reach  [N] int32 of ``reach_of``
 
-    Differentiable once in the first three. float32 on the CPU: the compiled op, the same bits for any number of threads. Otherwise
-    PyTorch, whose additions on a GPU have no fixed order unless ``torch.use_deterministic_algorithms`` asks for one.
+    Differentiable once in the first three. float32 on the CPU: the compiled op, the same bits for any number of threads.
+    Otherwise PyTorch, whose additions on a GPU have no fixed order unless ``torch.use_deterministic_algorithms`` asks for one.
     """
     instead = "superpose Gaussians in plain PyTorch"
     clear, sums = _Superpose.apply(grid, reach, means, axes, rows)
@@ -132,8 +132,8 @@ def _compiled(means: Tensor) -> bool:
 def _windows(
     grid: OccupancyGrid, reach: Tensor, means: Tensor, axes: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """Some Gaussians at a time, of one reach: which [n], voxels [n, M] (flat index), d [n, M, 3], y [n, M, 3] and g [n, M]. A window
-    is moved into the grid as a whole, or cut to it, and g is zero where the Gaussian does not reach."""
+    """Some Gaussians at a time, of one reach: which [n], voxels [n, M] (flat index), d [n, M, 3], y [n, M, 3] and g [n, M]. A
+    window is moved into the grid as a whole, or cut to it, and g is zero where the Gaussian does not reach."""
     if not len(reach):
         return
     farthest = int(reach.max())
@@ -199,7 +199,8 @@ class _Call(ctypes.Structure):
         *(
             (name, ctypes.c_void_p)
             for name in (
-                "means axes rows base reach order first last xs ys zs clear sums grad_clear grad_sums grad_means grad_axes grad_rows"
+                "means axes rows base reach order first last xs ys zs clear sums "
+                "grad_clear grad_sums grad_means grad_axes grad_rows"
             ).split()
         ),
     ]
@@ -238,9 +239,8 @@ def _run(name: str, grid: OccupancyGrid, reach: Tensor, channels: int, tensors: 
     for field, tensor in tensors.items():
         setattr(call, field, pointer(tensor))
     if getattr(_library(default_target()), name)(ctypes.byref(call)):
-        raise MemoryError(
-            f"class_probabilities: not enough memory for {len(base)} Gaussians of {channels} rows on {grid.shape} voxels"
-        )
+        what = f"{len(base)} Gaussians of {channels} rows on {grid.shape} voxels"
+        raise MemoryError(f"class_probabilities: not enough memory for {what}")
 
 
 def _op_forward(grid: OccupancyGrid, reach: Tensor, means: Tensor, axes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -122,15 +122,14 @@ def check_sizes(
         )
     if len(scale_range) != 2 or not 0 < scale_range[0] < scale_range[1] or not multiplier > 0:
         raise ValueError(
-            f"scale_range must be two positive metres, the smaller first, and multiplier positive, got {scale_range} and {multiplier}"
+            f"scale_range must be two positive metres, the smaller first, and multiplier positive, got {scale_range} and "
+            f"{multiplier}"
         )
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel must be an odd number of cells, got {kernel}")
     counts = [(high - low) / cell for low, high in zip(grid.lower, grid.upper, strict=True)] if cell > 0 else [0.0]
     if any(count < 0.5 or abs(count - round(count)) > 1e-3 for count in counts):
-        raise ValueError(
-            f"cell must be metres that the grid's range {grid.lower} to {grid.upper} is a whole number of, got {cell}"
-        )
+        raise ValueError(f"cell must be metres that divide the grid's range, {grid.lower} to {grid.upper}, got {cell}")
 
 
 def gaussianformer2_config(

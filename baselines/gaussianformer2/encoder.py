@@ -1,7 +1,7 @@
 """Blocks that refine Gaussians: attention to the images, convolution among each other, and new attributes.
 
-Reproduces huang-yh/GaussianFormer model/encoder/gaussian_encoder/{gaussian_encoder,deformable_module}.py with the order of operations
-of config/prob.
+Reproduces huang-yh/GaussianFormer model/encoder/gaussian_encoder/{gaussian_encoder,deformable_module}.py with the order of
+operations of config/prob.
 """
 
 from __future__ import annotations

@@ -83,9 +83,10 @@ class GaussianFormer2(OccupancyModel):
     gaussrender          fields of GaussRenderConfig to train with rendered losses, None for none
     renderer             name of the renderer backend for that
 
-    ``camera_seed``, which the drawn points follow too, and ``loss`` are those of OccupancyModel. Everything after the image networks
-    runs in float32, also under autocast. Logits are logarithms of probabilities, and the voxel features the probabilities, which
-    rendering takes as features. Parameters have the published names. Raises ValueError for sizes that do not fit together.
+    ``camera_seed``, which the drawn points follow too, and ``loss`` are those of OccupancyModel. Everything after the image
+    networks runs in float32, also under autocast. Logits are logarithms of probabilities, and the voxel features the
+    probabilities, which rendering takes as features. Parameters have the published names. Raises ValueError for sizes that do not
+    fit together.
     """
 
     checkpoint_names = RECIPE.checkpoints

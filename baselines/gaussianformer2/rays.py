@@ -125,8 +125,8 @@ def drawn_points(logits: Tensor, points: Tensor, space: Space, nothing_is_farthe
 
 
 def exactly(points: Tensor, count: int, space: Space, generator: torch.Generator) -> Tensor:
-    """[count, 3] of points [P, 3]: the ones furthest from each other; fewer are taken again, with noise, and of none any places of
-    the range. ``generator`` is a CPU one."""
+    """[count, 3] of points [P, 3]: the ones furthest from each other; fewer are taken again, with noise, and of none any places
+    of the range. ``generator`` is a CPU one."""
     low, high = (points.new_tensor(corner) for corner in (space.lower, space.upper))
     if not len(points):
         return low + torch.rand(count, 3, generator=generator, device="cpu").to(points) * (high - low)
@@ -139,7 +139,8 @@ def exactly(points: Tensor, count: int, space: Space, generator: torch.Generator
 
 
 def farthest_points(points: Tensor, count: int) -> Tensor:
-    """[count] indices into points [P, 3], P of at least ``count``: the first one, then each time the one furthest from all chosen."""
+    """[count] indices into points [P, 3], at least ``count`` of them: the first one, then each time the one furthest from all
+    that are chosen."""
     chosen = torch.zeros(count, dtype=torch.long, device=points.device)
     distance = torch.full((len(points),), torch.inf, dtype=points.dtype, device=points.device)
     for number in range(1, count):

@@ -3,8 +3,8 @@
 Reproduces huang-yh/GaussianFormer model/encoder/gaussian_encoder/spconv3d_module.py, less spconv: a tap of the kernel gathers the
 features of the neighbours there, multiplies and adds them up. Weights have spconv's layout.
 
-Of several Gaussians in a cell each has its own features under the kernel's middle, and what others see of the cell is the features
-of the first. (There, whatever its hash table holds.)
+Of several Gaussians in a cell each has its own features under the kernel's middle, and what others see of the cell is the
+features of the first. (There, whatever its hash table holds.)
 """
 
 from __future__ import annotations
