@@ -7,8 +7,8 @@ from experiments.spec import Column, Row, Schedule, TableSpec
 from experiments.tables.table_occ3d import SURROUNDOCC
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
-# config/prob/nuscenes_gs12800.py, config/_base_/misc.py and train.py of huang-yh/GaussianFormer, a sample a GPU. How its first stage
-# was trained is not published: the same is taken.
+# config/prob/nuscenes_gs12800.py, config/_base_/misc.py and train.py of huang-yh/GaussianFormer, a sample a GPU. How its first
+# stage was trained is not published: the same is taken.
 _GAUSSIANFORMER2 = Schedule(
     batch_size=1,
     lr=4e-4,
@@ -26,8 +26,8 @@ _GAUSSIANFORMER2_INIT = Row(
     "gaussianformer2-init",
     "GaussianFormer-2, first stage",
     model="gaussianformer2_init",
-    note="where along rays something is: its voxels are those with a point drawn of that, all of one class, so that its mIoU says "
-    "nothing; how it was trained is not published",
+    note="where along rays something is: its voxels are those with a point drawn of that, all of one class, so that its mIoU "
+    "says nothing; how it was trained is not published",
     schedules={
         "toy": replace(_GAUSSIANFORMER2_TOY, iterations=200),
         "mini": replace(_GAUSSIANFORMER2, epochs=1),
@@ -39,8 +39,8 @@ GAUSSIANFORMER2 = Row(
     "GaussianFormer-2",
     model="gaussianformer2",
     starts_from=_GAUSSIANFORMER2_INIT.name,
-    note="12,800 Gaussians (Prob-128), which the quoted row presumably is; its README says mIoU 20.08. A user who trained it has about "
-    "4 less (issue 69 of huang-yh/GaussianFormer), and of its predecessor's weights users find 17.6 for 19.31 (issue 82)",
+    note="12,800 Gaussians (Prob-128), which the quoted row presumably is; its README says mIoU 20.08. A user who trained it has "
+    "about 4 less (issue 69 of huang-yh/GaussianFormer), and of its predecessor's weights users find 17.6 for 19.31 (issue 82)",
     schedules={
         "toy": _GAUSSIANFORMER2_TOY,
         "mini": replace(_GAUSSIANFORMER2, epochs=1),
