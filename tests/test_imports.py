@@ -15,6 +15,7 @@ ORDER = ("renderers", "baselines", "experiments", "reports")
 HEAVY = ("torch", "torchvision", "mmengine", "mmcv", "mmdet", "mmdet3d", "mlflow")
 LIGHT = (
     "baselines.bevdetocc",
+    "baselines.gaussianformer2",
     "baselines.recipe",
     "baselines.registry",
     "baselines.surroundocc",

@@ -28,10 +28,12 @@ Q11  a class of the labels' noise, which nothing teaches                     on,
 Q12  losses on batches of one sample, images of six cameras                  mended: any batch, any cameras
 Q13  the inverse covariance is made on the CPU                               none here: offsets in own axes
 Q14  quaternions turn the world into the Gaussian                            on
+Q15  all Gaussians begin with features of zeros, which are not trained: the  on
+     first block's learned key points are the same for all
 ===  ====================================================================  =====================================================
 
-Besides: images are not mirrored in training, which there are half of the time without what is around them, as no loader does that
-here. Farthest points are looked for one after the other in PyTorch, without a kernel of their own.
+Besides: in training images are mirrored half of the time, and what is around them is not (``mirrored_images``); models do that
+here, as no loader does. Farthest points are looked for one after the other in PyTorch, without a kernel of their own.
 
 Submanifold convolution is gather, multiply and scatter in PyTorch, exact on the occupied cells, in spconv's layout of weights.
 Chosen over spconv because its wheels are each of one CUDA version and one network has to run on CPUs too; torchsparse has no

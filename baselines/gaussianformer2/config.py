@@ -23,6 +23,7 @@ PAPER_RAYS: dict[str, Any] = dict(
     bins=128,
     depth_range=(1.0, 72.0),
     imagenet_images=True,
+    mirrored_images=True,
     nothing_is_farthest=True,
 )
 PAPER: dict[str, Any] = dict(
@@ -56,6 +57,7 @@ TOY_RAYS: dict[str, Any] = dict(
     bins=64,
     depth_range=(1.0, 72.0),
     imagenet_images=False,
+    mirrored_images=False,
     nothing_is_farthest=False,
 )
 TOY: dict[str, Any] = dict(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from baselines.checkpoints import load_fcos3d_pretrain
 from baselines.gaussianformer2.anchors import space_of
 from baselines.gaussianformer2.config import check_rays
-from baselines.gaussianformer2.rays import Rays, drawn_points, draws, ray_loss, ray_targets
+from baselines.gaussianformer2.rays import Rays, drawn_points, draws, half_mirrored, ray_loss, ray_targets
 from baselines.gaussianformer2.recipe import FIRST_STAGE
 from baselines.images import check_images, imagenet_rgb
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
@@ -26,7 +26,7 @@ class GaussianFormer2Init(OccupancyModel):
     """Images -> a distribution along the ray of each pixel -> the voxels that have a point drawn of it.
 
     grid                   of the data set; of its classes nothing is said: all that is occupied is of the first one
-    ray_backbone, ray_neck, bins, depth_range, nothing_is_farthest, imagenet_images
+    ray_backbone, ray_neck, bins, depth_range, nothing_is_farthest, imagenet_images, mirrored_images
                            as GaussianFormer2's
     camera_seed            seed of the drawn points
 
@@ -43,13 +43,14 @@ class GaussianFormer2Init(OccupancyModel):
         bins: int,
         depth_range: tuple[float, float],
         imagenet_images: bool = True,
+        mirrored_images: bool = True,
         nothing_is_farthest: bool = True,
         camera_seed: int = 0,
     ) -> None:
         grid = grid if isinstance(grid, OccupancyGrid) else OccupancyGrid(**grid)
         super().__init__(grid, camera_seed=camera_seed, loss={"class_weights": (1.0,) * grid.num_classes})
         check_rays(bins, depth_range)
-        self.imagenet_images = imagenet_images
+        self.imagenet_images, self.mirrored_images = imagenet_images, mirrored_images
         self.lifter = Rays(ray_backbone, ray_neck, bins, depth_range, nothing_is_farthest)
 
     def start_from_bias(self, bias: Sequence[float]) -> None:
@@ -78,7 +79,7 @@ class GaussianFormer2Init(OccupancyModel):
 
     def loss(self, batch: OccupancyBatch) -> dict[str, Tensor]:
         """``loss_rays``."""
-        logits, points = self.rays(batch)
+        logits, points = self.rays(half_mirrored(self, batch) if self.mirrored_images else batch)
         return {"loss_rays": ray_loss(logits, ray_targets(points, batch.labels, self.grid))}
 
 

@@ -16,7 +16,7 @@ from baselines.gaussianformer2.anchors import CLASSES, OPACITY, ROTATION, SCALE,
 from baselines.gaussianformer2.config import check_rays, check_sizes
 from baselines.gaussianformer2.encoder import GaussianEncoder, views_of
 from baselines.gaussianformer2.losses import log_probabilities, voxel_losses
-from baselines.gaussianformer2.rays import Lifter, draws
+from baselines.gaussianformer2.rays import Lifter, draws, half_mirrored
 from baselines.gaussianformer2.recipe import RECIPE
 from baselines.gaussrender import GaussRender, GaussRenderConfig
 from baselines.images import build_image_network, image_features, imagenet_rgb
@@ -79,6 +79,7 @@ class GaussianFormer2(OccupancyModel):
                          of feed-forward layers, and of single weights of the attention
     noise_class          Q11
     imagenet_images      Q2
+    mirrored_images      half of the samples are trained with all images mirrored, and what is around them as it is
     drifting_rays        Q3
     gaussrender          fields of GaussRenderConfig to train with rendered losses, None for none
     renderer             name of the renderer backend for that
@@ -113,6 +114,7 @@ class GaussianFormer2(OccupancyModel):
         attention_dropout: float,
         noise_class: bool = True,
         imagenet_images: bool = True,
+        mirrored_images: bool = True,
         drifting_rays: bool = True,
         nothing_is_farthest: bool = True,
         gaussrender: dict[str, Any] | None = None,
@@ -124,7 +126,8 @@ class GaussianFormer2(OccupancyModel):
         super().__init__(grid, camera_seed=camera_seed, loss=loss)
         check_rays(bins, depth_range)
         check_sizes(grid, neck, groups, pixel_anchors, learned_anchors, scale_range, multiplier, cell, kernel, layers)
-        self.groups, self.imagenet_images, self.drifting_rays = groups, imagenet_images, drifting_rays
+        self.groups, self.drifting_rays = groups, drifting_rays
+        self.imagenet_images, self.mirrored_images = imagenet_images, mirrored_images
         dim, space = neck["out_channels"], space_of(grid, scale_range)
         self.head = Superposition(grid, scale_range, multiplier, noise_class)
         classes = self.head.classes
@@ -190,6 +193,10 @@ class GaussianFormer2(OccupancyModel):
             features = self.lifter.instance_feature.expand(batch.batch_size, -1, -1)
             probabilities = self.head(self.encoder(anchors, features, views))
             return OccupancyPrediction((log_probabilities(probabilities),), probabilities)
+
+    def loss(self, batch: OccupancyBatch) -> dict[str, Tensor]:
+        """``OccupancyModel.loss``, of half of the samples with mirrored images if it is so."""
+        return super().loss(half_mirrored(self, batch) if self.mirrored_images else batch)
 
     def occupancy_losses(self, prediction: OccupancyPrediction, batch: OccupancyBatch) -> dict[str, Tensor]:
         """``loss_ce`` and ``loss_lovasz`` of the probabilities."""

@@ -7,6 +7,7 @@ model/utils/sampler.py (distribution-based initialisation, arXiv:2412.04384, sec
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,20 @@ def draws(model: OccupancyModel, count: int) -> list[torch.Generator]:
     evaluation the same for all, so that an answer depends on its own sample alone."""
     if not model.training:
         return [torch.Generator().manual_seed(model.camera_seed) for _ in range(count)]
+    return [torch.Generator().manual_seed(seed) for seed in _seeds(model, count + 1)[1:]]
+
+
+def half_mirrored(model: OccupancyModel, batch: OccupancyBatch) -> OccupancyBatch:
+    """The batch with all images of half of its samples mirrored, by iteration and process; what is around them stays as it is."""
+    generator = torch.Generator().manual_seed(_seeds(model, 1)[0])
+    chosen = (torch.rand(batch.batch_size, generator=generator, device="cpu") < 0.5).to(batch.images.device)
+    mirror = torch.eye(4, device=batch.images.device)
+    mirror[0, 0], mirror[0, 2] = -1.0, batch.images.shape[-1]
+    images = torch.where(chosen[:, None, None, None, None], batch.images.flip(-1), batch.images)
+    projection = torch.where(chosen[:, None, None, None], mirror @ batch.projection, batch.projection)
+    return replace(batch, images=images, projection=projection)
+
+
+def _seeds(model: OccupancyModel, count: int) -> list[int]:
     first = model.camera_generator().initial_seed()
-    seeds = np.random.SeedSequence(first).generate_state(count, np.uint64)
-    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    return [int(seed) for seed in np.random.SeedSequence(first).generate_state(count, np.uint64)]
