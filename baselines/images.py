@@ -9,15 +9,6 @@ from torch import Tensor, nn
 
 from baselines.interface import OccupancyBatch
 
-# Loaders take the mean from BGR images and leave the scale; these are ImageNet's deviations of RGB in 0..255, and the
-# loaders' mean is ImageNet's too.
-RGB_DEVIATION = (58.395, 57.12, 57.375)
-
-
-def imagenet_rgb(images: Tensor) -> Tensor:
-    """Images [..., 3, H, W] as loaders give them, BGR less the mean, as RGB in ImageNet's normalisation."""
-    return images.flip(-3) / images.new_tensor(RGB_DEVIATION)[:, None, None]
-
 
 def build_mmdet(config: dict[str, Any]) -> nn.Module:
     """A backbone or neck from its config for mmdet's registry; ``DCNv2Portable`` is known to it."""

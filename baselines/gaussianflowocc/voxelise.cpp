@@ -5,7 +5,7 @@
 // Nothing depends on the number of threads, and eight lanes are used on every processor.
 #include <algorithm>
 
-#include "../ops/gaussian_lanes.h"
+#include "gaussian_lanes.h"
 
 extern "C" {
 

@@ -29,7 +29,9 @@ from renderers.interface import first_derivative_only, require_finite
 
 LEAST_SCALE = 1e-6  # m; thinner counts as this: it reaches a voxel's centre only from a few of them away, and 1 / s stays finite
 LEAST_QUATERNION = 1e-12
-HEADERS = ("../ops/gaussian_lanes.h", *(f"../../renderers/cpu/{name}" for name in ("simd.h", "splat.h")))
+HEADERS = tuple(
+    f"../{name}" for name in ("gaussianflowocc/gaussian_lanes.h", "../renderers/cpu/simd.h", "../renderers/cpu/splat.h")
+)
 OP = Op("voxels", Path(__file__).parent, ("voxelise.cpp", *HEADERS))
 LANES = 8  # of the compiled op; rows of features are padded to a multiple of it
 

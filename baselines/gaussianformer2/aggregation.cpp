@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "../ops/gaussian_lanes.h"
+#include "../gaussianflowocc/gaussian_lanes.h"
 
 extern "C" {
 

@@ -26,10 +26,17 @@ from baselines.gaussianformer2.anchors import CLASSES, OPACITY, ROTATION, SCALE,
 from baselines.gaussianformer2.config import check_options
 from baselines.gaussianformer2.encoder import FIXED, ImageAttention, KeyPoints, views_of
 from baselines.gaussianformer2.losses import voxel_losses
-from baselines.gaussianformer2.rays import drawn_points, exactly, farthest_points, half_mirrored, ray_loss, ray_targets
+from baselines.gaussianformer2.rays import (
+    drawn_points,
+    exactly,
+    farthest_points,
+    half_mirrored,
+    imagenet_rgb,
+    ray_loss,
+    ray_targets,
+)
 from baselines.gaussianformer2.recipe import SIZES
 from baselines.gaussianformer2.sparse import SubmanifoldConvolution, neighbours
-from baselines.images import imagenet_rgb
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from baselines.losses import OccupancyLoss
 from baselines.ops.deform_attn import deformable_attention
