@@ -22,8 +22,8 @@ Q6   a frame without a point is a division by zero                           men
 Q7   the points' loss is binary, on probabilities that sum to one            on
 Q8   the frozen network's loss is added, without a gradient                  gone
 Q9   opacities weigh classes, not whether a voxel is occupied                on
-Q10  of several Gaussians in a cell of the sparse convolution a hash table   mended: each has its own features, and its neighbours
-     has some one, and the others see half of their neighbours               see those of the first
+Q10  of several Gaussians in a cell of the sparse convolution a hash table   mended: each has its own features, and others see
+     has some one, which decides what is seen                                those of the first
 Q11  a class of the labels' noise, which nothing teaches                     on, ``noise_class``; it has no voxel of its own here
 Q12  losses on batches of one sample, images of six cameras                  mended: any batch, any cameras
 Q13  the inverse covariance is made on the CPU                               none here: offsets in own axes
