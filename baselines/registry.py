@@ -19,6 +19,8 @@ BASELINES: Registry[Recipe] = Registry(
         "gaussianocc": "baselines.gaussianocc.recipe:RECIPE",
         "gaussianocc_gsp": "baselines.gaussianocc_gsp.recipe:RECIPE",
         "occformer": "baselines.occformer.recipe:RECIPE",
+        "gaussianformer2": "baselines.gaussianformer2.recipe:RECIPE",
+        "gaussianformer2_init": "baselines.gaussianformer2.recipe:FIRST_STAGE",
     },
     "baselines",
 )

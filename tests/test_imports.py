@@ -17,6 +17,7 @@ LIGHT = (
     "baselines.bevdetocc",
     "baselines.monoscene",
     "baselines.occformer",
+    "baselines.gaussianformer2",
     "baselines.recipe",
     "baselines.registry",
     "baselines.surroundocc",

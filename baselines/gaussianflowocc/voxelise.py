@@ -29,7 +29,10 @@ from renderers.interface import first_derivative_only, require_finite
 
 LEAST_SCALE = 1e-6  # m; thinner counts as this: it reaches a voxel's centre only from a few of them away, and 1 / s stays finite
 LEAST_QUATERNION = 1e-12
-OP = Op("voxels", Path(__file__).parent, ("voxelise.cpp", *(f"../../renderers/cpu/{name}" for name in ("simd.h", "splat.h"))))
+HEADERS = tuple(
+    f"../{name}" for name in ("gaussianflowocc/gaussian_lanes.h", "../renderers/cpu/simd.h", "../renderers/cpu/splat.h")
+)
+OP = Op("voxels", Path(__file__).parent, ("voxelise.cpp", *HEADERS))
 LANES = 8  # of the compiled op; rows of features are padded to a multiple of it
 
 
@@ -56,7 +59,9 @@ def voxelise(
     PyTorch, whose additions on a GPU have no fixed order unless ``torch.use_deterministic_algorithms`` asks for one. A weight
     below 2^-126 is taken for zero by the op. Raises ValueError naming the argument that cannot be voxelised.
     """
-    _check(means, quaternions, scales, opacities, features, neighbourhood)
+    if neighbourhood < 0:
+        raise ValueError(f"neighbourhood must be 0 or more voxels, got {neighbourhood}")
+    check_gaussians(means, quaternions, scales, opacities, features=features)
     axes = own_axes(quaternions, scales)
     occupancy, semantics = _Voxelise.apply(grid, neighbourhood, means, axes, opacities, features)
     instead = "sum over the voxels in plain PyTorch"
@@ -74,13 +79,12 @@ def own_axes(quaternions: Tensor, scales: Tensor) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2) / scales.clamp_min(LEAST_SCALE)[..., None]
 
 
-def _check(means: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tensor, features: Tensor, neighbourhood: int) -> None:
-    if neighbourhood < 0:
-        raise ValueError(f"neighbourhood must be 0 or more voxels, got {neighbourhood}")
-    given = {"means": means, "quaternions": quaternions, "scales": scales, "opacities": opacities, "features": features}
+def check_gaussians(means: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tensor, **rows: Tensor) -> None:
+    """Raise ValueError, naming it, for an attribute of Gaussians that cannot be put into voxels; ``rows`` are [N, K] each."""
+    given = {"means": means, "quaternions": quaternions, "scales": scales, "opacities": opacities, **rows}
     count = len(means)
     shapes = {"means": [count, 3], "quaternions": [count, 4], "scales": [count, 3], "opacities": [count]}
-    shapes["features"] = [count, features.shape[-1] if features.dim() else 0]
+    shapes |= {name: [count, value.shape[-1] if value.dim() else 0] for name, value in rows.items()}
     for name, value in given.items():
         if list(value.shape) != shapes[name]:
             raise ValueError(f"{name} must be {shapes[name]} for means {list(means.shape)}, got {list(value.shape)}")
@@ -120,7 +124,7 @@ def _compiled(means: Tensor) -> bool:
     return means.device.type == "cpu" and means.dtype == torch.float32
 
 
-def _centres(grid: OccupancyGrid, like: Tensor) -> list[Tensor]:
+def voxel_centres(grid: OccupancyGrid, like: Tensor) -> list[Tensor]:
     """Voxel centres by axis, in the numbers of ``OccupancyGrid.centres``."""
     return [
         (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) * grid.voxel_size + low
@@ -128,7 +132,7 @@ def _centres(grid: OccupancyGrid, like: Tensor) -> list[Tensor]:
     ]
 
 
-def _base(grid: OccupancyGrid, neighbourhood: int, means: Tensor) -> Tensor:
+def base_voxels(grid: OccupancyGrid, neighbourhood: int, means: Tensor) -> Tensor:
     """[N, 3] int32: the voxel of each mean, drawn to the grid from where its neighbourhood does not reach it anyway."""
     base = ((means - means.new_tensor(grid.lower)) / grid.voxel_size).floor()
     size = means.new_tensor(grid.shape)
@@ -143,7 +147,7 @@ def _columns(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Each column of neighbours: voxels [N, M] (flat index), d [N, M, 3], y [N, M, 3], and g [N, M], zero outside of the grid."""
     reach = torch.arange(-neighbourhood, neighbourhood + 1, device=means.device)
-    base, centres = _base(grid, neighbourhood, means).long(), _centres(grid, means)
+    base, centres = base_voxels(grid, neighbourhood, means).long(), voxel_centres(grid, means)
     z = base[:, 2:] + reach
     for x, y in itertools.product(range(-neighbourhood, neighbourhood + 1), repeat=2):
         index = (base[:, :1] + x, base[:, 1:2] + y, z)
@@ -221,10 +225,10 @@ def _library(target: str) -> ctypes.CDLL:
 
 def _run(name: str, grid: OccupancyGrid, neighbourhood: int, channels: int, tensors: dict[str, Tensor]) -> None:
     """One call of the op; ``tensors`` by the names of ``_Call``, features already padded."""
-    base = _base(grid, neighbourhood, tensors["means"])
+    base = base_voxels(grid, neighbourhood, tensors["means"])
     along, order = torch.sort(base[:, 0], stable=True)
     slices = torch.arange(grid.shape[0], dtype=torch.int32)
-    xs, ys, zs = _centres(grid, tensors["means"])
+    xs, ys, zs = voxel_centres(grid, tensors["means"])
     tensors = tensors | {
         "base": base,
         "order": order.int(),
@@ -244,7 +248,7 @@ def _run(name: str, grid: OccupancyGrid, neighbourhood: int, channels: int, tens
         raise MemoryError(f"voxelise: not enough memory for {len(base)} Gaussians of {channels} features on {grid.shape} voxels")
 
 
-def _padded(rows: Tensor) -> Tensor:
+def padded(rows: Tensor) -> Tensor:
     """[..., K] filled up with zeros to a multiple of ``LANES``."""
     return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % LANES)).contiguous()
 
@@ -253,7 +257,7 @@ def _op_forward(
     grid: OccupancyGrid, neighbourhood: int, means: Tensor, axes: Tensor, opacities: Tensor, features: Tensor
 ) -> tuple[Tensor, Tensor]:
     outputs = images.empty(*grid.shape), images.empty(*grid.shape, features.shape[1])
-    tensors = {"means": means, "axes": axes, "opacities": opacities, "features": _padded(features)}
+    tensors = {"means": means, "axes": axes, "opacities": opacities, "features": padded(features)}
     tensors |= dict(zip(("occupancy", "semantics"), outputs, strict=True))
     _run("occ_voxels_forward", grid, neighbourhood, features.shape[1], tensors)
     return outputs
@@ -269,9 +273,9 @@ def _op_backward(
     grad_occupancy: Tensor,
     grad_semantics: Tensor,
 ) -> tuple[Tensor, ...]:
-    tensors = {"means": means, "axes": axes, "opacities": opacities, "features": _padded(features)}
+    tensors = {"means": means, "axes": axes, "opacities": opacities, "features": padded(features)}
     results = {f"grad_{name}": torch.empty_like(value) for name, value in tensors.items()}
-    grads = {"grad_occupancy": grad_occupancy, "grad_semantics": _padded(grad_semantics)}
+    grads = {"grad_occupancy": grad_occupancy, "grad_semantics": padded(grad_semantics)}
     _run("occ_voxels_backward", grid, neighbourhood, features.shape[1], tensors | grads | results)
     results["grad_features"] = results["grad_features"][:, : features.shape[1]]
     return tuple(results.values())

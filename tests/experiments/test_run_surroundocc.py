@@ -12,7 +12,15 @@ from test_run_training import run_apart
 from experiments import records
 from experiments.spec import load_table
 
-ROWS = ("prior", "tpvformer", "surroundocc", "surroundocc+gaussrender")
+ROWS = (
+    "prior",
+    "tpvformer",
+    "surroundocc",
+    "surroundocc+gaussrender",
+    "gaussianformer2-init",
+    "gaussianformer2",
+    "gaussianformer2+gaussrender",
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,20 @@ _SURROUNDOCC = {
     "groups": 4,
 }
 
+_RAYS = {
+    "ray_backbone": TPVFORMER["backbone"],
+    "ray_neck": {"in_channels": [32, 64], "out_channels": [8, 8], "upsample_strides": [1, 2]},
+    "bins": 8,
+}
+_GAUSSIANFORMER2 = {
+    **_RAYS,
+    "backbone": TPVFORMER["backbone"],
+    "neck": TPVFORMER["neck"],
+    "pixel_anchors": 20,
+    "learned_anchors": 10,
+    "layers": 1,
+}
+
 _TOY = TINY.presets["toy"]
 
 TABLE = TableSpec(
@@ -35,6 +49,23 @@ TABLE = TableSpec(
             gaussrender=True,
             base="surroundocc",
             options=_SURROUNDOCC,
+        ),
+        Row("gaussianformer2-init", "GaussianFormer-2, first stage", model="gaussianformer2_init", options=_RAYS),
+        Row(
+            "gaussianformer2",
+            "GaussianFormer-2",
+            model="gaussianformer2",
+            starts_from="gaussianformer2-init",
+            options=_GAUSSIANFORMER2,
+        ),
+        Row(
+            "gaussianformer2+gaussrender",
+            "GaussianFormer-2 + GaussRender",
+            model="gaussianformer2",
+            gaussrender=True,
+            base="gaussianformer2",
+            starts_from="gaussianformer2-init",
+            options=_GAUSSIANFORMER2,
         ),
     ),
     presets={"toy": replace(_TOY, data=replace(_TOY.data, coarsen=2), schedule=replace(_TOY.schedule, iterations=2))},
