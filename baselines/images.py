@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from baselines.interface import OccupancyBatch
 
+RGB_DEVIATION = (58.395, 57.12, 57.375)
+"""ImageNet's, of colours in 0..255; loaders take off its means and leave the scale."""
+
 
 def build_mmdet(config: dict[str, Any]) -> nn.Module:
     """A backbone or neck from its config for mmdet's registry; ``DCNv2Portable`` is known to it."""
@@ -24,6 +27,12 @@ def build_mmdet(config: dict[str, Any]) -> nn.Module:
 def build_image_network(backbone: dict[str, Any], neck: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     """mmdet's backbone and neck from their configs."""
     return build_mmdet(backbone), build_mmdet(neck)
+
+
+def imagenet_rgb(images: Tensor) -> Tensor:
+    """Images [..., 3, H, W] as loaders give them (blue, green, red, less ImageNet's means) -> red, green, blue over ImageNet's
+    deviations."""
+    return images.flip(-3) / images.new_tensor(RGB_DEVIATION)[:, None, None]
 
 
 def check_images(batch: OccupancyBatch, most_cameras: int) -> None:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from baselines.checkpoints import load_fcos3d_pretrain
 from baselines.gaussianformer2.anchors import space_of
 from baselines.gaussianformer2.config import check_rays
-from baselines.gaussianformer2.rays import Rays, drawn_points, draws, half_mirrored, imagenet_rgb, ray_loss, ray_targets
+from baselines.gaussianformer2.rays import Rays, drawn_points, draws, half_mirrored, ray_loss, ray_targets
 from baselines.gaussianformer2.recipe import FIRST_STAGE
-from baselines.images import check_images
+from baselines.images import check_images, imagenet_rgb
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.model import OccupancyModel
 

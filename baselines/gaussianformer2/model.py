@@ -16,10 +16,10 @@ from baselines.gaussianformer2.anchors import CLASSES, OPACITY, ROTATION, SCALE,
 from baselines.gaussianformer2.config import check_rays, check_sizes
 from baselines.gaussianformer2.encoder import GaussianEncoder, views_of
 from baselines.gaussianformer2.losses import log_probabilities, voxel_losses
-from baselines.gaussianformer2.rays import Lifter, draws, half_mirrored, imagenet_rgb
+from baselines.gaussianformer2.rays import Lifter, draws, half_mirrored
 from baselines.gaussianformer2.recipe import RECIPE
 from baselines.gaussrender import GaussRender, GaussRenderConfig
-from baselines.images import build_image_network, image_features
+from baselines.images import build_image_network, image_features, imagenet_rgb
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.model import OccupancyModel
 

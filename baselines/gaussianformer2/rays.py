@@ -20,15 +20,9 @@ from baselines.gaussianformer2.anchors import CLASSES, OPACITY, ROTATION, SCALE,
 from baselines.images import build_mmdet
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from baselines.model import OccupancyModel
-from baselines.symphonies.model import RGB_DEVIATION
 
 SPREAD = 0.1
 """Metres of the noise on points that are taken more than once."""
-
-
-def imagenet_rgb(images: Tensor) -> Tensor:
-    """Images [..., 3, H, W] as loaders give them, BGR less the mean, as RGB in ImageNet's normalisation."""
-    return images.flip(-3) / images.new_tensor(RGB_DEVIATION)[:, None, None]
 
 
 class RayNeck(SECONDFPN):

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.images import build_mmdet
+from baselines.images import build_mmdet, imagenet_rgb
 
 STRIDE = 4  # pixels of the image between two of the features
-_DEVIATION = (58.395, 57.12, 57.375)  # ImageNet's, of red, green, blue; its means are taken off by loaders
 
 
 class _Convolved(nn.Module):
@@ -58,8 +57,7 @@ class ImageEncoder(nn.Module):
         self.depth_layer = nn.Conv2d(widths[3], channels, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        deviation = images.new_tensor(_DEVIATION)[:, None, None]
-        fine = self.backbone(images.flip(1) / deviation)  # loaders give blue, green, red
+        fine = self.backbone(imagenet_rgb(images))
         # To the size of the finer features, which is twice its own unless their number is odd.
         coarse = F.interpolate(self.layer3(fine), size=fine.shape[-2:], mode="bilinear", align_corners=False)
         joined = self.upsampling_layer(torch.cat([fine, coarse], dim=1))

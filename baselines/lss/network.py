@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import baselines.lss.images  # noqa: F401  registers backbones and necks
-from baselines.images import build_mmdet, check_images
+from baselines.images import RGB_DEVIATION, build_mmdet, check_images, imagenet_rgb
 from baselines.interface import CameraChain, History, OccupancyBatch, OccupancyGrid
 from baselines.lss.geometry import camera_vector
 from baselines.lss.view import StereoView, ViewTransformer
@@ -17,7 +17,7 @@ from baselines.lss.volumes import Conv3D, Neck3D, ResNet3D
 from baselines.model import OccupancyModel
 
 # Loaders give images in the order blue, green, red less ImageNet's mean. ImageNet's mean and deviation, red, green, blue:
-_MEAN, _DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_MEAN = (123.675, 116.28, 103.53)
 
 NUM_STAGES = 3
 """Of the network on the volume: at the grid's resolution, a half and a quarter of it."""
@@ -139,10 +139,10 @@ class LiftSplat(OccupancyModel):
 
     def _normalised(self, images: Tensor) -> Tensor:
         """[..., 3, H, W] as loaders give them -> as the backbone was trained with."""
-        mean, deviation = (images.new_tensor(values)[:, None, None] for values in (_MEAN, _DEVIATION))
         if self.swapped_channels:
+            mean, deviation = (images.new_tensor(values)[:, None, None] for values in (_MEAN, RGB_DEVIATION))
             return (images + mean.flip(0) - mean) / deviation
-        return images.flip(-3) / deviation
+        return imagenet_rgb(images)
 
     def _parts(self, batch: OccupancyBatch) -> tuple[CameraChain, History]:
         check_images(batch, most_cameras=batch.images.shape[1])
@@ -167,6 +167,7 @@ def voxel_layers(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def check_sizes(reduction: int, stereo_reduction: int, adjacent: int, depth: tuple[float, float, float]) -> None:
+    """Raise ValueError for strides, a number of frames or depths that cannot be."""
     ratio = reduction // stereo_reduction
     if reduction != ratio * stereo_reduction or ratio < 1 or ratio & (ratio - 1):
         raise ValueError(f"reduction {reduction} must be stereo_reduction {stereo_reduction} times a power of two")

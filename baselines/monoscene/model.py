@@ -10,7 +10,7 @@ from mmdet3d.registry import MODELS
 from torch import Tensor, nn
 
 from baselines.gaussrender import GaussRender, GaussRenderConfig
-from baselines.images import check_images
+from baselines.images import check_images, imagenet_rgb
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.model import OccupancyModel
 from baselines.monoscene.config import check_sizes
@@ -21,7 +21,6 @@ from baselines.monoscene.recipe import RECIPE
 from baselines.monoscene.volume import SceneNetwork
 from baselines.symphonies.geometry import frustums
 from baselines.symphonies.losses import voxel_losses
-from baselines.symphonies.model import RGB_DEVIATION
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class MonoScene(OccupancyModel):
         Raises ValueError for images or projections of the wrong shape, and for more than one camera.
         """
         check_images(batch, most_cameras=1)
-        rgb = batch.images[:, 0].flip(1) / batch.images.new_tensor(RGB_DEVIATION)[:, None, None]
+        rgb = imagenet_rgb(batch.images[:, 0])
         maps = self.encoder(rgb)
         with torch.autocast(rgb.device.type, enabled=False):
             volume = lines_of_sight(maps, self.view_scales, self.scene, batch.projection[:, 0].float(), _size(batch))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.gaussrender import GaussRender, GaussRenderConfig
-from baselines.images import build_image_network, check_images
+from baselines.images import build_image_network, check_images, imagenet_rgb
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.lss.geometry import camera_vector
 from baselines.lss.network import check_sizes as check_lifting
@@ -25,8 +25,6 @@ from baselines.occformer.losses import Teaching, scene, set_losses
 from baselines.occformer.recipe import RECIPE
 from baselines.occformer.view import DEFORMED_GROUPS, VolumeView
 
-# Loaders take the mean from BGR images and leave the scale; these are ImageNet's deviations of RGB in 0..255.
-RGB_DEVIATION = (58.395, 57.12, 57.375)
 FAINTEST = 1e-6  # added to a voxel's scores before their logarithm
 _POINTS = 1  # tells the draws of an iteration's voxels from those of its cameras
 
@@ -184,7 +182,7 @@ class OccFormer(OccupancyModel):
             raise ValueError("OccFormer needs the batch's 'chain': how its cameras' pixels come about")
         images = _padded(batch.images, self.coarsest)
         if self.rgb:
-            images = images.flip(-3) / images.new_tensor(RGB_DEVIATION)[:, None, None]
+            images = imagenet_rgb(images)
         size = images.shape[-1], images.shape[-2]
         (features,) = self.img_neck(self.img_backbone(images.flatten(0, 1)))
         with torch.autocast(images.device.type, enabled=False):

@@ -9,7 +9,7 @@ from mmdet3d.registry import MODELS
 from torch import Tensor, nn
 
 from baselines.gaussrender import GaussRender, GaussRenderConfig
-from baselines.images import check_images
+from baselines.images import check_images, imagenet_rgb
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
 from baselines.model import OccupancyModel
 from baselines.symphonies.decoder import SymphoniesDecoder
@@ -17,10 +17,6 @@ from baselines.symphonies.encoder import SymphoniesEncoder
 from baselines.symphonies.geometry import frustums, scene_views
 from baselines.symphonies.losses import EARLIER_WEIGHT, voxel_losses
 from baselines.symphonies.recipe import RECIPE
-
-# Loaders take the mean from BGR images and leave the scale; these are ImageNet's deviations of RGB in 0..255, and the
-# loaders' mean is ImageNet's too.
-RGB_DEVIATION = (58.395, 57.12, 57.375)
 
 
 @MODELS.register_module()
@@ -128,7 +124,7 @@ class Symphonies(OccupancyModel):
         """
         check_images(batch, most_cameras=1)
         depth = self._depth(batch)
-        rgb = batch.images[:, 0].flip(1) / batch.images.new_tensor(RGB_DEVIATION)[:, None, None]
+        rgb = imagenet_rgb(batch.images[:, 0])
         features, queries, anchors = self.encoder(rgb)
         with torch.autocast(rgb.device.type, enabled=False):
             projection = batch.projection[:, 0].float()

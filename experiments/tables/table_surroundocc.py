@@ -39,8 +39,8 @@ GAUSSIANFORMER2 = Row(
     "GaussianFormer-2",
     model="gaussianformer2",
     starts_from=_GAUSSIANFORMER2_INIT.name,
-    note="12,800 Gaussians (Prob-128), which the quoted row presumably is; its README says mIoU 20.08. A user who trained it has "
-    "about 4 less (issue 69 of huang-yh/GaussianFormer), and of its predecessor's weights users find 17.6 for 19.31 (issue 82)",
+    note="12,800 Gaussians (Prob-128), which the quoted row presumably is. A user who trained it has about 4 less (issue 69 of "
+    "huang-yh/GaussianFormer), and of its predecessor's weights users find 17.6 for 19.31 (issue 82)",
     schedules={
         "toy": _GAUSSIANFORMER2_TOY,
         "mini": replace(_GAUSSIANFORMER2, epochs=1),
@@ -76,9 +76,9 @@ TABLE = TableSpec(
         _of_size(
             "prob-64",
             "GaussianFormer-2, 6,400 Gaussians",
-            "its README says mIoU 20.04; a user reports 19.25 (issue 69 of huang-yh/GaussianFormer)",
+            "a user who trained it reports 19.25 (issue 69 of huang-yh/GaussianFormer)",
         ),
-        _of_size("prob-256", "GaussianFormer-2, 25,600 Gaussians", "its README says mIoU 20.33"),
+        _of_size("prob-256", "GaussianFormer-2, 25,600 Gaussians", ""),
         _GAUSSIANFORMER2_INIT,
     ),
     # Sizes and schedules are the same on both data sets. What no camera sees is labelled here, and evaluated: with 0.3 of the

@@ -31,12 +31,12 @@ from baselines.gaussianformer2.rays import (
     exactly,
     farthest_points,
     half_mirrored,
-    imagenet_rgb,
     ray_loss,
     ray_targets,
 )
 from baselines.gaussianformer2.recipe import SIZES
 from baselines.gaussianformer2.sparse import SubmanifoldConvolution, neighbours
+from baselines.images import imagenet_rgb
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from baselines.losses import OccupancyLoss
 from baselines.ops.deform_attn import deformable_attention
