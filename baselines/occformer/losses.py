@@ -123,9 +123,9 @@ def matched(classes: Tensor, masks: Tensor, present: Tensor, truth: Tensor, teac
         raise ValueError("the queries' logits are not finite: the training has diverged")
     assigner = HungarianAssigner(
         match_costs=[
-            dict(type="ClassificationCost", weight=teaching.class_weight),
-            dict(type="CrossEntropyLossCost", weight=teaching.mask_weight, use_sigmoid=True),
-            dict(type="DiceCost", weight=teaching.dice_weight, pred_act=True, eps=1.0),
+            dict(type="mmdet.ClassificationCost", weight=teaching.class_weight),
+            dict(type="mmdet.CrossEntropyLossCost", weight=teaching.mask_weight, use_sigmoid=True),
+            dict(type="mmdet.DiceCost", weight=teaching.dice_weight, pred_act=True, eps=1.0),
         ]
     )
     predicted = InstanceData(scores=classes.detach(), masks=masks.detach())

@@ -14,6 +14,7 @@ import torch
 from grids import kitti360_grid, surroundocc_grid
 from kitti_rig import kitti_batch
 from lift_rig import StateDict, lift_batch
+from mmengine.registry import DefaultScope
 from surround_rig import toy_grid
 from torch.nn import functional as F
 
@@ -478,7 +479,8 @@ def test_queries_are_matched_at_the_least_cost() -> None:
         return float(5 * entropy + 3 * overlap - 2 * classes[query].softmax(0)[present[number]])
 
     best = min(itertools.permutations(range(4), 3), key=lambda queries: sum(cost(q, n) for n, q in enumerate(queries)))
-    queries, numbers = matched(classes, masks, present, truth, teaching)
+    with DefaultScope.overwrite_default_scope("mmdet3d"):  # in which a process may be
+        queries, numbers = matched(classes, masks, present, truth, teaching)
     assert {int(n): int(q) for q, n in zip(queries, numbers, strict=True)} == dict(enumerate(best))
     with pytest.raises(ValueError, match="not finite: the training has diverged"):
         matched(classes * torch.nan, masks, present, truth, teaching)

@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 from test_run_training import environment
 
+# With rendering, which has all that a training without it has.
 CELLS = (
     "table_tiny:small+gaussrender",
     "table_tiny_surroundocc:surroundocc+gaussrender",
     "table_tiny_kitti360:symphonies+gaussrender",
-    "table_tiny:small",
-    "table_tiny_surroundocc:surroundocc",
-    "table_tiny_kitti360:symphonies",
 )
 
 
@@ -43,5 +41,5 @@ def test_a_killed_cell_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_cells_of_all_models_end_with_the_same_weights_after_two_kills(tmp_path: Path) -> None:
-    chains(tmp_path, 8, 2, 1, CELLS)
+def test_cells_of_other_models_end_with_the_same_weights_after_two_kills(tmp_path: Path) -> None:
+    chains(tmp_path, 8, 2, 1, CELLS[1:])

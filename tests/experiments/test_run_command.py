@@ -295,6 +295,8 @@ class TestDefaults:
             "tpvformer+gaussrender--cpu--seed0",
             "surroundocc--cpu--seed0",
             "surroundocc+gaussrender--cpu--seed0",
+            "occformer--cpu--seed0",
+            "occformer+gaussrender--cpu--seed0",
             "renderocc-2d--cpu--seed0",
             "renderocc--cpu--seed0",
         ]
