@@ -59,6 +59,85 @@ inline float across(v8 a) {  // in a fixed order
   return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
+// The offset (dx, dy) from a Gaussian in its own axes, at its own height.
+struct Offset {
+  float at[3];
+  Offset(const float* axes, float dx, float dy) {
+    for (int k = 0; k < 3; ++k) at[k] = axes[3 * k] * dx + axes[3 * k + 1] * dy;
+  }
+};
+
+// Adds the row of a Gaussian, times its weights, to what is summed in the voxels of a column; all of `wide` numbers.
+inline void spread(const Lanes& lanes, const float* row, int64_t wide, float* cells) {
+  float g[8];
+  store(g, lanes.g);
+  for (int64_t k = 0; k < wide; k += 8) {
+    const v8 f = load<v8>(row + k);
+    for (int32_t lane = lanes.low; lane < lanes.high; ++lane) {
+      float* cell = cells + lane * wide + k;
+      store(cell, fma(splat1<v8>(g[lane]), f, load<v8>(cell)));
+    }
+  }
+}
+
+// The way back of `spread`: adds to `sums` the gradient of the row, and returns that of the weights.
+inline v8 gathered(const Lanes& lanes, const float* row, int64_t wide, const float* cells, float* sums) {
+  float g[8];
+  store(g, lanes.g);
+  v8 dots[8] = {};
+  for (int64_t k = 0; k < wide; k += 8) {
+    const v8 f = load<v8>(row + k);
+    v8 sum = load<v8>(sums + k);
+#pragma GCC unroll 8
+    for (int32_t lane = 0; lane < 8; ++lane) {
+      if (lane < lanes.low || lane >= lanes.high) continue;
+      const v8 cell = load<v8>(cells + lane * wide + k);
+      dots[lane] = fma(f, cell, dots[lane]);
+      sum = fma(splat1<v8>(g[lane]), cell, sum);
+    }
+    store(sums + k, sum);
+  }
+  transpose(dots);
+  return ((dots[0] + dots[4]) + (dots[2] + dots[6])) + ((dots[1] + dots[5]) + (dots[3] + dots[7]));
+}
+
+// The numbers of a column's voxels within the grid, zeros behind them.
+inline v8 column(const float* from, int32_t real) {
+  float values[8] = {};
+  std::copy_n(from, std::min(real, 8), values);
+  return load<v8>(values);
+}
+
+// What the voxels say of where a Gaussian is and how it lies: sums of h y, and of h y times d, with h = g dL/dg.
+struct Moments {
+  v8 own[3] = {}, tilted[9] = {};
+
+  void add(const Lanes& lanes, v8 h, float dx, float dy) {
+    for (int k = 0; k < 3; ++k) {
+      const v8 hy = h * lanes.y[k];
+      own[k] += hy;
+      tilted[3 * k] = fma(hy, splat1<v8>(dx), tilted[3 * k]);
+      tilted[3 * k + 1] = fma(hy, splat1<v8>(dy), tilted[3 * k + 1]);
+      tilted[3 * k + 2] = fma(hy, lanes.dz, tilted[3 * k + 2]);
+    }
+  }
+
+  void write(const float* axes, float* grad_mean, float* grad_axes) const {
+    float moments[3];
+    for (int k = 0; k < 3; ++k) moments[k] = across(own[k]);
+    for (int j = 0; j < 3; ++j) grad_mean[j] = axes[j] * moments[0] + axes[3 + j] * moments[1] + axes[6 + j] * moments[2];
+    for (int k = 0; k < 9; ++k) grad_axes[k] = -across(tilted[k]);
+  }
+};
+
+// Rows of `wide` numbers, the first `channels` of each.
+inline void cut(const float* rows, int64_t count, int64_t wide, int64_t channels, float* out) {
+  if (channels == wide)
+    std::copy_n(rows, count * wide, out);
+  else
+    for (int64_t v = 0; v < count; ++v) std::copy_n(rows + v * wide, channels, out + v * channels);
+}
+
 // Calls work(index, own) for 0 .. count, `grain` at a time; `own` is the thread's, of `size` floats.
 template <typename F>
 int32_t shared_out(int32_t threads, int64_t count, int64_t grain, int64_t size, F&& work) {

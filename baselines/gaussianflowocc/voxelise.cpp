@@ -40,31 +40,18 @@ void forward_slice(const OccVoxels& c, int32_t x, float* occupancy, float* seman
     const float dx = c.xs[x] - mean[0], opacity = c.opacities[i];
     for (int32_t y = ys.begin; y < ys.end; ++y) {
       const float dy = c.ys[y] - mean[1];
-      const float at[3] = {axes[0] * dx + axes[1] * dy, axes[3] * dx + axes[4] * dy, axes[6] * dx + axes[7] * dy};
+      const Offset offset(axes, dx, dy);
       for (int32_t z = zs.begin; z < zs.end; z += 8) {
         Lanes lanes;
-        if (!weigh(axes, at, c.zs + z, mean[2], zs.end - z, lanes)) continue;
+        if (!weigh(axes, offset.at, c.zs + z, mean[2], zs.end - z, lanes)) continue;
         float* occupied = occupancy + int64_t{y} * c.nz + z;  // the lanes that are no candidates add zeros behind
         store(occupied, load<v8>(occupied) + opacity * lanes.g);
-        float g[8];
-        store(g, lanes.g);
-        float* cells = semantics + (int64_t{y} * c.nz + z) * wide;
-        for (int64_t k = 0; k < wide; k += 8) {
-          const v8 f = load<v8>(row + k);
-          for (int32_t lane = lanes.low; lane < lanes.high; ++lane) {
-            float* cell = cells + lane * wide + k;
-            store(cell, fma(splat1<v8>(g[lane]), f, load<v8>(cell)));
-          }
-        }
+        spread(lanes, row, wide, semantics + (int64_t{y} * c.nz + z) * wide);
       }
     }
   }
   std::copy_n(occupancy, voxels, c.occupancy + x * voxels);
-  float* out = c.semantics + x * voxels * c.channels;
-  if (c.channels == wide)
-    std::copy_n(semantics, voxels * wide, out);
-  else
-    for (int64_t v = 0; v < voxels; ++v) std::copy_n(semantics + v * wide, c.channels, out + v * c.channels);
+  cut(semantics, voxels, wide, c.channels, c.semantics + x * voxels * c.channels);
 }
 
 void backward_one(const OccVoxels& c, int64_t i, float* sums) {
@@ -74,52 +61,26 @@ void backward_one(const OccVoxels& c, int64_t i, float* sums) {
   const Range zs = candidates(c.base[3 * i + 2], c.neighbourhood, c.nz);
   const float opacity = c.opacities[i];
   std::fill_n(sums, wide, 0.0f);
-  v8 for_opacity = {}, own[3] = {}, tilted[9] = {};  // sums of h y, and of h y times d
+  v8 for_opacity = {};
+  Moments moments;
   for (int32_t x = xs.begin; x < xs.end; ++x)
     for (int32_t y = ys.begin; y < ys.end; ++y) {
       const float dx = c.xs[x] - mean[0], dy = c.ys[y] - mean[1];
-      const float at[3] = {axes[0] * dx + axes[1] * dy, axes[3] * dx + axes[4] * dy, axes[6] * dx + axes[7] * dy};
+      const Offset offset(axes, dx, dy);
       for (int32_t z = zs.begin; z < zs.end; z += 8) {
         Lanes lanes;
-        if (!weigh(axes, at, c.zs + z, mean[2], zs.end - z, lanes)) continue;
+        if (!weigh(axes, offset.at, c.zs + z, mean[2], zs.end - z, lanes)) continue;
         const int64_t voxel = (int64_t{x} * c.ny + y) * c.nz + z;
-        float g[8], occupied[8] = {};
-        store(g, lanes.g);
-        std::copy_n(c.grad_occupancy + voxel, std::min(zs.end - z, 8), occupied);
-        const v8 grad = load<v8>(occupied);
+        const v8 grad = column(c.grad_occupancy + voxel, zs.end - z);
         for_opacity = fma(lanes.g, grad, for_opacity);
-        v8 dots[8] = {};
-        const float* cells = c.grad_semantics + voxel * wide;
-        for (int64_t k = 0; k < wide; k += 8) {
-          const v8 f = load<v8>(row + k);
-          v8 sum = load<v8>(sums + k);
-#pragma GCC unroll 8
-          for (int32_t lane = 0; lane < 8; ++lane) {
-            if (lane < lanes.low || lane >= lanes.high) continue;
-            const v8 cell = load<v8>(cells + lane * wide + k);
-            dots[lane] = fma(f, cell, dots[lane]);
-            sum = fma(splat1<v8>(g[lane]), cell, sum);
-          }
-          store(sums + k, sum);
-        }
-        transpose(dots);
-        const v8 dot = ((dots[0] + dots[4]) + (dots[2] + dots[6])) + ((dots[1] + dots[5]) + (dots[3] + dots[7]));
+        const v8 dot = gathered(lanes, row, wide, c.grad_semantics + voxel * wide, sums);
         const v8 h = lanes.g * fma(splat1<v8>(opacity), grad, dot);
-        for (int k = 0; k < 3; ++k) {
-          const v8 hy = h * lanes.y[k];
-          own[k] += hy;
-          tilted[3 * k] = fma(hy, splat1<v8>(dx), tilted[3 * k]);
-          tilted[3 * k + 1] = fma(hy, splat1<v8>(dy), tilted[3 * k + 1]);
-          tilted[3 * k + 2] = fma(hy, lanes.dz, tilted[3 * k + 2]);
-        }
+        moments.add(lanes, h, dx, dy);
       }
     }
   std::copy_n(sums, wide, c.grad_features + i * wide);
   c.grad_opacities[i] = across(for_opacity);
-  float moments[3];
-  for (int k = 0; k < 3; ++k) moments[k] = across(own[k]);
-  for (int j = 0; j < 3; ++j) c.grad_means[3 * i + j] = axes[j] * moments[0] + axes[3 + j] * moments[1] + axes[6 + j] * moments[2];
-  for (int k = 0; k < 9; ++k) c.grad_axes[9 * i + k] = -across(tilted[k]);
+  moments.write(axes, c.grad_means + 3 * i, c.grad_axes + 9 * i);
 }
 
 }  // namespace

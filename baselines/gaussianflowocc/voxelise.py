@@ -11,29 +11,39 @@ a Gaussian is thin.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from baselines.gaussianflowocc.lanes import (
+    HEADERS,
+    PLACES,
+    GaussianOp,
+    base_voxels,
+    check_gaussians,
+    compiled,
+    own_axes,
+    padded,
+    voxel_centres,
+)
 from baselines.interface import OccupancyGrid
 from renderers.cpu import images
-from renderers.cpu.native import default_target, pointer
-from renderers.cpu.toolchain import Op, ensure
-from renderers.interface import first_derivative_only, require_finite
+from renderers.cpu.toolchain import Op
+from renderers.interface import first_derivative_only
 
-LEAST_SCALE = 1e-6  # m; thinner counts as this: it reaches a voxel's centre only from a few of them away, and 1 / s stays finite
-LEAST_QUATERNION = 1e-12
-HEADERS = tuple(
-    f"../{name}" for name in ("gaussianflowocc/gaussian_lanes.h", "../renderers/cpu/simd.h", "../renderers/cpu/splat.h")
+OP = GaussianOp(
+    "voxelise",
+    Op("voxels", Path(__file__).parent, ("voxelise.cpp", *HEADERS)),
+    numbers=("neighbourhood",),
+    tensors=(
+        *("means", "axes", "opacities", "features", *PLACES, "occupancy", "semantics"),
+        *("grad_occupancy", "grad_semantics", "grad_means", "grad_axes", "grad_opacities", "grad_features"),
+    ),
 )
-OP = Op("voxels", Path(__file__).parent, ("voxelise.cpp", *HEADERS))
-LANES = 8  # of the compiled op; rows of features are padded to a multiple of it
 
 
 def voxelise(
@@ -68,37 +78,6 @@ def voxelise(
     return first_derivative_only(occupancy, "voxelise", instead), first_derivative_only(semantics, "voxelise", instead)
 
 
-def own_axes(quaternions: Tensor, scales: Tensor) -> Tensor:
-    """S^-1 R' [N, 3, 3] of Gaussians: row k is the k-th own axis over its deviation (1 / m)."""
-    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
-    rows = (
-        (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)),
-        (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)),
-        (2 * (x * z + w * y), 2 * (y * z - w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return torch.stack([torch.stack(row, -1) for row in rows], -2) / scales.clamp_min(LEAST_SCALE)[..., None]
-
-
-def check_gaussians(means: Tensor, quaternions: Tensor, scales: Tensor, opacities: Tensor, **rows: Tensor) -> None:
-    """Raise ValueError, naming it, for an attribute of Gaussians that cannot be put into voxels; ``rows`` are [N, K] each."""
-    given = {"means": means, "quaternions": quaternions, "scales": scales, "opacities": opacities, **rows}
-    count = len(means)
-    shapes = {"means": [count, 3], "quaternions": [count, 4], "scales": [count, 3], "opacities": [count]}
-    shapes |= {name: [count, value.shape[-1] if value.dim() else 0] for name, value in rows.items()}
-    for name, value in given.items():
-        if list(value.shape) != shapes[name]:
-            raise ValueError(f"{name} must be {shapes[name]} for means {list(means.shape)}, got {list(value.shape)}")
-        if value.dtype != means.dtype or value.device != means.device or not value.is_floating_point():
-            raise ValueError(
-                f"{name} must be floating point like means, {means.dtype} on {means.device}, got {value.dtype} on {value.device}"
-            )
-        require_finite(name, value)
-    if count and bool((scales.detach() < 0).any()):
-        raise ValueError("scales must not be negative: they are standard deviations in metres; logarithms need .exp()")
-    if count and bool((torch.linalg.vector_norm(quaternions.detach(), dim=-1) < LEAST_QUATERNION).any()):
-        raise ValueError("quaternions must not have length zero: (1, 0, 0, 0) says no rotation")
-
-
 class _Voxelise(torch.autograd.Function):
     """(grid, neighbourhood, means, axes, opacities, features) -> occupancy, semantics."""
 
@@ -109,34 +88,15 @@ class _Voxelise(torch.autograd.Function):
         inputs = tuple(t.detach().contiguous() for t in (means, axes, opacities, features))
         ctx.grid, ctx.neighbourhood = grid, neighbourhood
         ctx.save_for_backward(*inputs)
-        if _compiled(means):
+        if compiled(means):
             return _op_forward(grid, neighbourhood, *inputs)
         return _torch_forward(grid, neighbourhood, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
-        backward = _op_backward if _compiled(inputs[0]) else _torch_backward
+        backward = _op_backward if compiled(inputs[0]) else _torch_backward
         return None, None, *backward(ctx.grid, ctx.neighbourhood, *inputs, *(grad.contiguous() for grad in grads))
-
-
-def _compiled(means: Tensor) -> bool:
-    return means.device.type == "cpu" and means.dtype == torch.float32
-
-
-def voxel_centres(grid: OccupancyGrid, like: Tensor) -> list[Tensor]:
-    """Voxel centres by axis, in the numbers of ``OccupancyGrid.centres``."""
-    return [
-        (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) * grid.voxel_size + low
-        for n, low in zip(grid.shape, grid.lower, strict=True)
-    ]
-
-
-def base_voxels(grid: OccupancyGrid, neighbourhood: int, means: Tensor) -> Tensor:
-    """[N, 3] int32: the voxel of each mean, drawn to the grid from where its neighbourhood does not reach it anyway."""
-    base = ((means - means.new_tensor(grid.lower)) / grid.voxel_size).floor()
-    size = means.new_tensor(grid.shape)
-    return torch.minimum(base.clamp_min(-neighbourhood - 1), size + neighbourhood).int()
 
 
 # --- PyTorch -----------------------------------------------------------------------------------------------------------
@@ -198,68 +158,13 @@ def _torch_backward(
 # --- compiled ----------------------------------------------------------------------------------------------------------
 
 
-class _Call(ctypes.Structure):
-    """Mirror of OccVoxels in voxelise.cpp."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("count", "channels", "padded")),
-        *((name, ctypes.c_int32) for name in ("nx", "ny", "nz", "neighbourhood", "threads")),
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                "means axes opacities features base order first last xs ys zs occupancy semantics "
-                "grad_occupancy grad_semantics grad_means grad_axes grad_opacities grad_features"
-            ).split()
-        ),
-    ]
-
-
-@cache
-def _library(target: str) -> ctypes.CDLL:
-    """The op, compiled on first use; raises BuildError."""
-    op = ctypes.CDLL(str(ensure(target, quiet=False, op=OP)))
-    for function in (op.occ_voxels_forward, op.occ_voxels_backward):
-        function.argtypes, function.restype = [ctypes.POINTER(_Call)], ctypes.c_int32
-    return op
-
-
-def _run(name: str, grid: OccupancyGrid, neighbourhood: int, channels: int, tensors: dict[str, Tensor]) -> None:
-    """One call of the op; ``tensors`` by the names of ``_Call``, features already padded."""
-    base = base_voxels(grid, neighbourhood, tensors["means"])
-    along, order = torch.sort(base[:, 0], stable=True)
-    slices = torch.arange(grid.shape[0], dtype=torch.int32)
-    xs, ys, zs = voxel_centres(grid, tensors["means"])
-    tensors = tensors | {
-        "base": base,
-        "order": order.int(),
-        "first": torch.searchsorted(along, slices - neighbourhood),
-        "last": torch.searchsorted(along, slices + neighbourhood, right=True),
-        "xs": xs,
-        "ys": ys,
-        "zs": torch.nn.functional.pad(zs, (0, LANES - 1)),
-    }
-    call = _Call()
-    call.count, call.channels, call.padded = len(base), channels, tensors["features"].shape[1]
-    call.nx, call.ny, call.nz = grid.shape
-    call.neighbourhood, call.threads = neighbourhood, torch.get_num_threads()
-    for field, tensor in tensors.items():
-        setattr(call, field, pointer(tensor))
-    if getattr(_library(default_target()), name)(ctypes.byref(call)):
-        raise MemoryError(f"voxelise: not enough memory for {len(base)} Gaussians of {channels} features on {grid.shape} voxels")
-
-
-def padded(rows: Tensor) -> Tensor:
-    """[..., K] filled up with zeros to a multiple of ``LANES``."""
-    return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % LANES)).contiguous()
-
-
 def _op_forward(
     grid: OccupancyGrid, neighbourhood: int, means: Tensor, axes: Tensor, opacities: Tensor, features: Tensor
 ) -> tuple[Tensor, Tensor]:
     outputs = images.empty(*grid.shape), images.empty(*grid.shape, features.shape[1])
     tensors = {"means": means, "axes": axes, "opacities": opacities, "features": padded(features)}
     tensors |= dict(zip(("occupancy", "semantics"), outputs, strict=True))
-    _run("occ_voxels_forward", grid, neighbourhood, features.shape[1], tensors)
+    OP.call("occ_voxels_forward", grid, neighbourhood, features.shape[1], tensors, neighbourhood=neighbourhood)
     return outputs
 
 
@@ -276,6 +181,6 @@ def _op_backward(
     tensors = {"means": means, "axes": axes, "opacities": opacities, "features": padded(features)}
     results = {f"grad_{name}": torch.empty_like(value) for name, value in tensors.items()}
     grads = {"grad_occupancy": grad_occupancy, "grad_semantics": padded(grad_semantics)}
-    _run("occ_voxels_backward", grid, neighbourhood, features.shape[1], tensors | grads | results)
+    OP.call("occ_voxels_backward", grid, neighbourhood, features.shape[1], tensors | grads | results, neighbourhood=neighbourhood)
     results["grad_features"] = results["grad_features"][:, : features.shape[1]]
     return tuple(results.values())

@@ -15,7 +15,8 @@ struct OccSuperposition {
   int64_t count, channels, padded;  // padded: of `rows` and `grad_sums`, a multiple of 8
   int32_t nx, ny, nz, threads;
   const float *means, *axes, *rows;             // [count, 3], [count, 3, 3]: own axes over deviations, [count, padded]
-  const int32_t *base, *reach, *order;          // [count, 3] voxel of each mean, [count], [count] Gaussians by base x
+  const int32_t *reach;                         // [count]
+  const int32_t *base, *order;                  // [count, 3] voxel of each mean, [count] Gaussians by base x
   const int64_t *first, *last;                  // [nx]: who may reach slice x stands in order[first .. last)
   const float *xs, *ys, *zs;                    // voxel centres by axis; zs is followed by seven more
   float *clear, *sums;                          // [nx, ny, nz], [nx, ny, nz, channels]
@@ -42,28 +43,18 @@ void forward_slice(const OccSuperposition& c, int32_t x, float* clear, float* su
     const float dx = c.xs[x] - mean[0];
     for (int32_t y = ys.begin; y < ys.end; ++y) {
       const float dy = c.ys[y] - mean[1];
-      const float at[3] = {axes[0] * dx + axes[1] * dy, axes[3] * dx + axes[4] * dy, axes[6] * dx + axes[7] * dy};
+      const Offset offset(axes, dx, dy);
       for (int32_t z = zs.begin; z < zs.end; z += 8) {
         Lanes lanes;
-        if (!weigh(axes, at, c.zs + z, mean[2], zs.end - z, lanes)) continue;
+        if (!weigh(axes, offset.at, c.zs + z, mean[2], zs.end - z, lanes)) continue;
         float* through = clear + int64_t{y} * c.nz + z;  // lanes that are not reached are multiplied by one
         store(through, load<v8>(through) * (1.0f - lanes.g));
-        float g[8];
-        store(g, lanes.g);
-        float* cells = sums + (int64_t{y} * c.nz + z) * wide;
-        for (int64_t k = 0; k < wide; k += 8) {
-          const v8 f = load<v8>(row + k);
-          for (int32_t lane = lanes.low; lane < lanes.high; ++lane) {
-            float* cell = cells + lane * wide + k;
-            store(cell, fma(splat1<v8>(g[lane]), f, load<v8>(cell)));
-          }
-        }
+        spread(lanes, row, wide, sums + (int64_t{y} * c.nz + z) * wide);
       }
     }
   }
   std::copy_n(clear, voxels, c.clear + x * voxels);
-  float* out = c.sums + x * voxels * c.channels;
-  for (int64_t v = 0; v < voxels; ++v) std::copy_n(sums + v * wide, c.channels, out + v * c.channels);
+  cut(sums, voxels, wide, c.channels, c.sums + x * voxels * c.channels);
 }
 
 void backward_one(const OccSuperposition& c, int64_t i, float* sums) {
@@ -72,52 +63,25 @@ void backward_one(const OccSuperposition& c, int64_t i, float* sums) {
   const float *mean = c.means + 3 * i, *axes = c.axes + 9 * i, *row = c.rows + i * wide;
   const Range xs = candidates(base[0], reach, c.nx), ys = candidates(base[1], reach, c.ny), zs = candidates(base[2], reach, c.nz);
   std::fill_n(sums, wide, 0.0f);
-  v8 own[3] = {}, tilted[9] = {};  // sums of h y, and of h y times d, with h = g dL/dg
+  Moments moments;
   for (int32_t x = xs.begin; x < xs.end; ++x)
     for (int32_t y = ys.begin; y < ys.end; ++y) {
       const float dx = c.xs[x] - mean[0], dy = c.ys[y] - mean[1];
-      const float at[3] = {axes[0] * dx + axes[1] * dy, axes[3] * dx + axes[4] * dy, axes[6] * dx + axes[7] * dy};
+      const Offset offset(axes, dx, dy);
       for (int32_t z = zs.begin; z < zs.end; z += 8) {
         Lanes lanes;
-        if (!weigh(axes, at, c.zs + z, mean[2], zs.end - z, lanes)) continue;
+        if (!weigh(axes, offset.at, c.zs + z, mean[2], zs.end - z, lanes)) continue;
         const int64_t voxel = (int64_t{x} * c.ny + y) * c.nz + z;
-        float g[8], through[8] = {};
-        store(g, lanes.g);
-        std::copy_n(c.grad_clear + voxel, std::min(zs.end - z, 8), through);
-        v8 dots[8] = {};
-        const float* cells = c.grad_sums + voxel * wide;
-        for (int64_t k = 0; k < wide; k += 8) {
-          const v8 f = load<v8>(row + k);
-          v8 sum = load<v8>(sums + k);
-#pragma GCC unroll 8
-          for (int32_t lane = 0; lane < 8; ++lane) {
-            if (lane < lanes.low || lane >= lanes.high) continue;
-            const v8 cell = load<v8>(cells + lane * wide + k);
-            dots[lane] = fma(f, cell, dots[lane]);
-            sum = fma(splat1<v8>(g[lane]), cell, sum);
-          }
-          store(sums + k, sum);
-        }
-        transpose(dots);
-        const v8 dot = ((dots[0] + dots[4]) + (dots[2] + dots[6])) + ((dots[1] + dots[5]) + (dots[3] + dots[7]));
+        const v8 dot = gathered(lanes, row, wide, c.grad_sums + voxel * wide, sums);
         // log(clear) falls by 1 / (1 - g); on a centre, where g is 1, its gradient is nought in everything that moves
         const v8 rest = 1.0f - lanes.g;
-        const v8 fall = rest > 0.0f ? load<v8>(through) / rest : v8{};
+        const v8 fall = rest > 0.0f ? column(c.grad_clear + voxel, zs.end - z) / rest : v8{};
         const v8 h = lanes.g * (dot - fall);
-        for (int k = 0; k < 3; ++k) {
-          const v8 hy = h * lanes.y[k];
-          own[k] += hy;
-          tilted[3 * k] = fma(hy, splat1<v8>(dx), tilted[3 * k]);
-          tilted[3 * k + 1] = fma(hy, splat1<v8>(dy), tilted[3 * k + 1]);
-          tilted[3 * k + 2] = fma(hy, lanes.dz, tilted[3 * k + 2]);
-        }
+        moments.add(lanes, h, dx, dy);
       }
     }
   std::copy_n(sums, wide, c.grad_rows + i * wide);
-  float moments[3];
-  for (int k = 0; k < 3; ++k) moments[k] = across(own[k]);
-  for (int j = 0; j < 3; ++j) c.grad_means[3 * i + j] = axes[j] * moments[0] + axes[3 + j] * moments[1] + axes[6 + j] * moments[2];
-  for (int k = 0; k < 9; ++k) c.grad_axes[9 * i + k] = -across(tilted[k]);
+  moments.write(axes, c.grad_means + 3 * i, c.grad_axes + 9 * i);
 }
 
 }  // namespace

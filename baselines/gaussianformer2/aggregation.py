@@ -16,35 +16,41 @@ g is computed as ``baselines.gaussianflowocc.voxelise`` does, from offsets in ow
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from baselines.gaussianflowocc.voxelise import (
+from baselines.gaussianflowocc.lanes import (
     HEADERS,
-    LANES,
     LEAST_SCALE,
+    PLACES,
+    GaussianOp,
     base_voxels,
     check_gaussians,
+    compiled,
     own_axes,
     padded,
     voxel_centres,
 )
 from baselines.interface import OccupancyGrid
 from renderers.cpu import images
-from renderers.cpu.native import default_target, pointer
-from renderers.cpu.toolchain import Op, ensure
+from renderers.cpu.toolchain import Op
 from renderers.interface import first_derivative_only
 
 FAINTEST = 1e-9
 FARTHEST = 1 << 20  # voxels; further than any grid is wide
-OP = Op("superposition", Path(__file__).parent, ("aggregation.cpp", *HEADERS))
+OP = GaussianOp(
+    "class_probabilities",
+    Op("superposition", Path(__file__).parent, ("aggregation.cpp", *HEADERS)),
+    tensors=(
+        *("means", "axes", "rows", "reach", *PLACES, "clear", "sums"),
+        *("grad_clear", "grad_sums", "grad_means", "grad_axes", "grad_rows"),
+    ),
+)
 PAIRS = 1 << 20  # of a Gaussian and a voxel that PyTorch holds at a time
 
 
@@ -87,11 +93,16 @@ def reach_of(scales: Tensor, multiplier: float, grid: OccupancyGrid) -> Tensor:
     return (scales.amax(dim=-1) * multiplier / grid.voxel_size).ceil().clamp(1, FARTHEST).int()
 
 
+def farthest(reach: Tensor) -> int:
+    """The largest of them, 0 of none."""
+    return int(reach.max()) if len(reach) else 0
+
+
 def superposed(means: Tensor, axes: Tensor, rows: Tensor, grid: OccupancyGrid, reach: Tensor) -> tuple[Tensor, Tensor]:
     """prod (1 - g) [X, Y, Z] and sum of g rows [X, Y, Z, K].
 
     means  [N, 3] m
-    axes   [N, 3, 3] of ``baselines.gaussianflowocc.voxelise.own_axes``
+    axes   [N, 3, 3] of ``baselines.gaussianflowocc.lanes.own_axes``
     rows   [N, K]
     reach  [N] int32 of ``reach_of``
 
@@ -109,7 +120,7 @@ class _Superpose(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grid: OccupancyGrid, reach: Tensor, means: Tensor, axes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         inputs = tuple(t.detach().contiguous() for t in (means, axes, rows))
-        clear, sums = (_op_forward if _compiled(means) else _torch_forward)(grid, reach, *inputs)
+        clear, sums = (_op_forward if compiled(means) else _torch_forward)(grid, reach, *inputs)
         ctx.grid = grid
         ctx.save_for_backward(reach, *inputs, clear)
         return clear, sums
@@ -118,12 +129,8 @@ class _Superpose(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         reach, means, axes, rows, clear = ctx.saved_tensors
         grad_clear, grad_sums = (grad.contiguous() for grad in grads)
-        backward = _op_backward if _compiled(means) else _torch_backward
+        backward = _op_backward if compiled(means) else _torch_backward
         return None, None, *backward(ctx.grid, reach, means, axes, rows, grad_clear * clear, grad_sums)
-
-
-def _compiled(means: Tensor) -> bool:
-    return means.device.type == "cpu" and means.dtype == torch.float32
 
 
 # --- PyTorch -----------------------------------------------------------------------------------------------------------
@@ -134,10 +141,7 @@ def _windows(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
     """Some Gaussians at a time, of one reach: which [n], voxels [n, M] (flat index), d [n, M, 3], y [n, M, 3] and g [n, M]. A
     window is moved into the grid as a whole, or cut to it, and g is zero where the Gaussian does not reach."""
-    if not len(reach):
-        return
-    farthest = int(reach.max())
-    base, centres = base_voxels(grid, farthest, means).long(), voxel_centres(grid, means)
+    base, centres = base_voxels(grid, farthest(reach), means).long(), voxel_centres(grid, means)
     for own in reach.unique().tolist():
         sizes = [min(2 * own + 1, n) for n in grid.shape]
         at_once = max(1, PAIRS // math.prod(sizes))
@@ -190,63 +194,10 @@ def _torch_backward(
 # --- compiled ----------------------------------------------------------------------------------------------------------
 
 
-class _Call(ctypes.Structure):
-    """Mirror of OccSuperposition in aggregation.cpp."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("count", "channels", "padded")),
-        *((name, ctypes.c_int32) for name in ("nx", "ny", "nz", "threads")),
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                "means axes rows base reach order first last xs ys zs clear sums "
-                "grad_clear grad_sums grad_means grad_axes grad_rows"
-            ).split()
-        ),
-    ]
-
-
-@cache
-def _library(target: str) -> ctypes.CDLL:
-    """The op, compiled on first use; raises BuildError."""
-    op = ctypes.CDLL(str(ensure(target, quiet=False, op=OP)))
-    for function in (op.occ_superpose_forward, op.occ_superpose_backward):
-        function.argtypes, function.restype = [ctypes.POINTER(_Call)], ctypes.c_int32
-    return op
-
-
-def _run(name: str, grid: OccupancyGrid, reach: Tensor, channels: int, tensors: dict[str, Tensor]) -> None:
-    """One call of the op; ``tensors`` by the names of ``_Call``, rows already padded."""
-    farthest = int(reach.max()) if len(reach) else 0
-    base = base_voxels(grid, farthest, tensors["means"])
-    along, order = torch.sort(base[:, 0], stable=True)
-    slices = torch.arange(grid.shape[0], dtype=torch.int32)
-    xs, ys, zs = voxel_centres(grid, tensors["means"])
-    tensors = tensors | {
-        "base": base,
-        "reach": reach,
-        "order": order.int(),
-        "first": torch.searchsorted(along, slices - farthest),
-        "last": torch.searchsorted(along, slices + farthest, right=True),
-        "xs": xs,
-        "ys": ys,
-        "zs": torch.nn.functional.pad(zs, (0, LANES - 1)),
-    }
-    call = _Call()
-    call.count, call.channels, call.padded = len(base), channels, tensors["rows"].shape[1]
-    call.nx, call.ny, call.nz = grid.shape
-    call.threads = torch.get_num_threads()
-    for field, tensor in tensors.items():
-        setattr(call, field, pointer(tensor))
-    if getattr(_library(default_target()), name)(ctypes.byref(call)):
-        what = f"{len(base)} Gaussians of {channels} rows on {grid.shape} voxels"
-        raise MemoryError(f"class_probabilities: not enough memory for {what}")
-
-
 def _op_forward(grid: OccupancyGrid, reach: Tensor, means: Tensor, axes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     outputs = images.empty(*grid.shape), images.empty(*grid.shape, rows.shape[1])
     tensors = {"means": means, "axes": axes, "rows": padded(rows)} | dict(zip(("clear", "sums"), outputs, strict=True))
-    _run("occ_superpose_forward", grid, reach, rows.shape[1], tensors)
+    OP.call("occ_superpose_forward", grid, farthest(reach), rows.shape[1], tensors | {"reach": reach})
     return outputs
 
 
@@ -257,6 +208,6 @@ def _op_backward(
     tensors = {"means": means, "axes": axes, "rows": padded(rows)}
     results = {f"grad_{name}": torch.empty_like(value) for name, value in tensors.items()}
     grads = {"grad_clear": grad_clear, "grad_sums": padded(grad_sums)}
-    _run("occ_superpose_backward", grid, reach, rows.shape[1], tensors | grads | results)
+    OP.call("occ_superpose_backward", grid, farthest(reach), rows.shape[1], tensors | grads | results | {"reach": reach})
     results["grad_rows"] = results["grad_rows"][:, : rows.shape[1]]
     return tuple(results.values())

@@ -13,7 +13,7 @@ import torch
 from mmcv.cnn.bricks.transformer import FFN
 from torch import Tensor, nn
 
-from baselines.gaussianflowocc.voxelise import own_axes
+from baselines.gaussianflowocc.lanes import own_axes
 from baselines.gaussianformer2.anchors import ROTATION, AnchorEncoder, Refinement, Space, layers, share
 from baselines.gaussianformer2.sparse import SparseConvolutions
 from baselines.ops.deform_attn import deformable_attention

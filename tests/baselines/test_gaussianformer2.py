@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.checkpoints import CheckpointError, load_released, load_what_fits
-from baselines.gaussianflowocc.voxelise import own_axes
+from baselines.gaussianflowocc.lanes import own_axes
 from baselines.gaussianformer2 import (
     GaussianFormer2,
     GaussianFormer2Init,

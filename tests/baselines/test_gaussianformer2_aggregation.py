@@ -11,7 +11,7 @@ import torch
 from test_voxelise import a_grid, double, largest, some
 from torch import Tensor
 
-from baselines.gaussianflowocc.voxelise import own_axes
+from baselines.gaussianflowocc.lanes import own_axes
 from baselines.gaussianformer2 import aggregation
 from baselines.gaussianformer2.aggregation import FAINTEST, class_probabilities, reach_of, superposed
 from baselines.interface import OccupancyGrid

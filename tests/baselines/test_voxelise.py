@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.gaussianflowocc.voxelise import LEAST_SCALE, voxelise
+from baselines.gaussianflowocc.lanes import LEAST_SCALE
+from baselines.gaussianflowocc.voxelise import voxelise
 from baselines.interface import OccupancyGrid
 from renderers.cpu.native import usable_targets
 
