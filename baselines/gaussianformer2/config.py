@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from baselines.gaussianformer2.recipe import SIZES as PUBLISHED
 from baselines.interface import OccupancyGrid
-from baselines.options import of_size
+from baselines.options import configuration, of_size
 from baselines.tpvformer.config import PAPER as TPVFORMER_PAPER
 from baselines.tpvformer.config import TOY as TPVFORMER_TOY
 
@@ -134,31 +134,7 @@ def check_sizes(
         raise ValueError(f"cell must be metres that divide the grid's range, {grid.lower} to {grid.upper}, got {cell}")
 
 
-def gaussianformer2_config(
-    size: Size,
-    grid: OccupancyGrid,
-    gaussrender: dict[str, Any] | None = None,
-    renderer: str = "cpu",
-    camera_seed: int = 0,
-    loss: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A config for ``mmdet3d.registry.MODELS.build``, plain data throughout; the package's own name for it registers the model.
-
-    gaussrender  fields of GaussRenderConfig for the row with rendering, None for the row without
-    loss         arguments of OccupancyLoss that differ from the published ones
-
-    Raises ValueError for an unknown size.
-    """
-    chosen = of_size("GaussianFormer-2", size, SIZES)
-    return dict(
-        type="GaussianFormer2",
-        grid=asdict(grid),
-        gaussrender=gaussrender,
-        renderer=renderer,
-        camera_seed=camera_seed,
-        loss=loss,
-        **chosen,
-    )
+gaussianformer2_config = configuration("GaussianFormer2", SIZES, title="GaussianFormer-2")
 
 
 def gaussianformer2_init_config(

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from baselines.checkpoints import load_fcos3d_pretrain
 from baselines.gaussianformer2.anchors import space_of
 from baselines.gaussianformer2.config import check_rays
-from baselines.gaussianformer2.rays import Rays, drawn_points, draws, half_mirrored, ray_loss, ray_targets
+from baselines.gaussianformer2.rays import Rays, draws, half_mirrored, ray_loss, ray_targets
 from baselines.gaussianformer2.recipe import FIRST_STAGE
 from baselines.images import check_images, imagenet_rgb
 from baselines.interface import OccupancyBatch, OccupancyGrid, OccupancyPrediction
@@ -69,8 +69,7 @@ class GaussianFormer2Init(OccupancyModel):
         occupied = torch.zeros(batch.batch_size, *grid.shape, dtype=torch.bool, device=logits.device)
         size = torch.tensor(grid.shape, device=logits.device)
         for own, ray_logits, ray_points, generator in zip(occupied, logits, points, draws(self, batch.batch_size), strict=True):
-            chance = torch.rand(ray_logits.shape[:3], generator=generator, device="cpu").to(ray_logits)
-            drawn = drawn_points(ray_logits, ray_points, space, self.lifter.nothing_is_farthest, chance)
+            drawn = self.lifter.drawn(ray_logits, ray_points, space, generator)
             x, y, z = ((drawn - drawn.new_tensor(grid.lower)) / grid.voxel_size).long().minimum(size - 1).unbind(-1)
             own[x, y, z] = True
         something = next(number for number in range(grid.num_classes) if number != grid.empty)

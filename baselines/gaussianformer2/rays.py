@@ -89,6 +89,11 @@ class Rays(nn.Module):
         back = torch.linalg.inv(batch.projection.double()).float()[:, :, None, None, None, :3]
         return (back[..., :3] @ scaled[..., None])[..., 0] + back[..., 3]
 
+    def drawn(self, logits: Tensor, points: Tensor, space: Space, generator: torch.Generator) -> Tensor:
+        """``drawn_points`` of one sample by chances of a CPU generator."""
+        chance = torch.rand(logits.shape[:-1], generator=generator, device="cpu").to(logits)
+        return drawn_points(logits, points, space, self.nothing_is_farthest, chance)
+
 
 def ray_targets(points: Tensor, labels: Tensor, grid: OccupancyGrid) -> Tensor:
     """[..., D + 1] bool of points [B, ..., D, 3]: whose voxel is occupied, and last, whether none is."""
@@ -191,10 +196,9 @@ class Lifter(Rays):
             logits = self(images)
             size = (logits.shape[2], logits.shape[3])
             points = self.points(batch, size)
-            chances = [torch.rand(logits.shape[1:4], generator=own, device="cpu").to(logits) for own in generators]
             places = []
-            for own_logits, own_points, chance, generator in zip(logits, points, chances, generators, strict=True):
-                drawn = drawn_points(own_logits, own_points, self.space, self.nothing_is_farthest, chance)
+            for own_logits, own_points, generator in zip(logits, points, generators, strict=True):
+                drawn = self.drawn(own_logits, own_points, self.space, generator)
                 places.append(self.space.raw(exactly(drawn, len(self.anchor), self.space, generator)))
         seen = torch.cat([torch.stack(places), self.anchor.expand(len(places), -1, -1)], dim=-1)
         return torch.cat([seen, self.random_anchors.expand(len(places), -1, -1)], dim=1)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 from baselines.interface import OccupancyGrid
-from baselines.options import of_size
-
-Size = Literal["toy", "paper"]
+from baselines.options import configuration
 
 STRIDES = (1, 2, 4, 8, 16)
 """Of the maps that the image network makes; those that voxels look at are among them."""
@@ -79,28 +76,4 @@ def check_sizes(
         raise ValueError(f"frustum_size must be at least 1, got {frustum_size}")
 
 
-def monoscene_config(
-    size: Size,
-    grid: OccupancyGrid,
-    gaussrender: dict[str, Any] | None = None,
-    renderer: str = "cpu",
-    camera_seed: int = 0,
-    loss: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A config for ``mmdet3d.registry.MODELS.build``, plain data throughout; the package's own name for it registers the model.
-
-    gaussrender  fields of GaussRenderConfig for the row with rendering, None for the row without
-    loss         arguments of OccupancyLoss that differ from the published ones
-
-    Raises ValueError for an unknown size.
-    """
-    chosen = of_size("MonoScene", size, SIZES)
-    return dict(
-        type="MonoScene",
-        grid=asdict(grid),
-        gaussrender=gaussrender,
-        renderer=renderer,
-        camera_seed=camera_seed,
-        loss=loss,
-        **chosen,
-    )
+monoscene_config = configuration("MonoScene", SIZES)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
-from baselines.interface import OccupancyGrid
-from baselines.options import of_size
+from baselines.options import configuration
 from baselines.tpvformer.config import PAPER as TPVFORMER_PAPER
 from baselines.tpvformer.config import TOY as TPVFORMER_TOY
-
-Size = Literal["toy", "paper"]
 
 # zhangyp15/OccFormer projects/configs/occformer_nusc/occformer_nusc_r101_896x1600.py, of which the range alone is another here.
 PAPER: dict[str, Any] = dict(
@@ -107,50 +103,8 @@ def check_options(config: dict[str, Any]) -> None:
     Teaching(**(config.get("teaching") or {}))
 
 
-def occformer_config(
-    size: Size,
-    grid: OccupancyGrid,
-    gaussrender: dict[str, Any] | None = None,
-    renderer: str = "cpu",
-    camera_seed: int = 0,
-    loss: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A config for ``mmdet3d.registry.MODELS.build``, plain data throughout; the package's own name for it registers the model.
-
-    gaussrender  fields of GaussRenderConfig for the row with rendering, None for the row without
-    loss         arguments of OccupancyLoss; read are ``class_weights``, if queries are weighted by class, and ``in_sight``
-
-    Raises ValueError for an unknown size.
-    """
-    return _config(of_size("OccFormer", size, SIZES), grid, gaussrender, renderer, camera_seed, loss)
+occformer_config = configuration("OccFormer", SIZES)
 
 
-def occformer_front_config(
-    size: Size,
-    grid: OccupancyGrid,
-    gaussrender: dict[str, Any] | None = None,
-    renderer: str = "cpu",
-    camera_seed: int = 0,
-    loss: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The same for one camera, as it is published for SemanticKITTI."""
-    return _config(of_size("OccFormer", size, FRONT_SIZES), grid, gaussrender, renderer, camera_seed, loss)
-
-
-def _config(
-    chosen: dict[str, Any],
-    grid: OccupancyGrid,
-    gaussrender: dict[str, Any] | None,
-    renderer: str,
-    camera_seed: int,
-    loss: dict[str, Any] | None,
-) -> dict[str, Any]:
-    return dict(
-        type="OccFormer",
-        grid=asdict(grid),
-        gaussrender=gaussrender,
-        renderer=renderer,
-        camera_seed=camera_seed,
-        loss=loss,
-        **chosen,
-    )
+occformer_front_config = configuration("OccFormer", FRONT_SIZES)
+"""The same for one camera, as it is published for SemanticKITTI."""

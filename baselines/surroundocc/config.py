@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
-from baselines.interface import OccupancyGrid
-from baselines.options import of_size
+from baselines.options import configuration
 from baselines.tpvformer.config import PAPER as TPVFORMER_PAPER
 from baselines.tpvformer.config import TOY as TPVFORMER_TOY
-
-Size = Literal["toy", "paper"]
 
 # weiyithu/SurroundOcc projects/configs/surroundocc/surroundocc.py:49-150, with the backbone that TPVFormer has too.
 # dropout_epochs=1: GaussRender's training, see OccupancyModel.
@@ -48,30 +44,4 @@ TOY: dict[str, Any] = dict(
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
 
 
-def surroundocc_config(
-    size: Size,
-    grid: OccupancyGrid,
-    gaussrender: dict[str, Any] | None = None,
-    renderer: str = "cpu",
-    camera_seed: int = 0,
-    loss: dict[str, Any] | None = None,
-    num_cameras: int = 6,
-) -> dict[str, Any]:
-    """A config for ``mmdet3d.registry.MODELS.build``, plain data throughout; the package's own name for it registers the model.
-
-    gaussrender  fields of GaussRenderConfig for the row with rendering, None for the row without
-    loss         arguments of OccupancyLoss that differ from the published ones
-
-    Raises ValueError for an unknown size.
-    """
-    chosen = of_size("SurroundOcc", size, SIZES)
-    return dict(
-        type="SurroundOcc",
-        grid=asdict(grid),
-        gaussrender=gaussrender,
-        renderer=renderer,
-        camera_seed=camera_seed,
-        loss=loss,
-        num_cameras=num_cameras,
-        **chosen,
-    )
+surroundocc_config = configuration("SurroundOcc", SIZES)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
-from baselines.interface import OccupancyGrid
-from baselines.options import of_size
+from baselines.options import configuration
 from baselines.tpvformer.config import TOY as TPVFORMER_TOY
-
-Size = Literal["toy", "paper"]
 
 # hustvl/Symphonies configs/models/symphonies.yaml, configs/datasets/kitti_360.yaml and
 # maskdino/configs/maskdino_r50_8xb2-lsj-50e_coco-panoptic.py. Dropout is mmcv's default there, in the decoder only.
@@ -65,28 +61,4 @@ TOY: dict[str, Any] = PAPER | dict(
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
 
 
-def symphonies_config(
-    size: Size,
-    grid: OccupancyGrid,
-    gaussrender: dict[str, Any] | None = None,
-    renderer: str = "cpu",
-    camera_seed: int = 0,
-    loss: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A config for ``mmdet3d.registry.MODELS.build``, plain data throughout; the package's own name for it registers the model.
-
-    gaussrender  fields of GaussRenderConfig for the row with rendering, None for the row without
-    loss         arguments of OccupancyLoss that differ from the published ones
-
-    Raises ValueError for an unknown size.
-    """
-    chosen = of_size("Symphonies", size, SIZES)
-    return dict(
-        type="Symphonies",
-        grid=asdict(grid),
-        gaussrender=gaussrender,
-        renderer=renderer,
-        camera_seed=camera_seed,
-        loss=loss,
-        **chosen,
-    )
+symphonies_config = configuration("Symphonies", SIZES)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
-from baselines.interface import OccupancyGrid
-from baselines.options import of_size
-
-Size = Literal["toy", "paper"]
+from baselines.options import configuration
 
 # valeoai/GaussRender config/_base_/model_tpvformer.py. dropout_epochs=1: see OccupancyModel.
 PAPER: dict[str, Any] = dict(
@@ -81,30 +77,4 @@ TOY: dict[str, Any] = dict(
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}
 
 
-def tpvformer_config(
-    size: Size,
-    grid: OccupancyGrid,
-    gaussrender: dict[str, Any] | None = None,
-    renderer: str = "cpu",
-    camera_seed: int = 0,
-    loss: dict[str, Any] | None = None,
-    num_cameras: int = 6,
-) -> dict[str, Any]:
-    """A config for ``mmdet3d.registry.MODELS.build``, plain data throughout; the package's own name for it registers the model.
-
-    gaussrender  fields of GaussRenderConfig for the row with rendering, None for the row without
-    loss         arguments of OccupancyLoss that differ from the published ones
-
-    Raises ValueError for an unknown size.
-    """
-    chosen = of_size("TPVFormer", size, SIZES)
-    return dict(
-        type="TPVFormer",
-        grid=asdict(grid),
-        gaussrender=gaussrender,
-        renderer=renderer,
-        camera_seed=camera_seed,
-        loss=loss,
-        num_cameras=num_cameras,
-        **chosen,
-    )
+tpvformer_config = configuration("TPVFormer", SIZES)

@@ -121,15 +121,12 @@ def check_command(words: list[str]) -> None:
 
 def known(page: str) -> set[str]:
     """What the networks' arguments are called."""
-    if page == "gaussrender":
-        from baselines.tpvformer import config
-
-        return {*config.PAPER, *inspect.signature(config.tpvformer_config).parameters}
     from baselines.gaussianflowocc import GaussianFlowOcc
     from baselines.gaussianocc import GaussianOcc
     from baselines.renderocc import RenderOcc
+    from baselines.tpvformer import TPVFormer
 
-    models = {"renderocc": RenderOcc, "gaussianflowocc": GaussianFlowOcc, "gaussianocc": GaussianOcc}
+    models = {"gaussrender": TPVFormer, "renderocc": RenderOcc, "gaussianflowocc": GaussianFlowOcc, "gaussianocc": GaussianOcc}
     return set(inspect.signature(models[page]).parameters)
 
 
