@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from grids import kitti360_grid
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
 
 KITTI360 = kitti360_grid()
+# The behaviour of toy models is tested on few voxels, 32 x 32 x 8, and small images: the scene of Symphonies has 16 x 16 x 2
+# cells, and MonoScene's coarsest level 8 x 8 x 2.
+SMALL = replace(KITTI360, upper=(51.2, 25.6, 10.8), voxel_size=1.6)
+IMAGE = dict(width=176, height=48)
+RENDERING = {"bev_reduction": 8, "image_reduction": 2}
 SIZE = (1408, 376)
 FOCAL, CENTRE = 552.554261, (682.049453, 238.769549)
 CAMERA_TO_VELODYNE = (

@@ -117,18 +117,32 @@ class StateDict(dict[str, tuple[int, ...]]):
             self.conv(f"{prefix}.{name}.conv", outputs, width, 3, 3, 3, bias=False)
             self.norm(f"{prefix}.{name}.bn", outputs)
 
-    def lift_splat(self, width: int) -> None:
-        """BEVStereo4D for occupancy from behind an image neck of ``width`` channels up to the voxels' features."""
-        net = "img_view_transformer.depth_net"
+    def camera_aware(self, net: str, width: int, context: int) -> None:
+        """What of a depth network of ``width`` channels is told of the camera, and its ``context`` features."""
         self.conv(f"{net}.reduce_conv.0", width, width, 3, 3)
         self.norm(f"{net}.reduce_conv.1", width)
-        self.conv(f"{net}.context_conv", 32, width, 1, 1)
+        self.conv(f"{net}.context_conv", context, width, 1, 1)
         self.norm(f"{net}.bn", 27)
         for kind in ("depth", "context"):
             self.conv(f"{net}.{kind}_mlp.fc1", width, 27)
             self.conv(f"{net}.{kind}_mlp.fc2", width, width)
             self.conv(f"{net}.{kind}_se.conv_reduce", width, width, 1, 1)
             self.conv(f"{net}.{kind}_se.conv_expand", width, width, 1, 1)
+
+    def aspp(self, prefix: str, width: int, inside: int, running: bool = True) -> None:
+        for branch in range(1, 5):
+            size = 1 if branch == 1 else 3
+            self.conv(f"{prefix}.aspp{branch}.atrous_conv", inside, width, size, size, bias=False)
+            self.norm(f"{prefix}.aspp{branch}.bn", inside, running)
+        self.conv(f"{prefix}.global_avg_pool.1", inside, width, 1, 1, bias=False)
+        self.norm(f"{prefix}.global_avg_pool.2", inside, running)
+        self.conv(f"{prefix}.conv1", width, 5 * inside, 1, 1, bias=False)
+        self.norm(f"{prefix}.bn1", width, running)
+
+    def lift_splat(self, width: int) -> None:
+        """BEVStereo4D for occupancy from behind an image neck of ``width`` channels up to the voxels' features."""
+        net = "img_view_transformer.depth_net"
+        self.camera_aware(net, width, 32)
         for layer in (0, 2):
             self.conv(f"{net}.cost_volumn_net.{layer}", 88, 88, 3, 3)
             self.norm(f"{net}.cost_volumn_net.{layer + 1}", 88)
@@ -138,14 +152,7 @@ class StateDict(dict[str, tuple[int, ...]]):
             self.conv(f"{net}.depth_conv.{block}.conv2", width, width, 3, 3, bias=False)
             self.norm(f"{net}.depth_conv.{block}.bn2", width)
         self.conv(f"{net}.depth_conv.0.downsample", width, width + 88, 1, 1)
-        for branch in range(1, 5):
-            size = 1 if branch == 1 else 3
-            self.conv(f"{net}.depth_conv.3.aspp{branch}.atrous_conv", 96, width, size, size, bias=False)
-            self.norm(f"{net}.depth_conv.3.aspp{branch}.bn", 96)
-        self.conv(f"{net}.depth_conv.3.global_avg_pool.1", 96, width, 1, 1, bias=False)
-        self.norm(f"{net}.depth_conv.3.global_avg_pool.2", 96)
-        self.conv(f"{net}.depth_conv.3.conv1", width, 5 * 96, 1, 1, bias=False)
-        self.norm(f"{net}.depth_conv.3.bn1", width)
+        self.aspp(f"{net}.depth_conv.3", width, 96)
         self.conv(f"{net}.depth_conv.4", 88, width, 1, 1)
 
         self.block3d("pre_process_net.layers.0.0", 32, 32, first=True)

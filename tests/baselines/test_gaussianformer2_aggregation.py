@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
-from test_voxelise import a_grid, double, largest, some
 from torch import Tensor
+from voxel_rig import FIELDS, GRID, Inputs, a_grid, away, check_gradients, covariances, differentiated, double, largest, some
 
 from baselines.gaussianflowocc.lanes import own_axes
 from baselines.gaussianformer2 import aggregation
 from baselines.gaussianformer2.aggregation import FAINTEST, class_probabilities, reach_of, superposed
 from baselines.interface import OccupancyGrid
-from renderers.cpu.native import usable_targets
-
-FIELDS = ("means", "quaternions", "scales", "opacities", "features")
-GRID = a_grid()
-Inputs = dict[str, Tensor]
 
 
 def plain(inputs: Inputs, grid: OccupancyGrid, multiplier: float) -> tuple[Tensor, Tensor]:
     """The published formulas, every voxel with every Gaussian."""
     means, quaternions, scales, opacities, logits = (inputs[name] for name in FIELDS)
-    w, x, y, z = (quaternions / quaternions.norm(dim=1, keepdim=True)).unbind(1)
-    rotation = torch.stack(
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], 1
-    ).view(-1, 3, 3)  # fmt: skip
-    covariance = rotation @ torch.diag_embed(scales**2) @ rotation.mT
-    index = torch.stack(torch.meshgrid(*(torch.arange(n) for n in grid.shape), indexing="ij"), -1)
-    # in float32, as the op sees them: a mean on a voxel's edge belongs to one or the other
-    base = ((means.detach().float() - torch.tensor(grid.lower)) / grid.voxel_size).floor().long()
+    covariance = covariances(quaternions, scales)
     reach = (scales.detach().float().amax(1) * multiplier / grid.voxel_size).ceil().clamp_min(1)
-    near = (index[None] - base[:, None, None, None]).abs().amax(-1) <= reach[:, None, None, None]
+    near = away(means, grid) <= reach[:, None, None, None]
     d = grid.centres(dtype=means.dtype)[None] - means[:, None, None, None]
     g = (-0.5 * torch.einsum("nxyzi,nij,nxyzj->nxyz", d, torch.linalg.inv(covariance), d)).exp() * near
     normal = g / ((2 * math.pi) ** 1.5 * torch.linalg.det(covariance).sqrt())[:, None, None, None]
@@ -52,28 +36,6 @@ def ours(inputs: Inputs, grid: OccupancyGrid = GRID, multiplier: float = 3.0) ->
     return class_probabilities(*(inputs[name] for name in FIELDS), grid, multiplier)
 
 
-def differentiated(function: Any, inputs: Inputs, *arguments: Any) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
-    leaves = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
-    outputs = function(leaves, *arguments)
-    generator = torch.Generator().manual_seed(9)
-    weights = [torch.randn(t.shape, generator=generator).to(t.dtype) for t in outputs]
-    ((outputs[0] * weights[0]).sum() + (outputs[1] * weights[1]).sum()).backward()
-    return tuple(t.detach() for t in outputs), {name: leaf.grad for name, leaf in leaves.items()}  # type: ignore[misc, return-value]
-
-
-@pytest.fixture(params=usable_targets())
-def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("OCC_CPU_TARGET", request.param)
-    return str(request.param)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("multiplier", "channels"), [(0.1, 1), (2.0, 17), (5.0, 7)])
 def test_the_op_is_the_published_formula_and_its_gradients(target: str, multiplier: float, channels: int) -> None:
     inputs = some(channels=channels, seed=channels)
@@ -83,10 +45,7 @@ def test_the_op_is_the_published_formula_and_its_gradients(target: str, multipli
     for value, expected in zip(got, right, strict=True):
         assert value.dtype == torch.float32
         assert largest(value - expected) <= 2e-5
-    for name, gradient in right_gradients.items():
-        rows = gradient.flatten(1) if gradient.dim() > 1 else gradient[:, None]
-        scale = rows.abs().amax(1, keepdim=True).clamp_min(1.0)
-        assert largest((gradients[name].view_as(rows) - rows) / scale) <= 5e-4, f"gradient of {name}"
+    check_gradients(gradients, right_gradients, 5e-4)
 
 
 @pytest.mark.parametrize("pairs", [1, 1 << 20])

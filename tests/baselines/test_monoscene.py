@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from kitti_rig import KITTI360, kitti_batch
+from kitti_rig import IMAGE, KITTI360, RENDERING, SMALL, kitti_batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,11 +22,6 @@ from baselines.monoscene.config import PAPER, TOY, check_options
 from baselines.monoscene.losses import cell_labels, relation_loss, relations
 from baselines.symphonies.geometry import frustums
 from baselines.symphonies.losses import voxel_losses
-
-# The behaviour of the toy model is tested on few voxels and small images; the coarsest level has 8 x 8 x 2 cells.
-SMALL = replace(KITTI360, upper=(51.2, 25.6, 10.8), voxel_size=1.6)
-IMAGE = dict(width=176, height=48)
-RENDERING = {"bev_reduction": 8, "image_reduction": 2}
 
 GAUSSIANS = 2 * (32 * 32 + 32) + 33 * (11 + 19)
 

@@ -81,20 +81,12 @@ def published(classes: int) -> StateDict:
         out.norm(f"img_neck.deblocks.{level}.1", 128)
 
     net, width = "img_view_transformer.depth_net", 512
-    out.conv(f"{net}.reduce_conv.0", width, width, 3, 3)
-    out.norm(f"{net}.reduce_conv.1", width)
-    out.conv(f"{net}.context_conv", 128, width, 1, 1)
-    out.norm(f"{net}.bn", 27)
-    for kind in ("depth", "context"):
-        out.conv(f"{net}.{kind}_mlp.fc1", width, 27)
-        out.conv(f"{net}.{kind}_mlp.fc2", width, width)
-        out.conv(f"{net}.{kind}_se.conv_reduce", width, width, 1, 1)
-        out.conv(f"{net}.{kind}_se.conv_expand", width, width, 1, 1)
+    out.camera_aware(net, width, 128)
     for block in range(3):
         for number in (1, 2):
             out.conv(f"{net}.depth_conv.{block}.conv{number}", width, width, 3, 3, bias=False)
             out.norm(f"{net}.depth_conv.{block}.bn{number}", width)
-    aspp(out, f"{net}.depth_conv.3", width, running=True)
+    out.aspp(f"{net}.depth_conv.3", width, width)
     out.conv(f"{net}.depth_conv.4", width, width // 4, 3, 3, bias=False)
     out.conv(f"{net}.depth_conv.4.conv_offset", 18, width, 3, 3)
     out.conv(f"{net}.depth_conv.5", 112, width, 1, 1)
@@ -120,7 +112,7 @@ def published(classes: int) -> StateDict:
             for name, one, other in (("input_conv", width // 4, width), ("output_conv", width, width // 4)):
                 out.conv(f"{at}.aspp.{name}.0", one, other, 1, 1, bias=False)
                 out.norm(f"{at}.aspp.{name}.1", one, running=False)
-            aspp(out, f"{at}.aspp.aspp", width // 4, running=False)
+            out.aspp(f"{at}.aspp.aspp", width // 4, width // 4, running=False)
             out.conv(f"{at}.combine_coeff", 1, width, 1, 1, 1)
 
     neck, dim = "img_bev_encoder_neck", 192
@@ -153,17 +145,6 @@ def published(classes: int) -> StateDict:
     for layer in (0, 2, 4):
         out.conv(f"{head}.mask_embed.{layer}", dim, dim)
     return out
-
-
-def aspp(out: StateDict, at: str, width: int, running: bool) -> None:
-    for branch in range(1, 5):
-        size = 1 if branch == 1 else 3
-        out.conv(f"{at}.aspp{branch}.atrous_conv", width, width, size, size, bias=False)
-        out.norm(f"{at}.aspp{branch}.bn", width, running)
-    out.conv(f"{at}.global_avg_pool.1", width, width, 1, 1, bias=False)
-    out.norm(f"{at}.global_avg_pool.2", width, running)
-    out.conv(f"{at}.conv1", width, 5 * width, 1, 1, bias=False)
-    out.norm(f"{at}.bn1", width, running)
 
 
 def feedforward(out: StateDict, at: str, dim: int, hidden: int, norms: int) -> None:

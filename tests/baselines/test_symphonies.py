@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from kitti_rig import KITTI360, kitti_batch
+from kitti_rig import IMAGE, KITTI360, RENDERING, SMALL, kitti_batch
 from torch import Tensor, nn
 
 from baselines.checkpoints import CheckpointError, load_maskdino_pretrain, load_released
@@ -18,11 +18,6 @@ from baselines.interface import OccupancyBatch, OccupancyGrid
 from baselines.symphonies import Symphonies, symphonies_config
 from baselines.symphonies.geometry import frustums
 from baselines.symphonies.losses import voxel_losses
-
-# The behaviour of the toy model is tested on few voxels and small images; the scene has 16 x 16 x 2 cells.
-SMALL = replace(KITTI360, upper=(51.2, 25.6, 10.8), voxel_size=1.6)
-IMAGE = dict(width=176, height=48)
-RENDERING = {"bev_reduction": 8, "image_reduction": 2}
 
 GAUSSIANS = 2 * (128 * 128 + 128) + 129 * (11 + 19)
 

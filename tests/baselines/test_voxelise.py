@@ -2,96 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
+from voxel_rig import FIELDS, GRID, Inputs, a_grid, away, check_gradients, covariances, differentiated, double, largest, some
 
 from baselines.gaussianflowocc.lanes import LEAST_SCALE
 from baselines.gaussianflowocc.voxelise import voxelise
 from baselines.interface import OccupancyGrid
-from renderers.cpu.native import usable_targets
-
-FIELDS = ("means", "quaternions", "scales", "opacities", "features")
-Inputs = dict[str, Tensor]
-
-
-def a_grid(shape: tuple[int, int, int] = (9, 7, 5)) -> OccupancyGrid:
-    lower = (-1.6, -1.2, -0.4)
-    upper = tuple(low + 0.4 * n for low, n in zip(lower, shape, strict=True))
-    return OccupancyGrid(lower, upper, 0.4, ("thing", "empty"), 1)  # type: ignore[arg-type]
-
-
-GRID = a_grid()
-
-
-def some(count: int = 40, channels: int = 6, seed: int = 0, grid: OccupancyGrid = GRID) -> Inputs:
-    """Gaussians in and around the grid, thin and fat ones, float32."""
-    generator = torch.Generator().manual_seed(seed)
-    low, high = torch.tensor(grid.lower) - 1.0, torch.tensor(grid.upper) + 1.0
-    return {
-        "means": low + (high - low) * torch.rand(count, 3, generator=generator),
-        "quaternions": torch.randn(count, 4, generator=generator),
-        "scales": 0.03 * 40 ** torch.rand(count, 3, generator=generator),
-        "opacities": torch.rand(count, generator=generator),
-        "features": torch.randn(count, channels, generator=generator),
-    }
-
-
-def double(inputs: Inputs) -> Inputs:
-    return {name: value.detach().double() for name, value in inputs.items()}
 
 
 def plain(inputs: Inputs, grid: OccupancyGrid, neighbourhood: int) -> tuple[Tensor, Tensor]:
     """The formula over all voxels at once: Sigma^-1, and a mask of who is a candidate of whom."""
     means, quaternions, scales, opacities, features = (inputs[name] for name in FIELDS)
-    w, x, y, z = (quaternions / quaternions.norm(dim=1, keepdim=True)).unbind(1)
-    rotation = torch.stack(
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], 1
-    ).view(-1, 3, 3)  # fmt: skip
-    inverse = torch.linalg.inv(rotation @ torch.diag_embed(scales**2) @ rotation.mT)
+    inverse = torch.linalg.inv(covariances(quaternions, scales))
     centres = grid.centres(dtype=means.dtype)
-    index = torch.stack(torch.meshgrid(*(torch.arange(n) for n in grid.shape), indexing="ij"), -1)
-    # in float32, as the op sees them: a mean on a voxel's edge belongs to one or the other
-    base = ((means.detach().float() - torch.tensor(grid.lower)) / grid.voxel_size).floor().long()
-    near = ((index[None] - base[:, None, None, None]).abs() <= neighbourhood).all(-1)
+    near = away(means, grid) <= neighbourhood
     d = centres[None] - means[:, None, None, None]
     g = (-0.5 * torch.einsum("nxyzi,nij,nxyzj->nxyz", d, inverse, d)).exp() * near
     return torch.einsum("n,nxyz->xyz", opacities, g), torch.einsum("nk,nxyz->xyzk", features, g)
 
 
-def differentiated(function: Any, inputs: Inputs, *arguments: Any) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
-    leaves = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
-    occupancy, semantics = function(leaves, *arguments)
-    generator = torch.Generator().manual_seed(9)
-    weights = [torch.randn(t.shape, generator=generator).to(t.dtype) for t in (occupancy, semantics)]
-    ((occupancy * weights[0]).sum() + (semantics * weights[1]).sum()).backward()
-    return (occupancy.detach(), semantics.detach()), {name: leaf.grad for name, leaf in leaves.items()}  # type: ignore[misc]
-
-
 def ours(inputs: Inputs, grid: OccupancyGrid = GRID, neighbourhood: int = 4) -> tuple[Tensor, Tensor]:
     return voxelise(*(inputs[name] for name in FIELDS), grid, neighbourhood)
-
-
-def largest(value: Tensor) -> float:
-    return float(value.abs().max()) if value.numel() else 0.0
-
-
-@pytest.fixture(params=usable_targets())
-def target(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("OCC_CPU_TARGET", request.param)
-    return str(request.param)
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("neighbourhood", [0, 1, 3, 4, 5])
@@ -104,10 +37,7 @@ def test_the_op_is_the_plain_formula_and_its_gradients(target: str, neighbourhoo
     for value, expected in zip(got, right, strict=True):
         assert value.dtype == torch.float32
         assert largest(value - expected) <= 1e-5 * max(1.0, largest(expected))
-    for name, gradient in right_gradients.items():
-        rows = gradient.flatten(1) if gradient.dim() > 1 else gradient[:, None]
-        scale = rows.abs().amax(1, keepdim=True).clamp_min(1.0)
-        assert largest((gradients[name].view_as(rows) - rows) / scale) <= 1e-4, f"gradient of {name}"
+    check_gradients(gradients, right_gradients, 1e-4)
 
 
 @pytest.mark.parametrize("neighbourhood", [0, 1, 4])

@@ -2,6 +2,20 @@
 
 from experiments.spec import Column, DataPreset, Preset, Row, Schedule, TableSpec
 
+BACKBONE = {
+    "type": "ResNet",
+    "depth": 18,
+    "base_channels": 8,
+    "stem_channels": 8,
+    "num_stages": 3,
+    "strides": (1, 2, 2),
+    "dilations": (1, 1, 1),
+    "out_indices": (0, 1, 2),
+    "norm_cfg": {"type": "BN", "requires_grad": True},
+    "norm_eval": False,
+    "style": "pytorch",
+}
+"""Of three stages, for other tiny tables."""
 SIZES = {
     "backbone": {
         "type": "ResNet",

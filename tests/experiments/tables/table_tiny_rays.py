@@ -2,25 +2,14 @@
 
 from dataclasses import replace
 
+from experiments.tables.table_tiny import BACKBONE
 from experiments.tables.table_tiny import TABLE as TINY
 
 from experiments.spec import TableSpec
 from experiments.tables.table_renderocc import TABLE as RENDEROCC
 
 SIZES = {
-    "backbone": {
-        "type": "StereoResNet",
-        "depth": 18,
-        "base_channels": 8,
-        "stem_channels": 8,
-        "num_stages": 3,
-        "strides": (1, 2, 2),
-        "dilations": (1, 1, 1),
-        "out_indices": (0, 1, 2),
-        "norm_cfg": {"type": "BN", "requires_grad": True},
-        "norm_eval": False,
-        "style": "pytorch",
-    },
+    "backbone": BACKBONE | {"type": "StereoResNet"},
     "depth": (1.0, 41.0, 4.0),
     "aspp": 4,
     "channels": 8,
