@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
@@ -296,7 +297,11 @@ def test_a_narrow_window_shows_whole_pages(tab, site: Path, page: str) -> None:
 def test_search_works_from_the_file_system(tab, site: Path) -> None:
     tab.goto((site / "index.html").as_uri())
     tab.fill("input.md-search__input", "bootstrap")
-    tab.wait_for_selector(".md-search-result__item a", timeout=60_000)
+    end = time.monotonic() + 60
+    while not tab.locator(".md-search-result__item a").count():
+        assert time.monotonic() < end, "nothing is found"
+        tab.dispatch_event("input.md-search__input", "keyup")  # what is typed before the page listens is not heard
+        tab.wait_for_timeout(200)
     assert "Intervals" in tab.inner_text(".md-search-result__list")
 
 
