@@ -78,15 +78,11 @@ class VolumeDecoder(nn.Module):
         shapes = [_shape(level) for level in levels]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
         device, dim = tokens.device, tokens.shape[2]
-        codes = [sine_code(shape, dim, device) + own for shape, own in zip(shapes, self.level_encoding.weight, strict=True)]
-        places = torch.cat([middles(shape, device) for shape in shapes]).to(tokens)
+        own = self.level_encoding.weight
+        codes = torch.cat([sine_code(shape, dim, device) + level for shape, level in zip(shapes, own, strict=True)])
+        places = torch.cat([middles(shape, device) for shape in shapes]).to(tokens).expand(len(tokens), -1, -1)
         for layer in self.encoder.layers:
-            tokens = layer(
-                tokens,
-                query_pos=torch.cat(codes),
-                reference_points=places.expand(len(tokens), -1, -1),
-                shapes=shapes,
-            )
+            tokens = layer(tokens, query_pos=codes, reference_points=places, shapes=shapes)
         split = tokens.split([x * y * z for x, y, z in shapes], dim=1)
         out = [part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(split, shapes, strict=True)]
         above = F.interpolate(out[-1], size=fine.shape[2:], mode="trilinear", align_corners=False)
@@ -149,22 +145,21 @@ class MaskHead(nn.Module):
         query = self.query_feat.weight.expand(batch, -1, -1)
         place = self.query_embed.weight.expand(batch, -1, -1)
         classes, masks = [], []
-        for number in range(len(self.transformer_decoder.layers) + 1):
+        for number, layer in enumerate((None, *self.transformer_decoder.layers)):
+            if layer is not None:
+                level = (number - 1) % LEVELS
+                query = layer(
+                    query,
+                    key=keys[level],
+                    value=keys[level],
+                    query_pos=place,
+                    key_pos=codes[level],
+                    attn_masks=[self._hidden(masks[-1], shapes[level]), None],
+                )
             own = self.transformer_decoder.post_norm(query)
             classes.append(self.cls_embed(own))
             masks.append(torch.einsum("bqc,bcxyz->bqxyz", self.mask_embed(own), features))
-            if number == len(self.transformer_decoder.layers):
-                return classes, masks
-            level = number % LEVELS
-            query = self.transformer_decoder.layers[number](
-                query,
-                key=keys[level],
-                value=keys[level],
-                query_pos=place,
-                key_pos=codes[level],
-                attn_masks=[self._hidden(masks[-1], shapes[level]), None],
-            )
-        raise AssertionError("returned after the last layer")
+        return classes, masks
 
     @torch.no_grad()
     def _hidden(self, masks: Tensor, shape: tuple[int, int, int]) -> Tensor:
