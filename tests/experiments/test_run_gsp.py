@@ -1,4 +1,4 @@
-"""GaussianOcc's first stage for real, at sizes of seconds: its losses, and that its depth and motion are measured."""
+"""GaussianOcc's stages for real, at sizes of seconds: their losses, and that depth and motion are measured."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ def test_depth_and_motion_are_in_its_record(finished: Path, row: str) -> None:
     assert 0 < record.metrics["lidar_abs_rel_cameras"] < 20 and 0 <= record.metrics["motion_rotation"] < 30
     assert set(record.first_losses[0]) - {"loss"} == LOSSES[row] and record.iterations == 2
     assert all(np.isfinite(value) for value in record.first_losses[0].values())
+
+
+@pytest.mark.slow
+def test_the_second_stage_starts_from_it(finished: Path) -> None:
+    record = records.load(records.path_of("table_tiny_gsp", "toy", "gaussianocc--cpu--seed0", finished / "results"))
+    assert record.iterations == 2 and record.renderer == "cpu"
+    assert {*lidar("cameras"), "mIoU", "RayIoU"} <= set(record.metrics)
+    assert all(np.isfinite(value) for loss in record.first_losses for value in loss.values())
 
 
 @pytest.mark.parametrize("name", ["table_gaussianocc_depth", "table_gaussianocc_depth_ddad"])

@@ -1,10 +1,12 @@
-"""GaussianOcc's first stage for tests, at sizes that train in seconds."""
+"""GaussianOcc's stages for tests, at sizes that train in seconds."""
 
 from dataclasses import replace
 
+from experiments.tables.table_tiny import BACKBONE
 from experiments.tables.table_tiny import TABLE as TINY
 
 from experiments.spec import TableSpec
+from experiments.tables.table_gaussianocc import GAUSSIANOCC
 from experiments.tables.table_gaussianocc_depth import TABLE as DEPTH
 
 SIZES = {
@@ -22,6 +24,15 @@ SIZES = {
     "decoder_channels": (4, 4, 4, 4),
     "pose": {"depth": 18, "base_channels": 4, "channels": 8},
 }
+SECOND_STAGE = {
+    "resnet": {**BACKBONE, "base_channels": 4, "stem_channels": 4, "dilations": (1, 1, 1), "out_indices": (2,)},
+    "widths": (8, 16, 8, 8),
+    "channels": 6,
+    "planes": 2,
+    "shape": (12, 12, 4),
+    "scale": 2.0,
+    "pose": SIZES["pose"],
+}
 _TOY = TINY.presets["toy"]
 
 TABLE = TableSpec(
@@ -29,10 +40,13 @@ TABLE = TableSpec(
     title="Tiny, taught by cameras",
     dataset="occ3d",
     columns=DEPTH.columns,
-    rows=tuple(
-        replace(row, base=None, schedules={}, presets=("toy",), options={**row.options, **SIZES})
-        for row in DEPTH.rows
-        if row.runs
+    rows=(
+        *(
+            replace(row, base=None, schedules={}, presets=("toy",), options={**row.options, **SIZES})
+            for row in DEPTH.rows
+            if row.runs
+        ),
+        replace(GAUSSIANOCC, schedules={}, presets=("toy",), options=SECOND_STAGE),
     ),
     presets={
         "toy": replace(
