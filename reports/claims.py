@@ -120,10 +120,11 @@ def _said_of(tables: Sequence[Summary], preset: str) -> str:
 
 
 def _plugged(tables: Sequence[Summary], metric: str, preset: str) -> list[tuple[str, tuple[float, ...]]]:
-    """What GaussRender changes of the host's metric: the table's title and the differences, a renderer each."""
+    """What GaussRender changes of the host's metric: the table, with the renderer where there are several, and differences."""
     found = []
     for summary in tables:
         claim = Claim("GaussRender", "", summary.spec.name, _PLUGGED, _HOST, metric, 1.0, "")
         title = summary.spec.title.partition(":")[0]
-        found += [(title, finding.differences) for finding in findings(claim, summary, preset)]
+        said = findings(claim, summary, preset)
+        found += [(f"{title} ({f.group.renderer})" if len(said) > 1 else title, f.differences) for f in said]
     return found

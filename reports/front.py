@@ -56,7 +56,7 @@ def _published(summary: Summary) -> str:
 
 def _small(summaries: Sequence[Summary], preset: str) -> str:
     """Ours of one preset that is comparable with nothing published: methods x tables, "" where none was run."""
-    shown = [(summary, group) for summary in summaries for group in summary.trained(preset)]
+    shown = [(summary, _fullest(summary, groups)) for summary in summaries if (groups := summary.trained(preset))]
     if not shown:
         return ""
     lines: dict[str, dict[str, str]] = {}
@@ -73,7 +73,15 @@ def _small(summaries: Sequence[Summary], preset: str) -> str:
     table = markdown.markdown_table(({key: line.get(key, "-") for key in keys} for line in lines.values()), marks)
     said = f"**Ours, `{preset}` preset, not comparable with any published number** ({_SMALL[preset]}); mean ± sample standard "
     said += f"deviation over seeds, in the second line, against the row's base: {intervals.LEGEND}"
+    if others := [_link(s.spec.name, _title(s.spec)) for s, _ in shown if len(s.trained(preset)) > 1]:
+        said += f". With other renderers: on the page of {', '.join(others)}"
     return f"{said}\n\n{compact(table)}"
+
+
+def _fullest(summary: Summary, groups: Sequence[Group]) -> Group:
+    """The renderer with which most rows were run, for a table that has one column."""
+    metric = headline(summary.spec).metric
+    return max(groups, key=lambda group: sum(summary.number(group, row.name, metric) is not None for row in summary.spec.rows))
 
 
 def headline(spec: TableSpec) -> Column:

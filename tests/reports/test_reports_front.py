@@ -39,10 +39,20 @@ def test_toy_numbers_stand_apart_from_published_ones(project: Path, make_record)
     ]
     assert cells(found[titles[0]], "TPVFormer") == ["27.83", "30.07", "41.32", "37.20"]
     small = found["Ours, `toy` preset, not comparable with any published number"]
-    assert cells(small, "TPVFormer") == ["11.00 ± 1.00", "7.00 ± 1.00"], "a column a table and renderer"
+    assert cells(small, "TPVFormer") == ["11.00 ± 1.00", "7.00 ± 1.00"], "a column a table"
     assert cells(small, "TPVFormer + GaussRender") == ["12.00 ± 1.50<br>+1.00 (-0.24 to +2.24)", "-"]
     assert "mIoU, cpu, 3 seeds" in small and "mIoU, gsplat, 3 seeds" in small and "27.83" not in small
     assert "11.00" not in "".join(found[title] for title in titles[:7])
+
+
+def test_a_table_of_several_renderers_has_the_column_of_the_one_with_most_rows(project: Path, make_record) -> None:
+    root = project / "results/records"
+    for renderer, miou in (("cpu", 10.0), ("gsplat", 20.0)):
+        make_record(root, "tpvformer", 0, miou, renderer=renderer)
+    make_record(root, "tpvformer+gaussrender", 0, 21.0, renderer="gsplat")
+    small = blocks(project)["Ours, `toy` preset, not comparable with any published number"]
+    assert cells(small, "TPVFormer") == ["20.00"] and "cpu" not in small.split("|")[3]
+    assert "With other renderers: on the page of [Occ3D-nuScenes](reports/pages/table_occ3d.md)" in small
 
 
 def test_ours_at_the_published_configuration_stand_beside_the_published_numbers(project: Path, make_record) -> None:
