@@ -173,6 +173,11 @@ def as_npy(tree: Tree) -> bytes:
     return out.getvalue()
 
 
+def as_safetensors(tree: Tree) -> bytes:
+    header = as_json(tree)
+    return len(header).to_bytes(8, "little") + header + bytes(16)
+
+
 def as_image(tree: Tree) -> bytes:
     return bytes(tree) if isinstance(tree, bytes) else repr(tree).encode()
 
@@ -190,9 +195,10 @@ def readers(folder: Path) -> dict[str, Reader]:
     from baselines.checkpoint_files import CheckpointError
     from baselines.checkpoints import read_state_dict
     from experiments import records, renderer_records
+    from experiments.cell import lock
     from experiments.cell.engine import check_checkpoint
-    from experiments.cell.folder import CellFolder, Progress
-    from experiments.datasets import layout_ddad, prepare_ddad
+    from experiments.cell.folder import LIVE, CellFolder, Progress
+    from experiments.datasets import layout_ddad, prepare_ddad, prepare_gaussianocc
     from experiments.datasets.ddad import DDAD
     from experiments.datasets.inventory import inventory
     from experiments.datasets.kitti360 import SSCBenchKITTI360
@@ -206,9 +212,12 @@ def readers(folder: Path) -> dict[str, Reader]:
     from experiments.datasets.surroundocc import SurroundOccNuScenes
     from experiments.datasets.transforms import ImageTransform, read_image
     from experiments.datasets.unpickle import DataError, load_infos
+    from experiments.datasets.verification import Notes
     from experiments.predictions import PredictionFileError, load, save
     from experiments.records import RecordError
+    from experiments.scoring import formats
     from experiments.spec import load_table
+    from experiments.sweep import manifest, status
     from experiments.toyworld import _holds
     from renderers.workloads import OFFICIAL_LABEL, LabelError, load_label
 
@@ -323,6 +332,32 @@ def readers(folder: Path) -> dict[str, Reader]:
         content = dict(np.load(honest)) if compact else array_of(honest)
         return Reader(content, as_npz if compact else as_npy, at(folder / f"{kind}{honest.suffix}"), both, (DataError,))
 
+    def scored(content: Tree, suffix: str) -> Reader:
+        """Of predictions as other systems write them."""
+
+        def read(path: Path) -> object:
+            try:
+                return formats.read(path, grid("occ3d"))
+            except formats.BadPrediction as error:
+                raise PredictionFileError(f"{path} ({error})") from error  # as whoever scores says it
+
+        encode = {"npz": as_npz, "npy": as_npy, "pkl": pickled}[suffix]
+        return Reader(content, encode, at(folder / f"scored/token.{suffix}"), read, (PredictionFileError,))
+
+    sweep = manifest.new(folder, "table_occ3d", "local", "x")
+    sweep.entries = [manifest.Entry("table_occ3d", "toy", "tpvformer--cpu--seed0", "f")]
+    sweep.save()
+
+    def sweeps(_: Path) -> object:
+        known = status.cells(manifest.load_all(folder, "table_occ3d"))
+        return [status.state(entry, folder, {}) for entry in known], status.controllers(known)
+
+    def notes(_: Path) -> object:
+        return Notes(folder, "occ3d", occ3d, "val", [[jpg]] * 2).known(0)
+
+    def table_of(path: Path) -> object:
+        return [prepare_gaussianocc._pose(entry, path) for entry in prepare_gaussianocc.entries(path, "")]
+
     from experiments.datasets.kitti360 import read_labels as read_dense
     from experiments.datasets.occ3d import read_labels as read_occ3d
     from experiments.datasets.surroundocc import read_sparse_labels
@@ -412,6 +447,54 @@ def readers(folder: Path) -> dict[str, Reader]:
         "state": Reader(state, as_json, at(cell.work_dir / "state.json"), no_error, ()),
         "toy world's note": Reader(
             {"fingerprint": "x"}, as_json, at(folder / "toy/toyworld.json"), lambda p: _holds(folder / "toy", "x"), ()
+        ),
+        "scored npz": scored({"pred": np.load(label)["semantics"]}, "npz"),
+        "scored rows": scored({"array": np.array([[0.2, 0.2, 0.2, 4.0]])}, "npy"),
+        "scored pickle": scored({"y_pred": np.load(label)["semantics"]}, "pkl"),
+        "sweep": Reader(
+            json.loads((sweep.folder / "sweep.json").read_text()),
+            as_json,
+            at(sweep.folder / "sweep.json"),
+            sweeps,
+            (manifest.SweepError,),
+        ),
+        "what a cell is at": Reader(
+            {"iteration": 3, "iterations": 9, "seconds": 0.5},
+            as_json,
+            at(folder / "live" / LIVE),
+            lambda p: status._live(p.parent),
+            (),
+        ),
+        "lease": Reader(
+            vars(lock.Holder(lock.machine(), "here", 2**22, "x")),
+            as_json,
+            at(folder / ".a.lease"),
+            lambda p: lock.holder_of(folder / ".a.lock"),
+            (),
+        ),
+        "notes of frames": Reader(
+            {"frame": 0, "fingerprint": "x", "found": 1},
+            as_json,
+            at(Notes(folder, "occ3d", occ3d, "val", [[jpg]]).path),
+            notes,
+            (),
+        ),
+        "nuScenes' table": Reader(
+            [{"token": "a", "rotation": [1, 0, 0, 0], "translation": [0, 0, 0]}],
+            as_json,
+            at(folder / "ego_pose.json"),
+            table_of,
+            data,
+        ),
+        "safetensors": Reader(
+            {
+                "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]},
+                "b": {"dtype": "I64", "shape": [], "data_offsets": [8, 16]},
+            },
+            as_safetensors,
+            at(folder / "w.safetensors"),
+            read_state_dict,
+            (CheckpointError,),
         ),
         "official label": Reader(
             dict(np.load(label)), as_npz, at(folder / OFFICIAL_LABEL), lambda p: load_label(folder), (LabelError,)
@@ -536,6 +619,15 @@ NAMES = (
     "quoted numbers",
     "state",
     "toy world's note",
+    "scored npz",
+    "scored rows",
+    "scored pickle",
+    "sweep",
+    "what a cell is at",
+    "lease",
+    "notes of frames",
+    "nuScenes' table",
+    "safetensors",
     "official label",
 )
 

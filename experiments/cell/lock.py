@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 BEAT = 15.0
 """Seconds between two renewals of a lease."""
@@ -54,6 +55,9 @@ class Holder:
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
+
+
+_HOLDER: TypeAdapter[Holder] = TypeAdapter(Holder)
 
 
 class Held(Exception):
@@ -186,15 +190,15 @@ def _renew(lease: Path, mine: Holder, over: threading.Event) -> None:
 def _read(lease: Path) -> Holder | None:
     """What a lease says; None for none, or one that is being written."""
     try:
-        return Holder(**json.loads(lease.read_text()))
-    except (OSError, ValueError, TypeError):
+        return _HOLDER.validate_json(lease.read_bytes(), strict=True)
+    except (OSError, ValueError):
         return None
 
 
 def _runs(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

@@ -137,7 +137,7 @@ class Notes:
             if "frame" in entry:
                 self._good[int(entry["frame"])] = str(entry["fingerprint"])
                 self._found[int(entry["frame"])] = entry.get("found")
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return  # what a process wrote when it was killed: the frame is read again
 
     def known(self, number: int) -> bool:

@@ -14,10 +14,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 from camera_occupancy_bench.files import write
 from experiments.cell.folder import unwritable
+
+Part = Annotated[str, Field(pattern=r"^[^./\x00][^/\x00]*$", max_length=240)]
+"""Of a path."""
 
 
 @dataclass
@@ -31,9 +36,9 @@ class Entry:
     left         it was finished already, or with a job of another sweep
     """
 
-    table: str
-    preset: str
-    cell: str
+    table: Part
+    preset: Part
+    cell: Part
     fingerprint: str
     job: str = ""
     first: str = ""
@@ -93,6 +98,9 @@ class Sweep:
         return self.jobs / f"{entry.job}_0_log.{kind}"
 
 
+_SWEEP: TypeAdapter[Sweep] = TypeAdapter(Sweep)
+
+
 def new(results: Path, table: str, on: str, command: str) -> Sweep:
     """A sweep with a folder of its own; raises ResultsError where it cannot be made."""
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -110,14 +118,14 @@ def load_all(results: Path, table: str) -> list[Sweep]:
     found = []
     for path in (results.absolute() / ".sweeps" / table).glob("*/sweep.json"):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            entries = [Entry(**entry) for entry in content.pop("entries")]
+            sweep = _SWEEP.validate_python({**json.loads(path.read_text(encoding="utf-8")), "folder": path.parent})
             jobs = _jobs(path.with_name("jobs.tsv"))
-            for entry in entries:
+            for entry in sweep.entries:
                 entry.job = jobs.get(entry.key, "")
-            found.append(Sweep(**{**content, "folder": path.parent, "entries": entries}))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SweepError(f"{path} is damaged ({error}): delete its folder; records and checkpoints do not need it") from error
+            found.append(sweep)
+        except (ValueError, TypeError, RecursionError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise SweepError(f"{path} is damaged ({said}): delete its folder; records and checkpoints do not need it") from error
     return sorted(found, key=lambda sweep: sweep.folder.name)
 
 

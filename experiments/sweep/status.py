@@ -117,17 +117,17 @@ def _live(work_dir: Path) -> str:
     live = _json(work_dir / LIVE)
     try:
         done, total, seconds = int(live["iteration"]), int(live["iterations"]), live["seconds"]
-    except (KeyError, TypeError, ValueError):
+        left = "" if seconds is None else f", {duration(float(seconds) * (total - done))} of training left"
+    except (KeyError, TypeError, ValueError, OverflowError):
         return ""
     if done >= total:
         return f"evaluation behind iteration {total}, "
-    left = "" if seconds is None else f", {duration(float(seconds) * (total - done))} of training left"
     return f"iteration {done} of {total}{left}, "
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
