@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from camera_occupancy_bench.checkout import git_state
 from camera_occupancy_bench.commandline import Parser, finish
 from experiments import install
 from experiments.shell import program, runnable
@@ -101,7 +102,7 @@ def _machine() -> Iterator[Finding]:
 
     hardware = environment.hardware(gpu=False)
     yield Finding("machine", True, f"{hardware.cpu}, {hardware.cores} cores, {hardware.memory_gb:.0f} GiB")
-    state = environment.git_state()
+    state = git_state()
     yield Finding(
         "checkout", state.commit != "unknown", f"{state.commit[:12]}{', changed files' if state.dirty else ''}", "git clone"
     )

@@ -27,6 +27,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from camera_occupancy_bench.checkout import git_state
 from experiments import records
 from experiments.bars import Bar
 from experiments.cell import environment
@@ -90,7 +91,7 @@ def command(
 
 
 def _record(scored: Score, predictions: Path, started: str, seconds: float) -> ScoreRecord:
-    state = environment.git_state()
+    state = git_state()
     return ScoreRecord(
         dataset=scored.dataset,
         split=scored.split,

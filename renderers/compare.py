@@ -32,6 +32,7 @@ from typing import Any
 import torch
 
 from camera_occupancy_bench import HOME, files
+from camera_occupancy_bench.checkout import git_state
 from camera_occupancy_bench.commandline import Parser, finish
 from renderers import machine, registry
 from renderers.conformance import CASES, Comparison, check
@@ -98,7 +99,7 @@ class Run:
 
     def conditions(self) -> dict[str, Any]:
         """What every number depends on besides the code."""
-        commit, dirty = machine.commit()
+        commit, dirty = git_state()
         kind = self.request.device.split(":")[0]
         return {
             "command": self.request.command,

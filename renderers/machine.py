@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 
-from camera_occupancy_bench import CHECKOUT, ROOT
 from renderers.cpu import native
 from renderers.cpu.toolchain import BuildError
 
@@ -119,17 +117,3 @@ def versions() -> dict[str, str]:
     if torch.version.cuda is not None:
         found["cuda"] = torch.version.cuda
     return found
-
-
-def commit() -> tuple[str, bool]:
-    """The checkout's commit and whether tracked files differ from it; ("unknown", True) outside a checkout."""
-    if not CHECKOUT:  # a repository around an environment is not the project's
-        return "unknown", True
-    try:
-        head, changes = (
-            subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown", True
-    return head, bool(changes)

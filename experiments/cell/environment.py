@@ -1,27 +1,17 @@
-"""What a number depends on besides the spec: package versions, machine, commit, memory. Light: no torch import of its own."""
+"""What a number depends on besides the spec: package versions, machine, memory. Light: no torch import of its own."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
-from camera_occupancy_bench import CHECKOUT, ROOT
 from experiments.records import Hardware
 
 PACKAGES = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmdet3d", "gsplat", "numba", "mlflow", "opencv-python-headless")
-
-
-class GitState(NamedTuple):
-    """Commit of the checkout and whether tracked files differ from it."""
-
-    commit: str
-    dirty: bool
 
 
 def versions() -> dict[str, str]:
@@ -104,22 +94,6 @@ def _gpu_name() -> str | None:
     if torch is None or not torch.cuda.is_available():
         return None
     return str(torch.cuda.get_device_name())
-
-
-def git_state() -> GitState:
-    """State of the checkout; outside a git checkout the commit is "unknown" and counts as dirty."""
-    if not CHECKOUT:  # a repository around an environment is not the project's
-        return GitState("unknown", True)
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return GitState(commit, bool(_git("status", "--porcelain", "--untracked-files=no")))
-    except (OSError, subprocess.CalledProcessError):
-        return GitState("unknown", True)
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def load() -> dict[str, float]:

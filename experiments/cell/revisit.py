@@ -16,8 +16,8 @@ from mmengine.dist import get_dist_info
 from rich.markup import escape
 
 from baselines.checkpoints import CheckpointError
+from camera_occupancy_bench.checkout import git_state
 from experiments import records, sources
-from experiments.cell import environment
 from experiments.cell.folder import CellFolder, Progress, now
 from experiments.cell.runner import CellFailed, explained, share, tags
 from experiments.cell.tracking import Tracker
@@ -185,7 +185,7 @@ def _measure(cell: Cell, job: Job, record: Record, weights: Path | None) -> Reco
 
 
 def _today(cell: Cell, record: Record) -> Progress:
-    commit, dirty = environment.git_state()
+    commit, dirty = git_state()
     started = record.started if _trained(record) else now()
     return Progress(record.fingerprint, started, git_commit=commit, git_dirty=dirty, sources=sources.of_cell(cell))
 

@@ -17,9 +17,9 @@ from mmengine.logging import MMLogger
 from rich.markup import escape
 
 from baselines.checkpoints import CheckpointError, CheckpointMismatch
+from camera_occupancy_bench.checkout import git_state
 from camera_occupancy_bench.files import told, write
 from experiments import records, sources
-from experiments.cell import environment
 from experiments.cell.engine import WrongCheckpoint, check_checkpoint, keep_quiet
 from experiments.cell.folder import CellFolder, Progress, iteration_of, now
 from experiments.cell.tracking import Tracker
@@ -191,7 +191,7 @@ def _beginning(cell: Cell, job: Job, folder: CellFolder, fingerprint: str) -> tu
         progress = replace(progress, fingerprint=fingerprint, training=progress.training or training)
     start = _newest(folder, _say(job))
     if progress is None or start is None:  # without a checkpoint the training begins here, whatever was trained before
-        commit, dirty = environment.git_state()
+        commit, dirty = git_state()
         begun = {"git_commit": commit, "git_dirty": dirty, "sources": code, "processes": processes, "batch_size": batch_size}
         record = folder.record()
         old = record.started if fresh and record is not None and record.fingerprint == fingerprint else ""

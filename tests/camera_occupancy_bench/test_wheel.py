@@ -23,7 +23,7 @@ import torch
 import baselines.gaussrender, baselines.interface, baselines.losses, renderers, renderers.compare
 from experiments.metrics import counts, depth, functions, prior, rayiou, shares, voxel
 import camera_occupancy_bench as bench
-from renderers import machine
+from camera_occupancy_bench.checkout import git_state
 assert Path(renderers.__file__).is_relative_to({prefix!r}), renderers.__file__
 names = ("car", "empty")
 grid = baselines.interface.OccupancyGrid((0, 0, 0), (4, 4, 4), voxel_size=1.0, class_names=names, empty=1)
@@ -31,17 +31,16 @@ labels = torch.ones(grid.shape, dtype=torch.long)
 labels[1, 1, 1] = 0
 counted = counts.sample_counts(labels, labels, torch.ones(grid.shape, dtype=torch.bool), grid)
 assert counts.evaluate([counted], names, 1).metrics["mIoU"] == 100.0
-assert not bench.CHECKOUT and bench.HOME == Path.cwd() and machine.commit() == ("unknown", True)
+assert not bench.CHECKOUT and bench.HOME == Path.cwd() and git_state() == ("unknown", True)
 print("works")
 """
 FOLDERS = """
 from pathlib import Path
 from experiments import plan, records
-from experiments.cell import environment, folder, tracking
+from experiments.cell import folder, tracking
 assert records.LOCAL == folder.results_root() == Path.cwd() / "results/local"
 assert records.COMMITTED == Path.cwd() / "results/records"
 assert tracking.tracking_uri() == f"sqlite:///{Path.cwd() / 'mlflow.db'}"
-assert environment.git_state().commit == "unknown"
 assert records.load_quoted("table_occ3d"), "the published numbers come with the wheel"
 print("works")
 """

@@ -139,3 +139,21 @@ def test_an_output_folder_in_a_circle_of_links_is_a_mistake(tmp_path: Path) -> N
     command = [sys.executable, "-m", "reports.build", "--results", "results/records", "--out", str(tmp_path / "a/out")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and "symbolic links" in done.stderr and "fault" not in done.stderr
+
+
+def test_asking_for_the_commit_leaves_no_lock(tmp_path: Path) -> None:
+    """A git that refreshes its index where the disk is full leaves a lock behind, at which each later ``git commit`` fails."""
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "x"]):
+        (tmp_path / "file").write_text("x")
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    os.utime(tmp_path / "file", (1, 1))  # what git status would note
+    program = f"""
+import resource
+from pathlib import Path
+from camera_occupancy_bench import checkout
+checkout.ROOT = Path({str(tmp_path)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+print(checkout.git_state().dirty)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "False\n" and not (tmp_path / ".git/index.lock").exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from camera_occupancy_bench import ROOT
 from renderers import compare, machine, registry
 from renderers.cases import CASES
 from renderers.compare import Conformance, Request
@@ -441,5 +442,5 @@ def test_only_torch_is_needed() -> None:
         "import renderers.compare\n"
         "print(sorted(m for m in sys.modules if m.split('.')[0] in ('experiments', 'baselines', 'reports')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=machine.ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
