@@ -12,7 +12,7 @@ from typing import Literal
 from experiments import absences, intervals, plausible, records
 from experiments.comparable import TIMED, mixed
 from experiments.datasets.layouts import layout_of
-from experiments.records import QuotedNumber, Record
+from experiments.records import QuotedNumber, Record, RecordError
 from experiments.spec import PRESETS, Row, SpecError, TableSpec
 
 ABSENT = "-"
@@ -212,8 +212,8 @@ def summarise(
 ) -> Summary:
     """Read the records and the quoted numbers of a table; what does not go together is marked (``Number.mixed``).
 
-    Raises RecordError (a file that is not a record), SpecError (a row or preset that the table does not have) and
-    ReportError (records that must not be averaged).
+    Raises RecordError (a file that is no record, or of a row that the table does not have), SpecError (a preset that it does not
+    have) and ReportError (records that must not be averaged).
 
     leave_out  is told of each record that has no place in the table, which is left out: variants, and cells of rows or presets
                that the table has no more. None: such a record is an error.
@@ -282,15 +282,15 @@ class Found:
 def behind(spec: TableSpec, root: Path, leave_out: Callable[[str], object] | None = None) -> Iterator[Found]:
     """The records below ``root`` of a table's rows: its own, then those of other tables' cells that its rows show.
 
-    Raises RecordError for a damaged file and SpecError for a record whose row the table does not have, unless ``leave_out`` is
-    there to be told of it.
+    Raises RecordError, which names the file, for a damaged one, and for a record whose row the table does not have, unless
+    ``leave_out`` is there to be told of that.
     """
     for path, record in records.load_all(root, spec.name):
         try:
             row = spec.row(record.row)
         except SpecError as error:
             if leave_out is None:
-                raise
+                raise RecordError(f"{path}: {error}") from error
             leave_out(f"{path}: {error}")
             continue
         records.check_place(record, path)

@@ -257,3 +257,10 @@ def test_the_readme_can_be_read() -> None:
 def test_committed_reports_are_up_to_date() -> None:
     """What ``python -m reports.build --check`` says of the checkout."""
     assert [str(p.relative_to(ROOT)) for p in build.build(ROOT).stale()] == []
+
+
+def test_a_record_of_an_unknown_row_is_named(filled, make_record, cli) -> None:
+    path = make_record(filled / "results/records", "tpvformer", 7, 11.0)
+    path.write_text(path.read_text().replace('"row": "tpvformer"', '"row": "3.0"'))
+    result = cli()
+    assert result.exit_code == 2 and f"{path}: unknown row '3.0'" in result.output.replace("\n", "")
