@@ -303,7 +303,8 @@ def renderer_table(summary: Summary, preset: str, columns: Sequence[Column]) -> 
         return ""
     return (
         f"**Renderers: paired difference.** The same rows, seeds and data trained with each renderer: {intervals.LEGEND}. Two "
-        "runs of one seed with the same renderer may differ as well where a renderer adds in no fixed order.\n\n"
+        "runs of one seed with the same renderer may differ as well where a renderer, or PyTorch on a GPU, adds in no fixed "
+        "order: rows that render nothing while they train, such as the bases of + GaussRender, show what that alone does.\n\n"
     ) + markdown_table(lines, marks)
 
 
