@@ -101,7 +101,7 @@ def test_renderers_presets_commits_and_folders_can_be_compared(found: Path, caps
         (("table_nothing/toy/tpvformer--cpu", B), "table_nothing"),
         (("table_occ3d/toy/tpvfromer--cpu", B), "tpvfromer"),
         (("table_occ3d/tiny/tpvformer--cpu", B), "tiny"),
-        (("table_occ3d/toy/tpvformer--gsplat", B), f"; there are {A}, {B}"),
+        (("table_occ3d/toy/tpvformer--nope", B), f"; there are {A}, {B}"),
         ((A, B, "--results", "/nowhere"), "no record of"),
         ((A, B, "--format", "word"), "word"),
         ((A, B, "--out", "/proc/nothing/out.md"), "/proc/nothing"),

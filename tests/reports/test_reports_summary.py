@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.records import RecordError
-from experiments.spec import SpecError, load_table
+from experiments.spec import load_table
 from reports.summary import QUOTED, RERUN, Group, ReportError, Summary, summarise
 
 TOY = Group("ours", "toy", "cpu")
@@ -111,7 +111,7 @@ def test_records_that_must_not_be_averaged(project, make_record) -> None:
 def test_a_row_the_table_lacks(project, make_record) -> None:
     path = make_record(project / "results/records", BASE, 0, 10.0)
     path.write_text(path.read_text().replace('"row": "tpvformer"', '"row": "tpvfrmer"'))
-    with pytest.raises(SpecError, match="did you mean 'tpvformer'"):
+    with pytest.raises(RecordError, match="tpvformer--cpu--seed0.json: .*did you mean 'tpvformer'"):
         summary(project)
 
 
