@@ -55,8 +55,9 @@ def _published(summary: Summary) -> str:
 
 
 def _small(summaries: Sequence[Summary], preset: str) -> str:
-    """Ours of one preset that is comparable with nothing published: methods x tables, "" where none was run."""
-    shown = [(summary, _fullest(summary, groups)) for summary in summaries if (groups := summary.trained(preset))]
+    """Ours of one preset that is comparable with nothing published: methods x main tables, "" where none was run."""
+    trained = [summary for summary in summaries if summary.trained(preset)]
+    shown = [(summary, _fullest(summary, summary.trained(preset))) for summary in trained if summary.spec.main]
     if not shown:
         return ""
     lines: dict[str, dict[str, str]] = {}
@@ -75,6 +76,8 @@ def _small(summaries: Sequence[Summary], preset: str) -> str:
     said += f"deviation over seeds, in the second line, against the row's base: {intervals.LEGEND}"
     if others := [_link(s.spec.name, _title(s.spec)) for s, _ in shown if len(s.trained(preset)) > 1]:
         said += f". With other renderers: on the page of {', '.join(others)}"
+    if len(shown) < len(trained):
+        said += ". Ours of the other tables: on their pages"
     return f"{said}\n\n{compact(table)}"
 
 

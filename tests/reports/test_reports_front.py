@@ -45,14 +45,16 @@ def test_toy_numbers_stand_apart_from_published_ones(project: Path, make_record)
     assert "11.00" not in "".join(found[title] for title in titles[:7])
 
 
-def test_a_table_of_several_renderers_has_the_column_of_the_one_with_most_rows(project: Path, make_record) -> None:
+def test_a_main_table_has_one_column_of_the_renderer_with_most_rows(project: Path, make_record) -> None:
     root = project / "results/records"
     for renderer, miou in (("cpu", 10.0), ("gsplat", 20.0)):
         make_record(root, "tpvformer", 0, miou, renderer=renderer)
     make_record(root, "tpvformer+gaussrender", 0, 21.0, renderer="gsplat")
+    make_record(root, "renderocc-3d", 0, 9.0, table="table_renderocc")
     small = blocks(project)["Ours, `toy` preset, not comparable with any published number"]
     assert cells(small, "TPVFormer") == ["20.00"] and "cpu" not in small.split("|")[3]
     assert "With other renderers: on the page of [Occ3D-nuScenes](reports/pages/table_occ3d.md)" in small
+    assert "Ours of the other tables: on their pages" in small and "9.00" not in small
 
 
 def test_ours_at_the_published_configuration_stand_beside_the_published_numbers(project: Path, make_record) -> None:
