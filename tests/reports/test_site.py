@@ -251,6 +251,12 @@ def _here(url: str) -> bool:
     return url.startswith(("file:", "data:", "blob:", "about:", "http://127.0.0.1:"))
 
 
+def follow(tab, link: str) -> None:
+    """Click a link, and wait until all of its page is there."""
+    with tab.expect_navigation():
+        tab.click(link)
+
+
 def column(tab, table: str, place: int) -> list[str]:
     return tab.eval_on_selector_all(f"{table} tbody tr:not([hidden]) td:nth-child({place})", "all => all.map(c => c.innerText)")
 
@@ -275,11 +281,11 @@ def test_tables_sort_and_filter(tab, site: Path) -> None:
 
 def test_a_number_opens_its_record_and_a_published_one_its_source(tab, site: Path) -> None:
     tab.goto((site / TABLE).as_uri())
-    tab.click("text='12.00 ± 1.50' >> visible=true")
+    follow(tab, "text='12.00 ± 1.50' >> visible=true")
     assert tab.url == (site / RECORD).as_uri().replace("%2B", "+") or unquote(tab.url).endswith(RECORD)
     assert "0123456789ab" in tab.inner_text(".md-content")
     tab.go_back()
-    tab.click("text='30.07' >> visible=true")
+    follow(tab, "text='30.07' >> visible=true")
     assert "sources/table_occ3d.html#rerun--tpvformer--mIoU" in tab.url
 
 
@@ -315,7 +321,7 @@ def test_it_may_lie_below_any_address(tab, site: Path) -> None:
     try:
         tab.goto(f"http://127.0.0.1:{server.server_port}/made/{TABLE}")
         assert tab.locator("th.sortable").count() > 5
-        tab.click(".md-tabs >> text=Start")
+        follow(tab, ".md-tabs >> text=Start")
         assert tab.url.endswith("/made/index.html")
     finally:
         server.shutdown()
