@@ -63,11 +63,12 @@ def figures(summary: Summary) -> list[ClassFigure]:
                 base = [summary.numbers[group, row.base, column.metric, n].values for n in names]
                 own = [summary.numbers[group, row.name, column.metric, n].values for n in names]
                 gains = [summary.gains[group, row.name, column.metric, n] for n in names]
+                seeds = max(len(gain.difference.values) for gain in gains)
                 remarks = dict.fromkeys(note for gain in gains for note in (gain.difference.mixed, gain.noise) if note)
                 found.append(
                     ClassFigure(
                         name=f"{summary.spec.name}--{row.name}--{slug}--{column.metric}.png",
-                        caption=f"{metric} per class, {row.title} against its base ({summary.heading(group)})",
+                        caption=f"{metric} per class, {row.title} against its base ({summary.heading(group, seeds)})",
                         metric=metric,
                         base_title=summary.spec.row(row.base).title,
                         row_title=row.title,

@@ -191,13 +191,16 @@ class Summary:
         rows = {r.row for r in self.of_group(group)}
         return max((len(self.of_group(group, row)) for row in rows), default=0)
 
-    def heading(self, group: Group) -> str:
-        """``quoted``, ``authors' rerun``, ``ours, toy, cpu, 3 seeds`` or ``authors' weights, our evaluation, paper, gsplat``."""
+    def heading(self, group: Group, seeds: int | None = None) -> str:
+        """``quoted``, ``authors' rerun``, ``ours, toy, cpu, 3 seeds`` or ``authors' weights, our evaluation, paper, gsplat``.
+
+        seeds  of what stands below it; None: the group's, of which some rows have fewer
+        """
         if group.published:
             return {"quoted": "quoted", "rerun": "authors' rerun"}[group.origin]
         if group.origin == "weights":
             return f"authors' weights, our evaluation, {group.preset}, {group.renderer}"
-        count = self.seed_count(group)
+        count = self.seed_count(group) if seeds is None else seeds
         return f"ours, {group.preset}, {group.renderer}, {count} seed{'s' if count != 1 else ''}"
 
     def classes(self, group: Group, metric: str) -> list[str]:

@@ -264,3 +264,11 @@ def test_a_record_of_an_unknown_row_is_named(filled, make_record, cli) -> None:
     path.write_text(path.read_text().replace('"row": "tpvformer"', '"row": "3.0"'))
     result = cli()
     assert result.exit_code == 2 and f"{path}: unknown row '3.0'" in result.output.replace("\n", "")
+
+
+def test_a_figure_says_how_many_seeds_it_has(filled, make_record) -> None:
+    """Not how many the row of the table with most of them has."""
+    before = build.build(filled).figures[filled / FIGURE].caption
+    for seed in range(4, 10):
+        make_record(filled / "results/records", "surroundocc", seed, 11.0)
+    assert build.build(filled).figures[filled / FIGURE].caption == before
