@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_run_training import run_apart
 
 from experiments import records
@@ -46,6 +47,12 @@ def test_the_second_stage_starts_from_it(finished: Path) -> None:
     assert record.iterations == 2 and record.renderer == "cpu"
     assert {*lidar("cameras"), "mIoU", "RayIoU"} <= set(record.metrics)
     assert all(np.isfinite(value) for loss in record.first_losses for value in loss.values())
+    first, second = (
+        torch.load(finished / f"results/table_tiny_gsp/toy/{row}--cpu--seed0/weights.pth", weights_only=True)["state_dict"]
+        for row in ("gaussianocc-gsp", "gaussianocc")
+    )
+    learned = [key for key in second if key.startswith("pose_network.") and key.endswith((".weight", ".bias"))]
+    assert len(learned) > 10 and all(torch.equal(first[key], second[key]) for key in learned)
 
 
 @pytest.mark.parametrize("name", ["table_gaussianocc_depth", "table_gaussianocc_depth_ddad"])
