@@ -52,6 +52,8 @@ class GaussianOcc(OccupancyModel):
     shape           vertices of the contracted grid along x, y, z, multiples of 4
     pose            arguments of ``PoseNetwork``
     scale           metres, standard deviation of a Gaussian near by; times ``scale_factor``
+    gain            logits are the 3D network's answer times this, 1 as published. Its last normalisation starts as much
+                    smaller, so that logits start alike, and learn as much faster
     poses           "learned": how the vehicle moved is said by a network that does not learn here; "sensors": by sensors
     drifting_poses  the pose network normalises by what it sees in training and keeps counting, as published, although it does not
                     learn (Q15)
@@ -82,6 +84,7 @@ class GaussianOcc(OccupancyModel):
         pose: dict[str, Any],
         scale: float = 0.2,
         scale_factor: float = 1.0,
+        gain: float = 1.0,
         poses: str = "learned",
         drifting_poses: bool = True,
         volume: Volume | None = None,
@@ -100,6 +103,8 @@ class GaussianOcc(OccupancyModel):
         check_choices(poses, volume)
         if not scale * scale_factor > 0:
             raise ValueError(f"scale and scale_factor must be positive, got {scale} and {scale_factor}")
+        if not gain > 0:
+            raise ValueError(f"gain must be positive, got {gain}")
         self.teaching = Teaching(**(teaching or {}))
         check_class_weights(class_weights, grid.num_classes)
         self.space = ContractedGrid.of(grid, tuple(shape))  # type: ignore[arg-type]
@@ -110,6 +115,10 @@ class GaussianOcc(OccupancyModel):
         self._renderer = renderer
         self.encoder = ImageEncoder(resnet, tuple(widths), channels)  # type: ignore[arg-type]
         self.depth = VolumeDecoder(self.space, channels, planes, grid.num_classes, splats=volume is None)
+        self.gain = gain
+        with torch.no_grad():
+            self.depth.last.weight /= gain
+            self.depth.last.bias /= gain
         self.pose_network: PoseNetwork | None = None
         if poses == "learned":
             self.pose_network = PoseNetwork(**pose)
@@ -146,10 +155,11 @@ class GaussianOcc(OccupancyModel):
         """Give the logits of the classes these first biases [C], and that of free space one that leaves the air clear."""
         if len(bias) != self.grid.num_classes:
             raise ValueError(f"a bias for each of the {self.grid.num_classes} classes is needed, got {len(bias)}")
-        last = self.depth._3DCNN.classif_semantic[-1][1]
+        start = [*bias]
+        start[self.grid.empty] = AIR
+        last = self.depth.last.bias
         with torch.no_grad():
-            last.bias.copy_(last.bias.new_tensor(bias))
-            last.bias[self.grid.empty] = AIR
+            last.copy_(last.new_tensor(start) / self.gain)
 
     def extract(self, batch: OccupancyBatch) -> OccupancyPrediction:
         """Logits [B, C, X, Y, Z] (one scale), with the depth that is rendered in the views of a batch with ``lidar``. Raises
@@ -175,7 +185,7 @@ class GaussianOcc(OccupancyModel):
         features = self.encoder(batch.images.flatten(0, 1)).float().unflatten(0, batch.images.shape[:2])
         with torch.autocast(batch.images.device.type, enabled=False):
             seen = lifted(features, batch.projection, (width, height), self.vertices, self.published_lift)
-            return self.depth(seen)
+            return self.gain * self.depth(seen)
 
     def rendered(self, logits: Tensor, cameras: Cameras) -> Seen:
         """What cameras see of logits at the vertices."""

@@ -108,5 +108,11 @@ class VolumeDecoder(nn.Module):
             self.gs_vox_util = _Frequencies()
         self._3DCNN = Hourglasses(inputs, planes, classes)
 
+    @property
+    def last(self) -> nn.BatchNorm3d:
+        """What normalises the logits."""
+        layer: nn.BatchNorm3d = self._3DCNN.classif_semantic[-1][1]
+        return layer
+
     def forward(self, features: Tensor) -> Tensor:
         return self._3DCNN(features)

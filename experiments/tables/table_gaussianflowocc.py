@@ -21,7 +21,7 @@ _PAPER = HeldSchedule(
     ema_from=10560,
 )
 _MINI = Schedule(batch_size=4, lr=1e-4, weight_decay=1e-2, warmup_iterations=200, lr_min=1e-6, epochs=1, grad_clip=5.0)
-_TOY = replace(OCC3D.presets["toy"].schedule, lr=2e-3, iterations=400)
+_TOY = replace(OCC3D.presets["toy"].schedule, lr=3e-3, iterations=300)
 
 GAUSSIANFLOWOCC = Row(
     "gaussianflowocc",

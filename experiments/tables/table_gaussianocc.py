@@ -4,41 +4,17 @@ from dataclasses import replace
 from typing import Any
 
 from baselines.gaussianocc.recipe import SENSOR_POSES
-from experiments.spec import Column, Row, Schedule, StepSchedule, TableSpec, same_cell
+from experiments.spec import Column, Row, TableSpec, same_cell
+from experiments.tables.gaussianocc import GAUSSIANOCC
 from experiments.tables.table_gaussianflowocc import TABLE as GAUSSIANFLOWOCC
 from experiments.tables.table_gaussianocc_depth import TABLE as DEPTH
 from experiments.tables.table_occ3d import TABLE as OCC3D
-
-# configs/nusc-sem-gs.txt and options.py of GANWANSHUI/GaussianOcc, on eight GPUs there: the 3D network learns ten times as fast
-# as the image network, whose rate this is.
-_PAPER = StepSchedule(
-    batch_size=1,
-    lr=1e-4,
-    weight_decay=0.0,
-    warmup_iterations=0,
-    lr_min=1e-5,
-    epochs=12,
-    drop_epoch=10,
-    backbone_lr=10.0,
-    amp=True,
-)
-_MINI = Schedule(
-    batch_size=1, lr=1e-4, weight_decay=0.0, warmup_iterations=100, lr_min=1e-5, epochs=1, backbone_lr=10.0, amp=True
-)
-_TOY = replace(OCC3D.presets["toy"].schedule, lr=2e-3, iterations=300)
 
 GSP = same_cell(
     DEPTH,
     "gaussianocc-gsp",
     title="first stage: how the vehicle moved",
     note="it predicts no voxels: rows with learned poses start from it",
-)
-GAUSSIANOCC = Row(
-    "gaussianocc",
-    "GaussianOcc: splats, learned poses",
-    model="gaussianocc",
-    starts_from=GSP.name,
-    schedules={"toy": _TOY, "mini": _MINI, "paper": _PAPER},
 )
 
 

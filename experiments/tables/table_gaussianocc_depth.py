@@ -3,22 +3,9 @@
 from dataclasses import replace
 
 from experiments.metrics.registry import lidar
-from experiments.spec import Column, Row, Schedule, StepSchedule, TableSpec
+from experiments.spec import Column, TableSpec
+from experiments.tables.gaussianocc import GAUSSIANOCC, GSP
 from experiments.tables.table_occ3d import TABLE as OCC3D
-
-# That of the second stage (GANWANSHUI/GaussianOcc options.py:122-144, 284-291, on eight GPUs): that of the first is not known.
-_PAPER = StepSchedule(batch_size=1, lr=1e-4, weight_decay=0.0, warmup_iterations=0, lr_min=1e-5, epochs=12, drop_epoch=10)
-_MINI = Schedule(batch_size=1, lr=1e-4, weight_decay=0.0, warmup_iterations=200, lr_min=1e-6, epochs=1)
-# The depth network learns more slowly than the pose network: else depth runs off before there is a motion that it could fit.
-_TOY = replace(OCC3D.presets["toy"].schedule, lr=2e-3, backbone_lr=0.25, weight_decay=1e-4, warmup_iterations=25, iterations=400)
-
-GSP = Row(
-    "gaussianocc-gsp",
-    "GaussianOcc, first stage",
-    model="gaussianocc_gsp",
-    schedules={"toy": _TOY, "mini": _MINI, "paper": _PAPER},
-    note="a re-implementation of what is described: no code of it was published, and its depth network is another one",
-)
 
 TABLE = TableSpec(
     name="table_gaussianocc_depth",
@@ -50,7 +37,12 @@ TABLE = TableSpec(
             note="a row of this project: nuScenes' cameras do not expose at once, and it takes the poses of sensors to say where "
             "each of them was",
         ),
-        Row("gaussianocc-stage2", "GaussianOcc, second stage", note="quoted only here; its own table has it"),
+        replace(
+            GAUSSIANOCC,
+            name="gaussianocc-stage2",
+            title="GaussianOcc, second stage",
+            cell_of=dict.fromkeys(OCC3D.presets, ("table_gaussianocc", GAUSSIANOCC.name)),
+        ),
     ),
     presets=OCC3D.presets,
     notes=(

@@ -244,6 +244,8 @@ def test_options_of_the_model_are_checked() -> None:
             check_options(gaussianocc_config("toy", toy_grid()) | options)
         with pytest.raises(ValueError, match=message):
             tiny(**options)
+    with pytest.raises(ValueError, match="gain must be positive"):
+        tiny(gain=0.0)
     with pytest.raises(ValueError, match="takes no gaussrender"):
         gaussianocc_config("toy", toy_grid(), gaussrender={})
 
@@ -338,10 +340,25 @@ def test_prediction_and_first_biases() -> None:
     prediction = model.predict(batch_of(2))
     assert prediction.logits[0].shape == (2, 18, 100, 100, 8) and prediction.labels.shape == (2, 100, 100, 8)
     model.start_from_bias([0.1 * number for number in range(18)])
-    bias = model.depth._3DCNN.classif_semantic[-1][1].bias
+    bias = model.depth.last.bias.detach()
     assert float(bias[17]) == AIR and float(bias[3]) == pytest.approx(0.3)
     with pytest.raises(ValueError, match="each of the 18 classes"):
         model.start_from_bias([0.0])
+
+
+def test_with_a_gain_logits_start_alike_and_learn_faster() -> None:
+    plain, fast = tiny(), tiny(gain=20.0)
+    for model in (plain, fast):
+        model.start_from_bias([0.1 * number for number in range(18)])
+    torch.testing.assert_close(fast.logits(batch_of()), plain.logits(batch_of()), rtol=1e-4, atol=1e-4)
+    batch, before = batch_of(), plain.logits(batch_of()).detach()
+    moved = []
+    for model in (plain, fast):
+        optimizer = torch.optim.Adam(model.depth.last.parameters(), lr=1e-3)
+        sum(model.loss(batch).values()).backward()  # type: ignore[union-attr]
+        optimizer.step()
+        moved.append(float((model.logits(batch) - before).abs().mean()))
+    assert 15 < moved[1] / moved[0] < 25
 
 
 def test_what_a_batch_lacks_is_named() -> None:
