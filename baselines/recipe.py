@@ -55,6 +55,8 @@ class Recipe:
     taught_by      and those that its losses alone read, of training frames
     frames         of such a field that shows other moments, which: key frames of the scene counted from the batch's own, -1 the
                    one before it. Of fields that are not here, ``FRAMES``
+    history        by size, how many of the frames of ``history`` are looked back to, the nearest ones; of sizes that are not
+                   here, all
     rays           by size, how many rays are drawn of a frame for ``rays``; of sizes that are not here, all there are
     views          by size, how many moments besides the own are drawn for ``views``, of those in ``frames`` that the scene
                    has; of sizes that are not here, ``VIEWS``
@@ -83,6 +85,7 @@ class Recipe:
     reads: tuple[str, ...] = ()
     taught_by: tuple[str, ...] = ()
     frames: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    history: Mapping[str, int] = field(default_factory=dict)
     rays: Mapping[str, int] = field(default_factory=dict)
     views: Mapping[str, int] = field(default_factory=dict)
     view_size: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -99,10 +102,16 @@ class Recipe:
     renders_depth: bool = False
     marks: Mapping[str, str] = field(default_factory=dict)
 
-    def parts(self, training: bool) -> dict[str, tuple[int, ...]]:
-        """What is read of a training frame, or of another one, beyond images and cameras: field -> moments that it shows."""
+    def parts(self, training: bool, size: str = "") -> dict[str, tuple[int, ...]]:
+        """What is read of a training frame, or of another one, beyond images and cameras: field -> moments that it shows.
+
+        size  of the model; "": as it is of sizes that nothing is said of
+        """
         names = (*self.reads, *(self.taught_by if training else ()))
-        return {name: self.frames.get(name, FRAMES.get(name, OWN)) for name in names}
+        shown = {name: self.frames.get(name, FRAMES.get(name, OWN)) for name in names}
+        if "history" in shown and size in self.history:
+            shown["history"] = tuple(sorted(shown["history"], key=abs)[: self.history[size]])
+        return shown
 
 
 OWN = (0,)

@@ -158,7 +158,7 @@ def _predict(
         instructions.fix_threads()
     data_root = plan.data_root or toy_data(spec, plan.preset, plan.overrides, plan.reads)
     data = replace(cell.data, distort=False, mirror=False, bevdet=False)  # the training split too is shown as it is
-    follows, reads = cell.row.recipe.follows_scenes, cell.row.parts(training=False)
+    follows, reads = cell.row.recipe.follows_scenes, cell.row.parts(training=False, size=cell.preset.model_size)
     frames = build_dataset(spec.dataset, data_root, split, data, cell.seed, reads, follow=follows)
     for index in paths:
         if not 0 <= index < len(frames):

@@ -136,9 +136,9 @@ class Row:
         """Parts of a batch beyond images and cameras that the row's model needs."""
         return self.recipe.reads if self.runs else ()
 
-    def parts(self, training: bool) -> dict[str, tuple[int, ...]]:
+    def parts(self, training: bool, size: str = "") -> dict[str, tuple[int, ...]]:
         """What is read of a training frame, or of another one, see ``Recipe.parts``."""
-        return self.recipe.parts(training) if self.runs else {}
+        return self.recipe.parts(training, size) if self.runs else {}
 
 
 @dataclass(frozen=True)
@@ -528,7 +528,7 @@ class Cell:
 
     def parts(self, training: bool) -> dict[str, tuple[int, ...]]:
         """What is read of a training frame, or of one that is evaluated, beyond images and cameras, see ``Recipe.parts``."""
-        own = self.row.parts(training)
+        own = self.row.parts(training, self.preset.model_size)
         if training or not (self.row.runs and self.row.recipe.renders_depth):
             return own
         return own | {part: OWN for name in self.metrics for part in METRICS.load(name).reads}

@@ -19,6 +19,7 @@ RECIPE = Recipe(
     taught_by=("history", "views"),
     # Five frames before (configs/gaussianflowocc.py); what views show besides the own moment is the default.
     frames={"history": (-1, -2, -3, -4, -5)},
+    history={"toy": 2},
     views={"toy": 2},
     view_size={"toy": (100, 56)},
     image_size={"paper": (704, 256)},
