@@ -30,7 +30,8 @@ class Teaching:
                         the distortion along rays. None: the model's, as published for what is rendered (``recipe.WEIGHTS``)
     unlabelled          pixels without a class are "free", as published: the sky is, and what no prompt has found (Q3); "ignored":
                         they teach nothing
-    normalise_depth     rendered depth is divided by alpha; False, as published: what is not opaque is too near (Q5)
+    normalise_depth     rendered depth is divided by alpha; False, as published: what is not opaque is too near (Q5). None: the
+                        model's
     farthest            metres, largest rendered depth, whatever is measured beyond (Q4); None: 80, of volumes 200, as published
 
     Raises ValueError for what does not go together.
@@ -42,7 +43,7 @@ class Teaching:
     entropy_weight: float | None = None
     regulariser_weight: float | None = None
     unlabelled: Unlabelled = "free"
-    normalise_depth: bool = False
+    normalise_depth: bool | None = None
     farthest: float | None = None
 
     def __post_init__(self) -> None:

@@ -357,7 +357,7 @@ def test_with_a_gain_logits_start_alike_and_learn_faster() -> None:
         optimizer = torch.optim.Adam(model.depth.last.parameters(), lr=1e-3)
         sum(model.loss(batch).values()).backward()  # type: ignore[union-attr]
         optimizer.step()
-        moved.append(float((model.logits(batch) - before).abs().mean()))
+        moved.append(float((model.logits(batch).detach() - before).abs().mean()))
     assert 15 < moved[1] / moved[0] < 25
 
 

@@ -62,6 +62,13 @@ def test_its_rows_are_cells_of_every_preset(name: str) -> None:
         cells = [table.cell(row, "cpu", preset, 0) for row in table.rows if row.runs]
         for cell in cells:
             models.check(cell)
-            assert set(cell.parts(training=True)) == {"neighbours"} and set(cell.parts(training=False)) == {"neighbours", "lidar"}
-            assert {*lidar("cameras"), "motion_scale"} <= set(cell.metrics)
+            trained, evaluated = (set(cell.parts(training)) for training in (True, False))
+            assert set(lidar("cameras")) <= set(cell.metrics)
+            if cell.row.model == "gaussianocc":
+                assert trained == {"neighbours", "semantics"} and evaluated == {"lidar"}
+                assert cell.first_cell is not None and cell.first_cell.fingerprint("x") == cells[0].fingerprint("x")
+            else:
+                assert trained == {"neighbours"} and evaluated == {"neighbours", "lidar"}
+                assert "motion_scale" in cell.metrics
+        assert cells[-1].row.model == "gaussianocc"
         assert len({cell.fingerprint("x") for cell in cells}) == len(cells) > 1

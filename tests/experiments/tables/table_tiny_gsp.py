@@ -6,7 +6,7 @@ from experiments.tables.table_tiny import BACKBONE
 from experiments.tables.table_tiny import TABLE as TINY
 
 from experiments.spec import TableSpec
-from experiments.tables.table_gaussianocc import GAUSSIANOCC
+from experiments.tables.gaussianocc import GAUSSIANOCC
 from experiments.tables.table_gaussianocc_depth import TABLE as DEPTH
 
 SIZES = {
@@ -44,7 +44,7 @@ TABLE = TableSpec(
         *(
             replace(row, base=None, schedules={}, presets=("toy",), options={**row.options, **SIZES})
             for row in DEPTH.rows
-            if row.runs
+            if row.model == "gaussianocc_gsp"
         ),
         replace(GAUSSIANOCC, schedules={}, presets=("toy",), options=SECOND_STAGE),
     ),
