@@ -92,8 +92,8 @@ TABLE = TableSpec(
         RENDEROCC,
         replace(
             TPVFORMER.rendered(
-                "the quoted log calls its weights 'onlycam' and does not say how they were trained: taken here for GaussRender "
-                "without the views from above"
+                "trains without the views from above. The quoted log calls its weights 'onlycam' and does not say how they were "
+                "trained: perhaps otherwise, without losses on voxels"
             ),
             name="tpvformer+gaussrender-images-only",
             title="TPVFormer + GaussRender, cameras' views alone",
