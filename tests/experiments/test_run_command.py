@@ -299,6 +299,7 @@ class TestDefaults:
             "occformer+gaussrender--cpu--seed0",
             "renderocc-2d--cpu--seed0",
             "renderocc--cpu--seed0",
+            "tpvformer+gaussrender-images-only--cpu--seed0",
         ]
         assert "generated driving world" in made.said[0]
 
