@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -56,7 +57,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
 
 def program(folder: Path, name: str, text: str) -> None:
     folder.mkdir(exist_ok=True)
-    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).write_text(f"#!/bin/sh\necho {name} >> {folder}/calls\n{text}\n")
     (folder / name).chmod(0o755)
 
 
@@ -341,30 +342,24 @@ def test_a_thousand_cells_on_eight_workers_are_each_run_once(tmp_path: Path) -> 
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps({"fingerprint": one.words[1], "started": "now"}))
 
-    begin = time.process_time()
     workstation.work_off(
         sweep, tasks, workstation.slots(8, 0, [], range(16)), Threads(act, 8), lambda e, _: status.finished(e, tmp_path), 0.0
     )
-    assert time.process_time() - begin < 5
     assert sorted(ran) == sorted(entry.cell for entry in sweep.entries) and len(places) == 8
-    begin = time.process_time()
     known = status.cells(door.load_all(tmp_path, "table_x"))
     assert status.counts([status.state(one, tmp_path, {}) for one in known]) == f"{CELLS} finished"
-    assert time.process_time() - begin < 5
 
 
-def test_a_thousand_cells_are_planned_submitted_and_shown_in_seconds_each(command: Command, cluster: Path) -> None:
+def test_a_thousand_cells_are_one_job_and_slurm_is_asked_a_few_times(command: Command, cluster: Path) -> None:
     words = ("table_tiny", "--row", "prior", "--renderer", "cpu", *SLURM, "--seed", *map(str, range(CELLS)))
-    begin = time.process_time()
     code, out, _ = command(*words)
     assert code == 0 and f"{CELLS} cells are submitted: job 1" in out
-    assert time.process_time() - begin < 10  # planning and submission
-    begin = time.process_time()
     code, out, _ = command("status", "table_tiny")
-    assert code == 0 and f"{CELLS} queued" in out and time.process_time() - begin < 5
-    begin = time.process_time()
+    assert code == 0 and f"{CELLS} queued" in out
     code, out, _ = command(*words)
-    assert f"{CELLS} of {CELLS} cells: queued or running already" in out and time.process_time() - begin < 5
+    assert f"{CELLS} of {CELLS} cells: queued or running already" in out
+    calls = (cluster / "calls").read_text().split()
+    assert calls.count("sbatch") == 1 and len(calls) <= 12, Counter(calls)
 
 
 def test_a_cell_whose_first_one_failed_is_not_begun(tmp_path: Path) -> None:
