@@ -113,7 +113,7 @@ def draw(figure: ClassFigure) -> bytes:
     scores.set_ylim(len(names) - 0.4, -0.6)
     scores.set_xlabel(f"{figure.metric} [%]")
     scores.set_xlim(left=0)
-    scores.legend(loc="lower right", fontsize=8)
+    canvas.legend(loc="outside lower left", ncols=2, fontsize=8, frameon=False)  # within, it covers the longest bars
     for place, differences in zip(places, figure.differences.values(), strict=True):
         mean = fmean(differences)
         gains.barh(place, mean, height=0.6, color=_ROW_COLOUR if mean >= 0 else _LOSS_COLOUR, alpha=0.55)

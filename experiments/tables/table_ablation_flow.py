@@ -30,7 +30,8 @@ def _horizon(frames: int) -> Row:
     """Moments up to so many key frames away teach; as many of them are drawn as ever, if there are as many."""
     moments = (*range(-frames, 0), *range(1, frames + 1), 0)
     traits = {"frames": {"views": moments}, "views": {"paper": min(VIEWS, 2 * frames)}}
-    return _variant(f"horizon-{frames}", f"moments up to {frames} key frames away", traits=traits, horizon=frames)
+    title = f"moments up to {frames} key frame{'s' * (frames > 1)} away"
+    return _variant(f"horizon-{frames}", title, traits=traits, horizon=frames)
 
 
 TABLE = TableSpec(
