@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from baselines.published import Published
 from experiments.datasets import layout, layout_lidar_pixels, layout_surroundocc
-from experiments.datasets.dataset import DataSet
+from experiments.datasets.dataset import DataSet, Preparation
 
 DATASET = DataSet(
     name="surroundocc",
@@ -33,7 +33,8 @@ DATASET = DataSet(
     folders=("surroundocc/samples", "nuscenes/samples"),
     sources=(layout_surroundocc.PUBLISHED, layout_surroundocc.GET_LABELS, layout.GET_IMAGES),
     parts=("chain", "history", "depth", "rays"),
-    part_files=layout_lidar_pixels.part_files(),
+    part_files=layout_lidar_pixels.part_files(made=layout_lidar_pixels.PREPARATION),
+    preparations={layout_lidar_pixels.PREPARATION: Preparation("experiments.datasets.prepare_surroundocc:steps", "frames")},
     moments=layout_surroundocc.moments,
     toy="experiments.toyworld:SURROUNDOCC",
 )

@@ -42,7 +42,7 @@ from experiments.datasets.surroundocc import SurroundOccNuScenes
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError, load_infos
 from experiments.plan import Request
-from experiments.spec import Cell, load_table
+from experiments.spec import Cell, load_table, table_names
 
 IMAGE = ImageTransform(width=40, height=16)
 ALL: dict[str, Any] = dict(
@@ -565,6 +565,48 @@ def _at(image: Tensor, pixels: Tensor) -> Tensor:
 
 
 # ---- making the files ----
+
+
+def test_surroundoccs_pickles_make_the_same_depth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = toyworld.ToyWorldConfig(train_scenes=1, val_scenes=1, train_frames=2, val_frames=1, image_width=192)
+    roots = {layout: tmp_path / layout for layout in ("occ3d", "surroundocc")}
+    for layout, root in roots.items():
+        toyworld.ensure_at(replace(tiny, layout=layout), root)
+    monkeypatch.setattr(plan, "toy", lambda _: SimpleNamespace(ensure=lambda _: roots["surroundocc"]))
+    plan.toy_data(load_table("table_surroundocc"), "toy", reads={"depth"})
+    made = {path.name: path.read_bytes() for path in (roots["surroundocc"] / "nuscenes" / DEPTH).glob("*.bin")}
+    assert data.main(["prepare", "renderocc", "--data-root", str(roots["occ3d"])]) == 0
+    assert made == {path.name: path.read_bytes() for path in (roots["occ3d"] / "nuscenes" / DEPTH).glob("*.bin")}
+    assert len(made) == 18
+    frames = SurroundOccNuScenes(roots["surroundocc"], "train", image=IMAGE, depth=True, chain=True)
+    depth = frames[0].depth
+    assert depth is not None and (depth > 0).float().mean() > 0.3
+
+    # By the command for people, which says what is at fault.
+    assert data.main(["prepare", "renderocc", "--data-root", str(roots["surroundocc"])]) == 0
+    assert "renderocc train: 0 frames made, 2 were there, 0 cannot be made" in capsys.readouterr().out
+    pickled = roots["surroundocc"] / "nuscenes_infos_train_sweeps_occ.pkl"
+    content = load_infos(pickled, "")
+    del next(iter(content["infos"].values()))[0]["data"]["CAM_BACK"]["calib"]
+    pickled.write_bytes(pickle.dumps(content))
+    assert data.main(["prepare", "renderocc", "--data-root", str(roots["surroundocc"])]) == 1
+    out = capsys.readouterr().out
+    assert "nuscenes_infos_train_sweeps_occ.pkl: calibration in frame 0 of scene" in out and "no 'calib'" in out
+
+
+WRITTEN = {("kitti360", "depth"), ("ddad", "neighbours"), ("ddad", "semantics")}
+"""Files of parts that generators write themselves."""
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_what_toy_rows_read_is_generated_or_made(name: str) -> None:
+    table = load_table(name)
+    files = plan.DATASETS.load(table.dataset).part_files
+    read = {part for row in table.rows if row.runs and "toy" in row.presets for part in row.parts(training=True)}
+    without = {part for part in read & set(files) if not files[part].made}
+    assert {(table.dataset, part) for part in without} <= WRITTEN
 
 
 def test_the_generated_worlds_points_are_what_its_labels_say(
