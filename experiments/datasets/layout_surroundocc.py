@@ -37,6 +37,11 @@ class KeyFrame:
     index: int
     info: dict[str, Any]
 
+    @property
+    def token(self) -> str:
+        """Its own where the pickle names one, else scene and position."""
+        return str(self.info.get("token", f"{self.scene}__{self.index}"))
+
     def sensor(self, name: str, where: Path) -> dict[str, Any]:
         """The sensor's entry (filename, calib, pose); raises DataError naming pickle and frame if it is not there."""
         sensors = self.info.get("data")

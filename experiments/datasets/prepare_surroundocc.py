@@ -40,22 +40,19 @@ def steps(data_root: Path, split: str) -> list[tuple[bool, Callable[[], None]]]:
 
 def _as_bevdet(frame: layout.KeyFrame, pickle: Path) -> dict[str, Any]:
     """What a key frame says of its sweep and its images, under the names of BEVDet's pickles."""
+    lidar, *cameras = (frame.sensor(name, pickle) for name in (layout.LIDAR, *CAMERAS))
+    images = [
+        {"data_path": _path(one), "cam_intrinsic": one["calib"]["camera_intrinsic"], **_poses(one, "sensor2ego")}
+        for one in cameras
+    ]
+    cams = dict(zip(CAMERAS, images, strict=True))
+    return {"token": frame.token, "lidar_path": _path(lidar), **_poses(lidar, "lidar2ego"), "cams": cams}
 
-    def sensor(name: str, mounting: str) -> dict[str, Any]:
-        entry = frame.sensor(name, pickle)
-        poses = {mounting: entry["calib"], "ego2global": entry["pose"]}
-        return {f"{pose}_{part}": of[part] for pose, of in poses.items() for part in ("translation", "rotation")}
 
-    def path(name: str) -> str:
-        return f"./data/nuscenes/{frame.sensor(name, pickle)['filename']}"
+def _path(sensor: dict[str, Any]) -> str:
+    return f"./data/nuscenes/{sensor['filename']}"
 
-    cameras = {
-        name: {
-            **sensor(name, "sensor2ego"),
-            "data_path": path(name),
-            "cam_intrinsic": frame.sensor(name, pickle)["calib"]["camera_intrinsic"],
-        }
-        for name in CAMERAS
-    }
-    token = frame.info.get("token", f"{frame.scene}__{frame.index}")
-    return {**sensor(layout.LIDAR, "lidar2ego"), "token": token, "lidar_path": path(layout.LIDAR), "cams": cameras}
+
+def _poses(sensor: dict[str, Any], mounting: str) -> dict[str, Any]:
+    named = {mounting: sensor["calib"], "ego2global": sensor["pose"]}
+    return {f"{name}_{part}": pose[part] for name, pose in named.items() for part in ("translation", "rotation")}

@@ -95,10 +95,7 @@ class SurroundOccNuScenes(LidarPixelFrames[layout.KeyFrame]):
     def names(self, index: int) -> tuple[str, ...]:
         """The token, and the name of the lidar file, after which SurroundOcc calls labels and predictions."""
         frame = self._frame(index)
-        return self._token(frame), layout.lidar_path(self.data_root, frame, self.pickle).name
-
-    def _token(self, frame: layout.KeyFrame) -> str:
-        return str(frame.info.get("token", f"{frame.scene}__{frame.index}"))
+        return frame.token, layout.lidar_path(self.data_root, frame, self.pickle).name
 
     def _calibration(self, frame: layout.KeyFrame) -> Calibration:
         pinholes, lidar_to_camera = [], []
@@ -132,7 +129,7 @@ class SurroundOccNuScenes(LidarPixelFrames[layout.KeyFrame]):
 
     def _meta(self, index: int, frame: layout.KeyFrame) -> dict[str, Any]:
         return {
-            "token": self._token(frame),
+            "token": frame.token,
             "scene": frame.scene,
             "frame_idx": frame.index,
             "index": index,
