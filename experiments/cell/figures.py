@@ -8,6 +8,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable as Colours
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -83,19 +86,82 @@ def from_above(labels: NDArray[Any], grid: OccupancyGrid) -> Image:
     return np.round(upright).astype(np.uint8)
 
 
-def input_views(images: NDArray[np.uint8], names: Sequence[str], title: str) -> Figure:
+class Sheet(Figure):
+    """Panels of one size in rows, drawn as one picture: with axes for every panel a figure takes several times as long."""
+
+    axis: Axes
+    """Its x and y are pixels of the whole picture."""
+    corners: list[tuple[int, int]]
+    """Row by row, the pixel (x, y) of each panel's upper left corner."""
+    panel: tuple[int, int]
+    """Width and height of a panel in pixels."""
+
+
+def _sheet(
+    rows: Sequence[Sequence[Image]],
+    title: str,
+    width: float,
+    above: Sequence[str] = (),
+    left: Sequence[str] = (),
+    bar: Colours | None = None,
+    legend: Sequence[Patch] = (),
+) -> Sheet:
+    """Rows of panels [h, w, 3] RGB, enlarged to the largest one's size; what is missing of a row stays white.
+
+    width   inches of the figure
+    above   headings of the panels, of all or of the first row
+    left    headings of the rows
+    bar     colours of metres, for a scale on the right
+    legend  below
+    """
+    wide, high = (max(panel.shape[side] for row in rows for panel in row) for side in (1, 0))
+    gap = max(2, wide // 40)
+    columns = max(map(len, rows))
+    headed = [bool(above[columns * number : columns * number + 1]) for number in range(len(rows))]
+    margin_left, margin_right = (0.3 if left else 0.05), (0.8 if bar else 0.05)
+    pixels = columns * (wide + gap) - gap
+    inch = pixels / (width - margin_left - margin_right)
+    heading = round(_HEADING * inch)
+    tops, bottom = [], 0
+    for has in headed:
+        tops.append(bottom + heading * has)
+        bottom = tops[-1] + high + gap
+    picture = np.full((bottom - gap, pixels, 3), 255, dtype=np.uint8)
+    corners = []
+    for top, row in zip(tops, rows, strict=True):
+        for column, panel in enumerate(row):
+            corners.append((column * (wide + gap), top))
+            lines, places = (np.arange(size) * have // size for size, have in zip((high, wide), panel.shape, strict=False))
+            picture[top : top + high, corners[-1][0] : corners[-1][0] + wide] = panel[lines[:, None], places]
+    named = min(len(legend), int(width / 1.4)) or 1  # about 1.4 inches a name
+    margin_below = 0.1 + 0.22 * -(-len(legend) // named)
+    margin_above = 0.1 + 0.2 * (title.count("\n") + 1)
+    height = margin_below + margin_above + len(picture) / inch
+    figure = Sheet(figsize=(width, height))
+    figure.corners, figure.panel = corners, (wide, high)
+    figure.axis = axis = figure.add_axes(
+        (margin_left / width, margin_below / height, pixels / inch / width, len(picture) / inch / height), frameon=False
+    )
+    axis.imshow(picture, aspect="auto")
+    axis.set_axis_off()
+    for corner, name in zip(corners, above, strict=False):
+        axis.text(corner[0] + wide / 2, corner[1] - heading / 5, name, ha="center", fontsize=9)
+    for top, name in zip(tops, left, strict=False):
+        axis.text(-0.05 * inch, top + high / 2, name, ha="right", va="center", rotation=90, fontsize=9)
+    if bar is not None:
+        place = (1 - 0.7 / width, margin_below / height + 0.1, 0.15 / width, len(picture) / inch / height - 0.2)
+        figure.colorbar(bar, cax=figure.add_axes(place), label="depth (m)")
+    if legend:
+        figure.legend(handles=legend, loc="lower center", ncols=named, fontsize=8, frameon=False, borderaxespad=0.1)
+    figure.suptitle(title, fontsize=10, y=1 - 0.05 / height, va="top")
+    return figure
+
+
+def input_views(images: NDArray[np.uint8], names: Sequence[str], title: str) -> Sheet:
     """Camera images [V, H, W, 3] RGB, up to three in a row."""
     columns = min(3, len(images))
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(12, rows * 12 / columns * images.shape[1] / images.shape[2] + 0.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, image, name in zip(axes.flat, images, names, strict=False):
-        axis.imshow(image)
-        axis.set_title(name, fontsize=9)
-    figure.suptitle(title, fontsize=10)
-    return figure
+    rows = [list(images[start : start + columns]) for start in range(0, len(images), columns)]
+    return _sheet(rows, title, 12.0, above=names)
 
 
 def sight(
@@ -106,7 +172,7 @@ def sight(
     labels: NDArray[Any],
     grid: OccupancyGrid,
     title: str,
-) -> Figure:
+) -> Sheet:
     """Camera images [V, H, W, 3] with the occupied voxels of labels [X, Y, Z] over them, which must lie on what they are.
 
     intrinsics [V, 3, 3] in pixels of the images; reference_to_camera [V, 4, 4]. Titles tell the share of all the grid's voxels
@@ -122,18 +188,19 @@ def sight(
         grid, Cameras(torch.from_numpy(intrinsics)[None], torch.from_numpy(reference_to_camera)[None], width, height)
     )[0].tolist()
     headings = [f"{name}: sees {share:.1%}" for name, share in zip(names, shares, strict=True)]
-    figure = input_views(images, headings, title)
+    sheet = input_views(images, headings, title)
     occupied = (labels != grid.empty) & (labels != grid.ignore)
     points, colours = grid.centres().numpy()[occupied], colour(labels[occupied], grid) / 255
-    for axis, k, pose in zip(figure.axes, intrinsics, reference_to_camera, strict=False):
+    for (left, top), k, pose in zip(sheet.corners, intrinsics, reference_to_camera, strict=True):
         x, y, z = (points @ pose[:3, :3].T + pose[:3, 3]).T
         with np.errstate(divide="ignore", invalid="ignore"):
             u, v = k[0, 0] * x / z + k[0, 2], k[1, 1] * y / z + k[1, 2]
         shown = (z > 0) & (u > 0) & (u < width) & (v > 0) & (v < height)
         far_first = np.flatnonzero(shown)[np.argsort(-z[shown], kind="stable")]
         sizes = np.clip(grid.voxel_size * k[0, 0] / z[far_first] / width * 200, 1, 200)
-        axis.scatter(u[far_first] - 0.5, v[far_first] - 0.5, s=sizes, c=colours[far_first], alpha=0.5, linewidths=0)
-    return figure
+        places = left + u[far_first] - 0.5, top + v[far_first] - 0.5
+        sheet.axis.scatter(*places, s=sizes, c=colours[far_first], alpha=0.5, linewidths=0)
+    return sheet
 
 
 def occupancy_from_above(
@@ -142,8 +209,9 @@ def occupancy_from_above(
     """Predicted, true, and true where it is scored ([X, Y, Z] each), with a legend of the classes that occur."""
     seen = np.where(visible, true, grid.empty)
     panels = {"predicted": predicted, "true": true, "true, where it counts": seen}
-    figure = Figure(figsize=(13, 5.6), layout="constrained")
+    figure = Figure(figsize=(13, 5.6))
     axes = figure.subplots(1, len(panels))
+    figure.subplots_adjust(left=0.05, right=0.99, bottom=0.2, top=0.86, wspace=0.12)
     if grid.frame == "lidar":
         extent, across, along = (grid.lower[0], grid.upper[0], grid.lower[1], grid.upper[1]), "x, right (m)", "y, forward (m)"
     else:
@@ -155,7 +223,9 @@ def occupancy_from_above(
         axis.set_xlabel(across, fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0].set_ylabel(along, fontsize=8)
-    _legend(figure, [predicted, true], grid)
+    names = _legend([predicted, true], grid)
+    if names:
+        figure.legend(handles=names, loc="lower center", ncols=min(len(names), 9), fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -166,85 +236,59 @@ def rendered_views(
     names: Sequence[str],
     grid: OccupancyGrid,
     title: str,
-) -> Figure:
+) -> Sheet:
     """One column a camera: image, semantics and depth, each true above predicted.
 
     images [V, h, w, 3] RGB or None; views: gt_semantics, gt_depth [V, H, W] and, where a model has spoken,
     pred_semantics and pred_depth. Depth is in metres, on one scale for all panels, white where nothing is.
     """
     order = [index for name in _DISPLAY_ORDER if name in names for index in [names.index(name)]] or list(range(len(names)))
-    panels: list[tuple[str, NDArray[Any], bool]] = []
+    bar = Colours(Normalize(0, float(np.percentile(views["gt_depth"], 99)) if views["gt_depth"].size else 1.0), "turbo_r")
+    panels: dict[str, NDArray[np.uint8]] = {} if images is None else {"image": images}
     for key, heading in (("gt_semantics", "true classes"), ("pred_semantics", "predicted classes")):
         if key in views:
-            panels.append((heading, colour(views[key], grid), False))
+            panels[heading] = colour(views[key], grid)
     for who, heading in (("gt", "true depth"), ("pred", "predicted depth")):
         if f"{who}_depth" in views:
             # Accumulated depth falls to 0 where a surface fades out, which would look near.
-            nothing = views[f"{who}_semantics"] == grid.empty
-            panels.append((heading, np.ma.masked_array(views[f"{who}_depth"], nothing), True))
-    if images is not None:
-        panels.insert(0, ("image", images, False))
-    height, width = panels[-1][1].shape[1:3]
-    column = max(3.0, 8.0 / len(order))  # inches
-    figure = Figure(figsize=(column * len(order), (column * height / width + 0.1) * len(panels) + 0.8), layout="constrained")
-    axes = figure.subplots(len(panels), len(order), squeeze=False)
-    far = float(np.percentile(views["gt_depth"], 99)) if views["gt_depth"].size else 1.0
-    depth_image = None
-    for row, (heading, content, is_depth) in zip(axes, panels, strict=True):
-        for axis, index in zip(row, order, strict=True):
-            if is_depth:
-                depth_image = axis.imshow(content[index], cmap="turbo_r", vmin=0, vmax=far, interpolation="nearest")
-            else:
-                axis.imshow(content[index], interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-        row[0].set_ylabel(heading, fontsize=10)
-    for axis, index in zip(axes[0], order, strict=True):
-        axis.set_title(names[index], fontsize=10)
-    depth_rows = [row for row, panel in zip(axes, panels, strict=True) if panel[2]]
-    if depth_image is not None:
-        figure.colorbar(depth_image, ax=np.concatenate(depth_rows), label="depth (m)", shrink=0.8, pad=0.01)
+            panels[heading] = _depth(views[f"{who}_depth"], bar, views[f"{who}_semantics"] == grid.empty)
+    rows = [[content[index] for index in order] for content in panels.values()]
     shown = [views[key] for key in ("gt_semantics", "pred_semantics") if key in views]
-    _legend(figure, shown, grid)
-    figure.suptitle(title, fontsize=11)
-    return figure
+    width = max(3.0 * len(order), 8.0)
+    return _sheet(rows, title, width, [names[index] for index in order], list(panels), bar, _legend(shown, grid))
 
 
-def bev_views(views: Mapping[str, NDArray[Any]], grid: OccupancyGrid, title: str) -> Figure:
+def bev_views(views: Mapping[str, NDArray[Any]], grid: OccupancyGrid, title: str) -> Sheet:
     """The rendered view from above: semantics and depth [H, W], true beside predicted."""
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    axes = figure.subplots(1, 4)
-    far = (float(views["gt_bev_depth"].min()), float(views["gt_bev_depth"].max()))
-    for axis, key, heading in zip(
-        axes,
-        ("gt_bev", "pred_bev", "gt_bev_depth", "pred_bev_depth"),
-        ("true classes", "predicted classes", "true depth", "predicted depth"),
-        strict=True,
-    ):
-        content = views[key]
-        if "depth" in key:
-            shown = axis.imshow(content, cmap="turbo_r", vmin=far[0], vmax=far[1], interpolation="nearest")
-        else:
-            axis.imshow(colour(content, grid), interpolation="nearest")
-        axis.set_title(heading, fontsize=10)
-        axis.axis("off")
-    figure.colorbar(shown, ax=axes, label="depth (m)", shrink=0.8)
-    figure.suptitle(title, fontsize=10)
-    return figure
+    bar = Colours(Normalize(float(views["gt_bev_depth"].min()), float(views["gt_bev_depth"].max())), "turbo_r")
+    panels = {
+        "true classes": colour(views["gt_bev"], grid),
+        "predicted classes": colour(views["pred_bev"], grid),
+        "true depth": _depth(views["gt_bev_depth"], bar),
+        "predicted depth": _depth(views["pred_bev_depth"], bar),
+    }
+    return _sheet([list(panels.values())], title, 13.0, above=list(panels), bar=bar)
 
 
 _DISPLAY_ORDER = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
 
 
-def _legend(figure: Figure, shown: Sequence[NDArray[Any]], grid: OccupancyGrid) -> None:
+_HEADING = 0.22  # inches above a panel
+
+
+def _depth(depth: NDArray[Any], bar: Colours, nothing: NDArray[np.bool_] | None = None) -> Image:
+    """Metres [...] as RGB [..., 3] in the colours of a scale, white where ``nothing`` is."""
+    image: Image = bar.to_rgba(depth.ravel(), bytes=True)[:, :3].reshape(*depth.shape, 3)
+    if nothing is not None:
+        image[nothing] = 255
+    return image
+
+
+def _legend(shown: Sequence[NDArray[Any]], grid: OccupancyGrid) -> list[Patch]:
+    """Of the classes that occur."""
     present = np.unique(np.concatenate([np.unique(labels) for labels in shown]))
-    classes = [int(c) for c in present if c != grid.empty and c < grid.num_classes]
-    patches = [
-        Patch(facecolor=COLOURS.get(grid.class_names[c], _UNKNOWN), edgecolor="grey", label=grid.class_names[c]) for c in classes
-    ]
-    if patches:
-        columns = min(len(patches), int(0.7 * figure.get_figwidth()))  # about 1.4 inches a name
-        figure.legend(handles=patches, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+    names = [grid.class_names[int(c)] for c in present if c != grid.empty and c < grid.num_classes]
+    return [Patch(facecolor=COLOURS.get(name, _UNKNOWN), edgecolor="grey", label=name) for name in names]
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -261,7 +305,7 @@ def normalised_to_rgb(images: NDArray[np.float32], mean: Sequence[float], std: S
     return np.clip(np.round(pixels[:, ::-1]), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-def labelled_scene(labels: NDArray[Any], rig: Mapping[str, Any], grid: OccupancyGrid, renderer: str, width: int = 400) -> Figure:
+def labelled_scene(labels: NDArray[Any], rig: Mapping[str, Any], grid: OccupancyGrid, renderer: str, width: int = 400) -> Sheet:
     """A label file rendered into the six cameras of a rig: classes and depth, no images needed.
 
     labels  [X, Y, Z] class ids in the ego frame

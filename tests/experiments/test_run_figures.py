@@ -52,14 +52,34 @@ def test_labels_lie_on_the_pixels_that_show_them() -> None:
     labels[x, y, z] = labels[0, y, z] = car
     k = np.array([[[60.0, 0, 40], [0, 60, 24], [0, 0, 1]]])
     pose = np.array([[[0.0, -1, 0, 0], [0, 0, -1, 1.5], [1, 0, 0, 0], [0, 0, 0, 1]]])
-    figure = figures.sight(np.zeros((1, 48, 80, 3), np.uint8), ["front"], k, pose, labels, GRID, "title")
-    (axis,) = figure.axes
-    (dots,) = axis.collections
+    k, pose = np.repeat(k, 2, axis=0), np.stack([pose[0], np.diag([-1.0, 1, -1, 1]) @ pose[0]])  # the second looks back
+    sheet = figures.sight(np.zeros((2, 48, 80, 3), np.uint8), ["front", "back"], k, pose, labels, GRID, "title")
+    dots, behind = sheet.axis.collections
     centre = GRID.centres().numpy()[x, y, z]
     u, v = 40 - 60 * centre[1] / centre[0], 24 + 60 * (1.5 - centre[2]) / centre[0]
-    np.testing.assert_allclose(dots.get_offsets(), [[u - 0.5, v - 0.5]], atol=1e-4)
+    (left, top), (right, _) = sheet.corners
+    assert right - left > 80 and sheet.panel == (80, 48)
+    np.testing.assert_allclose(dots.get_offsets(), [[left + u - 0.5, top + v - 0.5]], atol=1e-4)
+    assert right < behind.get_offsets()[0, 0] < right + 80
     np.testing.assert_allclose(dots.get_facecolors()[0, :3] * 255, rgb("car"), atol=0.5)
-    assert "front: sees" in axis.get_title() and "%" in axis.get_title()
+    headings = [text.get_text() for text in sheet.axis.texts]
+    assert [heading.split(":")[0] for heading in headings] == ["front", "back"] and all(" sees " in text for text in headings)
+
+
+def test_panels_of_a_sheet_are_where_it_says_enlarged_to_one_size() -> None:
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((4, 2, 4, 3), np.uint8) * 60
+    small = figures.input_views(images, "abcd", "t")
+    picture = np.asarray(small.axis.images[0].get_array())
+    assert len(small.corners) == 4, "three in the first row, one in the second"
+    for (x, y), image in zip(small.corners, images, strict=True):
+        assert (picture[y : y + 2, x : x + 4] == image).all()
+    semantics = np.stack([np.array([[1, 2], [3, 4]])] * 2)
+    views = {"gt_semantics": semantics, "gt_depth": semantics * 5.0}
+    sheet = figures.rendered_views(np.zeros((2, 4, 4, 3), np.uint8), views, ("left", "right"), GRID, "t")
+    picture = np.asarray(sheet.axis.images[0].get_array())
+    assert sheet.panel == (4, 4) and len(sheet.corners) == 6
+    x, y = sheet.corners[3]  # classes of the second camera
+    assert (picture[y : y + 4, x : x + 4] == figures.colour(semantics[1], GRID).repeat(2, axis=0).repeat(2, axis=1)).all()
 
 
 def test_views_and_plans_are_written_as_pictures(tmp_path: Path) -> None:
@@ -85,10 +105,11 @@ def test_the_official_label_renders_in_all_six_cameras(real_frames: Path, tmp_pa
     with np.load(real_frames / rig["occ_path"]) as arrays:
         labels = arrays["semantics"]
     grid = occ3d_grid()
-    figure = figures.labelled_scene(labels, rig, grid, "cpu")
-    path = figures.save(figure, tmp_path / "official.png")
+    sheet = figures.labelled_scene(labels, rig, grid, "cpu")
+    path = figures.save(sheet, tmp_path / "official.png")
     assert path.stat().st_size > 50_000
-    pictures = [np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.images]
+    picture, (wide, high) = np.asarray(sheet.axis.images[0].get_array()), sheet.panel
+    pictures = [picture[y : y + high, x : x + wide] for x, y in sheet.corners]
     semantics = dict(zip(figures._DISPLAY_ORDER, pictures[:6], strict=True))
 
     def share(camera: str, name: str) -> float:
@@ -102,6 +123,7 @@ def test_the_official_label_renders_in_all_six_cameras(real_frames: Path, tmp_pa
         assert share(camera, "vegetation") > 0.8
     for camera in ("CAM_FRONT_RIGHT", "CAM_BACK_RIGHT"):
         assert share(camera, "bus") > 0.05
+    (far,) = {axis.get_ylim()[1] for axis in sheet.axes if axis is not sheet.axis}  # of the scale beside them
+    assert 10 < far < 60
     for depth in pictures[6:12]:
-        seen = np.ma.compressed(depth)
-        assert seen.size > depth.size / 3 and 2 < np.median(seen) < 40 and seen.max() < 60
+        assert (depth != 255).any(axis=-1).mean() > 1 / 3
