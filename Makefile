@@ -23,8 +23,9 @@ table_renderers_gpu: setup ## measure all renderers (an NVIDIA GPU and nvcc)
 	@$(BIN)/python -m renderers.compare --device cuda --save
 	@$(BIN)/python -m renderers.triton.precisions occ3d-camera kitti360-camera gaussianocc
 
-# Tests of a file stay in one process. Torch's own threads are off: they would only fight with the other processes.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# Tests of a file stay in one process, in the order of tests/conftest.py. Torch's own threads are off: they would only fight with
+# the other processes.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: setup ## all tests
 	@$(PYTEST)

@@ -7,14 +7,16 @@ Reproduces GANWANSHUI/GaussianOcc runner.py:301-310, 1093-1232 and networks/occu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.options import check_choice, check_not_negative
+from baselines.photometric.losses import Photometric
+from baselines.photometric.scales import check_scales
 
 Unlabelled = Literal["free", "ignored"]
 
@@ -24,6 +26,8 @@ class Teaching:
     """How images teach. The defaults are what was published.
 
     photometric_weight  of the error of warped images; at 0 they are not looked at
+    photometric         fields of ``Photometric``, how images are compared; its smoothness is not read. Empty: the model's
+    scales              images are compared at their size divided by these (``baselines.photometric.scales``). None: the model's
     smoothness_weight   of the depth's edges where the image has none
     semantic_weight, entropy_weight, regulariser_weight
                         of the classes; of how undecided opacities are; of what neighbouring voxels differ by, or with volumes of
@@ -38,6 +42,8 @@ class Teaching:
     """
 
     photometric_weight: float = 1.0
+    photometric: dict[str, Any] = field(default_factory=dict)
+    scales: Sequence[int] | None = None
     smoothness_weight: float = 1e-3
     semantic_weight: float | None = None
     entropy_weight: float | None = None
@@ -52,6 +58,9 @@ class Teaching:
         check_not_negative(self, *(name for name in names if getattr(self, name) is not None))
         if self.farthest is not None and not self.farthest > 0:
             raise ValueError(f"farthest must be positive, got {self.farthest}")
+        Photometric(**self.photometric)
+        if self.scales is not None:
+            check_scales(self.scales)
         if self.semantic_weight == 0 and self.photometric_weight == 0:
             raise ValueError("nothing teaches: give classes or images a weight")
 

@@ -28,8 +28,9 @@ from baselines.interface import (
 )
 from baselines.model import OccupancyModel
 from baselines.options import check_class_weights
-from baselines.photometric.losses import Photometric, neighbour_loss, smoothness
+from baselines.photometric.losses import Photometric, smoothness
 from baselines.photometric.pose import PoseNetwork, camera_motion
+from baselines.photometric.scales import scaled_loss
 from renderers import Cameras, Renderer, get
 from renderers.rays.regularisers import binary_entropy, distortion, one_sided_entropy
 
@@ -37,10 +38,11 @@ NEAREST = 0.1  # metres of rendered depth
 FARTHEST, FARTHEST_OF_VOLUMES = 80.0, 200.0
 FAINTEST = 1 / 255  # alpha by which depth is divided at least
 NOTHING = -1  # class of pixels that teach nothing
-AIR = 1.5
-"""Logit of free space where a training starts from biases: a vertex is solid by a fifth. At the published start, a half, nothing
-behind the nearest vertices is seen, and a short training has no time to clear them away; at a twentieth what is near is seen
-through for as long (voxels taught by one frame alone, without a network, 60 steps: AbsRel 0.30, at a twentieth 0.40)."""
+AIR = 1.0
+"""Logit of free space where a training starts from biases: a vertex is solid by a quarter. At the published start, a half,
+nothing behind the nearest vertices is seen, and a short training has no time to clear them away; at a twentieth what is near is
+seen through for as long, and images do not tell of what is near from afar (voxels taught by one frame alone, without a network,
+60 steps: AbsRel 0.30 at a fifth, at a twentieth 0.40)."""
 
 
 @MODELS.register_module()
@@ -53,6 +55,7 @@ class GaussianOcc(OccupancyModel):
     shape           vertices of the contracted grid along x, y, z, multiples of 4
     pose            arguments of ``PoseNetwork``
     scale           metres, standard deviation of a Gaussian near by; times ``scale_factor``
+    residual        see ``Hourglasses``; False, as published
     gain            logits are the 3D network's answer times this, 1 as published. Its last normalisation starts as much
                     smaller, so that logits start alike, and learn as much faster
     poses           "learned": how the vehicle moved is said by a network that does not learn here; "sensors": by sensors
@@ -64,6 +67,8 @@ class GaussianOcc(OccupancyModel):
     published_lift  see ``lifted`` (Q10)
     class_weights   of the cross entropy, one a class of the grid (Q17); None: all alike
     weights         of the losses on classes, of entropy and of the regulariser where ``teaching`` has none; None: as published
+    photometric, scales  how images are compared and at which sizes, where ``teaching`` does not say it: fields of Photometric and
+                    numbers by which the size is divided; None: as published, and at their own size
     normalise_depth  rendered depth is divided by alpha, where ``teaching`` does not say it
     teaching        fields of Teaching
     renderer        name of the backend that renders
@@ -86,6 +91,7 @@ class GaussianOcc(OccupancyModel):
         pose: dict[str, Any],
         scale: float = 0.2,
         scale_factor: float = 1.0,
+        residual: bool = False,
         gain: float = 1.0,
         poses: str = "learned",
         drifting_poses: bool = True,
@@ -95,6 +101,8 @@ class GaussianOcc(OccupancyModel):
         published_lift: bool = True,
         class_weights: Sequence[float] | None = None,
         weights: tuple[float, float, float] | None = None,
+        photometric: dict[str, Any] | None = None,
+        scales: Sequence[int] | None = None,
         normalise_depth: bool = False,
         teaching: dict[str, Any] | None = None,
         renderer: str = "cpu",
@@ -117,9 +125,11 @@ class GaussianOcc(OccupancyModel):
         chosen = self.teaching.normalise_depth
         self.normalises_depth = normalise_depth if chosen is None else chosen
         self.weights = tuple(WEIGHTS[volume or "splats"] if weights is None else weights)
+        self.photometric = Photometric(**(self.teaching.photometric or photometric or {}))
+        self.scales = tuple(self.teaching.scales or scales or (1,))
         self._renderer = renderer
         self.encoder = ImageEncoder(resnet, tuple(widths), channels)  # type: ignore[arg-type]
-        self.depth = VolumeDecoder(self.space, channels, planes, grid.num_classes, splats=volume is None)
+        self.depth = VolumeDecoder(self.space, channels, planes, grid.num_classes, volume is None, residual)
         self.gain = gain
         with torch.no_grad():
             self.depth.last.weight /= gain
@@ -229,7 +239,8 @@ class GaussianOcc(OccupancyModel):
         if neighbours is not None:
             size = neighbours.current.shape[-2:]
             depth = resampled(self.depth_of(seen), shown.intrinsics[:, -1], neighbours.intrinsics, size)
-            error = neighbour_loss(depth, neighbours, self.motion(neighbours), Photometric(), self.camera_generator())
+            motion, generator = self.motion(neighbours), self.camera_generator()
+            error = scaled_loss(depth, neighbours, motion, self.photometric, self.scales, generator)
             losses["loss_photometric"] = teaching.photometric_weight * error
             if teaching.smoothness_weight:
                 losses["loss_smoothness"] = teaching.smoothness_weight * smoothness(depth, neighbours.current)

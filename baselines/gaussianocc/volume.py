@@ -54,11 +54,15 @@ class _Hourglass(nn.Module):
 class Hourglasses(nn.Module):
     """[B, inputs, X, Y, Z] -> logits [B, classes, X, Y, Z]; X, Y, Z multiples of 4.
 
+    residual  what the last hourglass says is added to what all of them start from, as in PSMNet; as published it is not, and what
+              is finer than half the grid has to pass through the others' answers
+
     ``classif3`` and ``classif_flow`` belong to published files; nothing runs through them, there neither with these options.
     """
 
-    def __init__(self, inputs: int, planes: int, classes: int) -> None:
+    def __init__(self, inputs: int, planes: int, classes: int, residual: bool = False) -> None:
         super().__init__()
+        self.residual = residual
         channels = 2 * planes
         self.dres0 = nn.Sequential(
             _conv(inputs, channels), nn.ReLU(inplace=True), _conv(channels, channels), nn.ReLU(inplace=True)
@@ -80,7 +84,7 @@ class Hourglasses(nn.Module):
         out, down, up = self.dres2(start, None, None)
         out, _, up = self.dres3(out + start, down, up)
         out, _, _ = self.dres4(out + start, down, up)
-        return self.classif_semantic(out)
+        return self.classif_semantic(out + start if self.residual else out)
 
 
 class _Frequencies(nn.Module):
@@ -97,7 +101,9 @@ class VolumeDecoder(nn.Module):
     splats  it is trained with splats, not as a volume
     """
 
-    def __init__(self, space: ContractedGrid, inputs: int, planes: int, classes: int, splats: bool) -> None:
+    def __init__(
+        self, space: ContractedGrid, inputs: int, planes: int, classes: int, splats: bool, residual: bool = False
+    ) -> None:
         super().__init__()
         self.register_buffer("xyz_min", torch.tensor(space.lower, dtype=torch.float64))
         self.register_buffer("xyz_max", torch.tensor(space.upper, dtype=torch.float64))
@@ -106,7 +112,7 @@ class VolumeDecoder(nn.Module):
         self.vox_util = _Frequencies()
         if splats:
             self.gs_vox_util = _Frequencies()
-        self._3DCNN = Hourglasses(inputs, planes, classes)
+        self._3DCNN = Hourglasses(inputs, planes, classes, residual)
 
     @property
     def last(self) -> nn.BatchNorm3d:

@@ -23,7 +23,7 @@ _PAPER = StepSchedule(
 _MINI = Schedule(
     batch_size=1, lr=1e-4, weight_decay=0.0, warmup_iterations=100, lr_min=1e-5, epochs=1, backbone_lr=10.0, amp=True
 )
-_TOY = replace(_FIRST_STEPS, lr=3e-3, iterations=400)
+_TOY = replace(_FIRST_STEPS, lr=3e-3, iterations=600)
 
 GSP = Row(
     "gaussianocc-gsp",

@@ -21,7 +21,9 @@ from baselines.gaussianocc.lifting import ContractedGrid, lifted
 from baselines.gaussianocc.losses import semantic_loss, total_variation
 from baselines.gaussianocc.model import AIR, GaussianOcc, resampled
 from baselines.gaussianocc.rendering import RASTER, gaussians, half_spaces, ray_settings
+from baselines.gaussianocc.volume import Hourglasses
 from baselines.interface import ImageSupervision, Neighbours, OccupancyBatch, OccupancyGrid
+from baselines.photometric.losses import Photometric
 from renderers import get
 from renderers.dialects import DIALECTS
 from renderers.rays.published import GAUSSIANOCC_DENSITY, GAUSSIANOCC_PROB, GAUSSIANOCC_RANGE
@@ -224,6 +226,8 @@ def test_variation_is_a_mean_over_axes() -> None:
         ({"unlabelled": "sky"}, "unknown unlabelled 'sky'"),
         ({"entropy_weight": -1.0}, "entropy_weight must not be negative"),
         ({"farthest": 0.0}, "farthest must be positive"),
+        ({"photometric": {"ssim": 2.0}}, "ssim must be within 0..1"),
+        ({"scales": (0,)}, "scales must be whole numbers of at least 1"),
         ({"semantic_weight": 0.0, "photometric_weight": 0.0}, "nothing teaches"),
     ],
 )
@@ -359,6 +363,30 @@ def test_with_a_gain_logits_start_alike_and_learn_faster() -> None:
         optimizer.step()
         moved.append(float((model.logits(batch).detach() - before).abs().mean()))
     assert 15 < moved[1] / moved[0] < 25
+
+
+def test_images_are_compared_as_the_teaching_says_else_the_model() -> None:
+    assert (tiny().photometric, tiny().scales) == (Photometric(), (1,))
+    absolute: dict[str, Any] = {"photometric": {"ssim": 0.0}, "scales": (1, 2)}
+    assert (tiny(**absolute).photometric, tiny(**absolute).scales) == (Photometric(ssim=0.0), (1, 2))
+    taught = tiny(**absolute, teaching={"photometric": {"auto_mask": False}, "scales": [4]})
+    assert (taught.photometric, taught.scales) == (Photometric(auto_mask=False), (4,))
+    batch = batch_of()
+    errors = [float(tiny(**how).loss(batch)["loss_photometric"]) for how in ({}, {"scales": (1, 2)}, absolute)]
+    assert 0 < errors[2] < errors[1] and errors[0] != errors[1]
+
+
+def test_with_a_residual_the_last_hourglass_adds_to_the_start() -> None:
+    torch.manual_seed(0)
+    plain = Hourglasses(4, 2, 3).eval()
+    added = Hourglasses(4, 2, 3, residual=True).eval()
+    added.load_state_dict(plain.state_dict())
+    volume, kept = torch.rand(1, 4, 4, 4, 4), []
+    for network in (plain, added):
+        network.classif_semantic = torch.nn.Identity()
+        kept.append(network(volume))
+    start = plain.dres0(volume)
+    torch.testing.assert_close(kept[1] - kept[0], plain.dres1(start) + start)
 
 
 def test_what_a_batch_lacks_is_named() -> None:

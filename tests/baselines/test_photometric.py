@@ -23,6 +23,7 @@ from baselines.photometric.losses import (
     smoothness,
 )
 from baselines.photometric.pose import PoseNetwork, camera_motion, inverse, rigid, rotation_matrix
+from baselines.photometric.scales import check_scales, scaled_loss
 from baselines.photometric.warping import back_projected, moved, pixel_centres, warped
 
 WIDTH, HEIGHT = 60, 40
@@ -139,6 +140,38 @@ def test_the_loss_is_least_at_the_true_depth_and_scale() -> None:
         for factor in (0.6, 0.9, 1.0, 1.1, 1.6)
     }
     assert min(losses, key=losses.__getitem__) == 1.0 and losses[1.0] < 0.3 * losses[1.6]
+
+
+def test_smaller_images_are_those_of_a_coarser_camera() -> None:
+    depth, neighbours = two_neighbours(batch=1)
+    neighbours = replace(neighbours, mask=(torch.arange(depth.shape[-1]) < 18).expand_as(depth).clone())
+    height, width = (side - side % 4 for side in depth.shape[-2:])
+
+    def shrunk(maps: Tensor) -> Tensor:
+        cut = maps[..., :height, :width].double()
+        return cut.unflatten(-1, (width // 4, 4)).unflatten(-3, (height // 4, 4)).mean(dim=(-3, -1)).float()
+
+    quarter = neighbours.intrinsics.clone()
+    quarter[..., :2, :] /= 4
+    mask = torch.zeros(shrunk(depth).shape, dtype=torch.bool)
+    mask[..., :4] = True  # half of the fifth pixel is masked
+    small = replace(
+        neighbours, images=shrunk(neighbours.images), current=shrunk(neighbours.current), intrinsics=quarter, mask=mask
+    )
+
+    def loss(depth: Tensor, some: Neighbours, *scales: int) -> Tensor:
+        return scaled_loss(depth, some, some.camera_motion, Photometric(tie_noise=0, auto_mask=False), scales, draws())
+
+    by_hand = loss(shrunk(1.2 * depth), small, 1)
+    assert by_hand > 0
+    torch.testing.assert_close(loss(1.2 * depth, neighbours, 4), by_hand, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss(1.2 * depth, neighbours, 1, 4), (loss(1.2 * depth, neighbours, 1) + by_hand) / 2)
+    whole = replace(neighbours, mask=None)
+    at = {factor: float(loss(factor * depth, whole, 1, 2, 4)) for factor in (0.6, 0.9, 1.0, 1.1, 1.6)}
+    assert min(at, key=at.__getitem__) == 1.0
+    for scales in ((), (0,), (1, 2.5)):
+        with pytest.raises(ValueError, match="scales must be whole numbers of at least 1"):
+            check_scales(scales)  # type: ignore[arg-type]
 
 
 def test_neighbours_that_are_not_there_do_not_count() -> None:
