@@ -159,7 +159,9 @@ def prepare(
             for one in made:
                 failed += _prepare(dataset, one, root, console, options)
             if not made:
-                _say(console, f"{dataset}: nothing to prepare, its labels are read as they are published")
+                by_name = ", ".join(layout_of(dataset).preparations)
+                told = f"but if it is named: prepare {by_name}" if by_name else "it is read as it is published"
+                _say(console, f"{dataset}: nothing to prepare, {told}")
     return 1 if failed else 0
 
 

@@ -410,7 +410,7 @@ def test_one_data_sets_fault_does_not_end_the_others(command: Command, occ3d: Pa
 
 def test_a_name_stands_for_all_that_is_made_of_a_data_set(command: Command, occ3d: Path) -> None:
     code, out, _ = command("prepare", "ddad", "--data-root", occ3d)
-    assert code == 0 and "ddad: nothing to prepare" in out
+    assert code == 0 and "ddad: nothing to prepare, but if it is named: prepare gaussianocc" in out
     code, out, _ = command("prepare", "surroundocc", "--data-root", occ3d)
     assert code == 1 and "renderocc train: no data set pickle " in out and "GaussianFormer" in out
     code, out, _ = command("prepare", "occ3d", "--data-root", occ3d)

@@ -37,9 +37,9 @@ def chains(folder: Path, iterations: int, kills: int, seed: int, cells: tuple[st
 
 
 def test_a_killed_cell_ends_with_the_same_weights(tmp_path: Path) -> None:
-    chains(tmp_path, 8, 1, 0, CELLS[:1])
+    chains(tmp_path, 4, 1, 0, CELLS[:1])
 
 
 @pytest.mark.slow
 def test_cells_of_other_models_end_with_the_same_weights_after_two_kills(tmp_path: Path) -> None:
-    chains(tmp_path, 8, 2, 1, CELLS[1:])
+    chains(tmp_path, 6, 2, 1, CELLS[1:])

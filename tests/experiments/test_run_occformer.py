@@ -94,4 +94,4 @@ def test_every_row_has_its_record(finished: Path, row: str) -> None:
 
 @pytest.mark.slow
 def test_a_killed_cell_ends_with_the_same_weights(tmp_path: Path) -> None:
-    chains(tmp_path, 8, 1, 0, ("table_tiny_occformer:occformer+gaussrender",))
+    chains(tmp_path, 4, 1, 0, ("table_tiny_occformer:occformer+gaussrender",))
