@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from experiments.spec import PRESETS
@@ -36,13 +37,19 @@ def render(summaries: Sequence[Summary]) -> str:
 
 def _own(summary: Summary, group: Group) -> bool:
     """Whether a group has a record of the table itself, not only another table's that a row shows."""
-    return any(record.table == summary.spec.name for record in summary.of_group(group))
+    return bool(_seeds(summary, group))
+
+
+def _seeds(summary: Summary, group: Group) -> int:
+    """Seeds of a group's best covered row among the table's own."""
+    rows = Counter(record.row for record in summary.of_group(group) if record.table == summary.spec.name)
+    return max(rows.values(), default=0)
 
 
 def _line(summary: Summary, groups: Sequence[Group]) -> str:
     """``Occ3D-nuScenes (cpu, 3 seeds)``, "" for no groups."""
     title = summary.spec.title.partition(":")[0] if not summary.spec.brief else f"`{summary.spec.name}`"
-    counted = [f"{g.renderer}, {n} seed{'s' * (n != 1)}" for g in groups for n in [summary.seed_count(g)]]
+    counted = [f"{g.renderer}, {n} seed{'s' * (n != 1)}" for g in groups for n in [_seeds(summary, g)]]
     return f"{title} ({'; '.join(counted)})" if counted else ""
 
 

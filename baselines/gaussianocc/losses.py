@@ -26,7 +26,7 @@ class Teaching:
     """How images teach. The defaults are what was published.
 
     photometric_weight  of the error of warped images; at 0 they are not looked at
-    photometric         fields of ``Photometric``, how images are compared; its smoothness is not read. Empty: the model's
+    photometric         fields of ``Photometric``, how images are compared; its smoothness is not read. Others are the model's
     scales              images are compared at their size divided by these (``baselines.photometric.scales``). None: the model's
     smoothness_weight   of the depth's edges where the image has none
     semantic_weight, entropy_weight, regulariser_weight

@@ -30,7 +30,7 @@ from baselines.model import OccupancyModel
 from baselines.options import check_class_weights
 from baselines.photometric.losses import Photometric, smoothness
 from baselines.photometric.pose import PoseNetwork, camera_motion
-from baselines.photometric.scales import scaled_loss
+from baselines.photometric.scales import check_scales, scaled_loss
 from renderers import Cameras, Renderer, get
 from renderers.rays.regularisers import binary_entropy, distortion, one_sided_entropy
 
@@ -68,7 +68,7 @@ class GaussianOcc(OccupancyModel):
     class_weights   of the cross entropy, one a class of the grid (Q17); None: all alike
     weights         of the losses on classes, of entropy and of the regulariser where ``teaching`` has none; None: as published
     photometric, scales  how images are compared and at which sizes, where ``teaching`` does not say it: fields of Photometric and
-                    numbers by which the size is divided; None: as published, and at their own size
+                    numbers by which the size is divided
     normalise_depth  rendered depth is divided by alpha, where ``teaching`` does not say it
     teaching        fields of Teaching
     renderer        name of the backend that renders
@@ -102,7 +102,7 @@ class GaussianOcc(OccupancyModel):
         class_weights: Sequence[float] | None = None,
         weights: tuple[float, float, float] | None = None,
         photometric: dict[str, Any] | None = None,
-        scales: Sequence[int] | None = None,
+        scales: Sequence[int] = (1,),
         normalise_depth: bool = False,
         teaching: dict[str, Any] | None = None,
         renderer: str = "cpu",
@@ -125,8 +125,9 @@ class GaussianOcc(OccupancyModel):
         chosen = self.teaching.normalise_depth
         self.normalises_depth = normalise_depth if chosen is None else chosen
         self.weights = tuple(WEIGHTS[volume or "splats"] if weights is None else weights)
-        self.photometric = Photometric(**(self.teaching.photometric or photometric or {}))
-        self.scales = tuple(self.teaching.scales or scales or (1,))
+        self.photometric = Photometric(**{**(photometric or {}), **self.teaching.photometric})
+        self.scales = tuple(scales if self.teaching.scales is None else self.teaching.scales)
+        check_scales(self.scales)
         self._renderer = renderer
         self.encoder = ImageEncoder(resnet, tuple(widths), channels)  # type: ignore[arg-type]
         self.depth = VolumeDecoder(self.space, channels, planes, grid.num_classes, volume is None, residual)

@@ -34,7 +34,12 @@ def scaled_loss(
     """Mean of ``neighbour_loss`` over images, and depth, whose pixels are means over ``scale`` x ``scale``, for each of the
     ``scales``; (1,) is ``neighbour_loss`` itself. What is left over on the right and below is not seen; a pixel of
     which the mask leaves a part out is left out.
+
+    Raises ValueError for a scale that leaves less than two pixels across or down.
     """
+    height, width = depth.shape[-2:]
+    if min(height, width) < 2 * max(scales):
+        raise ValueError(f"images of {width}x{height} pixels are too small to be compared at 1/{max(scales)} of their size")
     losses = []
     for scale in scales:
         small = neighbours if scale == 1 else _smaller(neighbours, scale)

@@ -105,6 +105,7 @@ def _sheet(
     left: Sequence[str] = (),
     bar: Colours | None = None,
     legend: Sequence[Patch] = (),
+    interpolation: str = "nearest",
 ) -> Sheet:
     """Rows of panels [h, w, 3] RGB, enlarged to the largest one's size; what is missing of a row stays white.
 
@@ -113,6 +114,8 @@ def _sheet(
     left    headings of the rows
     bar     colours of metres, for a scale on the right
     legend  below
+
+    ``interpolation`` is matplotlib's: "nearest" adds no colour between those of two classes.
     """
     wide, high = (max(panel.shape[side] for row in rows for panel in row) for side in (1, 0))
     gap = max(2, wide // 40)
@@ -142,7 +145,7 @@ def _sheet(
     figure.axis = axis = figure.add_axes(
         (margin_left / width, margin_below / height, pixels / inch / width, len(picture) / inch / height), frameon=False
     )
-    axis.imshow(picture, aspect="auto")
+    axis.imshow(picture, aspect="auto", interpolation=interpolation)
     axis.set_axis_off()
     for corner, name in zip(corners, above, strict=False):
         axis.text(corner[0] + wide / 2, corner[1] - heading / 5, name, ha="center", fontsize=9)
@@ -161,7 +164,7 @@ def input_views(images: NDArray[np.uint8], names: Sequence[str], title: str) -> 
     """Camera images [V, H, W, 3] RGB, up to three in a row."""
     columns = min(3, len(images))
     rows = [list(images[start : start + columns]) for start in range(0, len(images), columns)]
-    return _sheet(rows, title, 12.0, above=names)
+    return _sheet(rows, title, 12.0, above=names, interpolation="auto")
 
 
 def sight(
@@ -279,8 +282,7 @@ _HEADING = 0.22  # inches above a panel
 def _depth(depth: NDArray[Any], bar: Colours, nothing: NDArray[np.bool_] | None = None) -> Image:
     """Metres [...] as RGB [..., 3] in the colours of a scale, white where ``nothing`` is."""
     image: Image = bar.to_rgba(depth.ravel(), bytes=True)[:, :3].reshape(*depth.shape, 3)
-    if nothing is not None:
-        image[nothing] = 255
+    image[~np.isfinite(depth) if nothing is None else nothing | ~np.isfinite(depth)] = 255
     return image
 
 

@@ -250,6 +250,8 @@ def test_options_of_the_model_are_checked() -> None:
             tiny(**options)
     with pytest.raises(ValueError, match="gain must be positive"):
         tiny(gain=0.0)
+    with pytest.raises(ValueError, match="scales must be whole numbers"):
+        tiny(scales=())
     with pytest.raises(ValueError, match="takes no gaussrender"):
         gaussianocc_config("toy", toy_grid(), gaussrender={})
 
@@ -370,9 +372,9 @@ def test_images_are_compared_as_the_teaching_says_else_the_model() -> None:
     absolute: dict[str, Any] = {"photometric": {"ssim": 0.0}, "scales": (1, 2)}
     assert (tiny(**absolute).photometric, tiny(**absolute).scales) == (Photometric(ssim=0.0), (1, 2))
     taught = tiny(**absolute, teaching={"photometric": {"auto_mask": False}, "scales": [4]})
-    assert (taught.photometric, taught.scales) == (Photometric(auto_mask=False), (4,))
+    assert (taught.photometric, taught.scales) == (Photometric(ssim=0.0, auto_mask=False), (4,))
     batch = batch_of()
-    errors = [float(tiny(**how).loss(batch)["loss_photometric"]) for how in ({}, {"scales": (1, 2)}, absolute)]
+    errors = [float(tiny(**how).loss(batch)["loss_photometric"].detach()) for how in ({}, {"scales": (1, 2)}, absolute)]
     assert 0 < errors[2] < errors[1] and errors[0] != errors[1]
 
 

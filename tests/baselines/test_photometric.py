@@ -145,18 +145,19 @@ def test_the_loss_is_least_at_the_true_depth_and_scale() -> None:
 def test_smaller_images_are_those_of_a_coarser_camera() -> None:
     depth, neighbours = two_neighbours(batch=1)
     neighbours = replace(neighbours, mask=(torch.arange(depth.shape[-1]) < 18).expand_as(depth).clone())
-    height, width = (side - side % 4 for side in depth.shape[-2:])
+    assert all(side % 7 for side in depth.shape[-2:]), "rows and columns are left over"
+    height, width = (side - side % 7 for side in depth.shape[-2:])
 
     def shrunk(maps: Tensor) -> Tensor:
         cut = maps[..., :height, :width].double()
-        return cut.unflatten(-1, (width // 4, 4)).unflatten(-3, (height // 4, 4)).mean(dim=(-3, -1)).float()
+        return cut.unflatten(-1, (width // 7, 7)).unflatten(-3, (height // 7, 7)).mean(dim=(-3, -1)).float()
 
-    quarter = neighbours.intrinsics.clone()
-    quarter[..., :2, :] /= 4
+    coarse = neighbours.intrinsics.clone()
+    coarse[..., :2, :] /= 7
     mask = torch.zeros(shrunk(depth).shape, dtype=torch.bool)
-    mask[..., :4] = True  # half of the fifth pixel is masked
+    mask[..., :2] = True  # of the third pixel a part is masked
     small = replace(
-        neighbours, images=shrunk(neighbours.images), current=shrunk(neighbours.current), intrinsics=quarter, mask=mask
+        neighbours, images=shrunk(neighbours.images), current=shrunk(neighbours.current), intrinsics=coarse, mask=mask
     )
 
     def loss(depth: Tensor, some: Neighbours, *scales: int) -> Tensor:
@@ -164,14 +165,16 @@ def test_smaller_images_are_those_of_a_coarser_camera() -> None:
 
     by_hand = loss(shrunk(1.2 * depth), small, 1)
     assert by_hand > 0
-    torch.testing.assert_close(loss(1.2 * depth, neighbours, 4), by_hand, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(loss(1.2 * depth, neighbours, 1, 4), (loss(1.2 * depth, neighbours, 1) + by_hand) / 2)
+    torch.testing.assert_close(loss(1.2 * depth, neighbours, 7), by_hand, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss(1.2 * depth, neighbours, 1, 7), (loss(1.2 * depth, neighbours, 1) + by_hand) / 2)
     whole = replace(neighbours, mask=None)
     at = {factor: float(loss(factor * depth, whole, 1, 2, 4)) for factor in (0.6, 0.9, 1.0, 1.1, 1.6)}
     assert min(at, key=at.__getitem__) == 1.0
     for scales in ((), (0,), (1, 2.5)):
         with pytest.raises(ValueError, match="scales must be whole numbers of at least 1"):
             check_scales(scales)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="60x40 pixels are too small to be compared at 1/21"):
+        loss(depth, neighbours, 1, 21)
 
 
 def test_neighbours_that_are_not_there_do_not_count() -> None:

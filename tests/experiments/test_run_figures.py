@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from grids import occ3d_grid
 
@@ -74,12 +75,25 @@ def test_panels_of_a_sheet_are_where_it_says_enlarged_to_one_size() -> None:
     for (x, y), image in zip(small.corners, images, strict=True):
         assert (picture[y : y + 2, x : x + 4] == image).all()
     semantics = np.stack([np.array([[1, 2], [3, 4]])] * 2)
-    views = {"gt_semantics": semantics, "gt_depth": semantics * 5.0}
+    semantics[1, 1, 1] = GRID.empty
+    depth = np.array([[[5.0, 10.0], [15.0, 20.0]], [[5.0, np.nan], [15.0, 20.0]]])
+    views = {
+        "gt_semantics": semantics,
+        "gt_depth": np.nan_to_num(depth, nan=1.0),
+        "pred_semantics": semantics,
+        "pred_depth": depth,
+    }
     sheet = figures.rendered_views(np.zeros((2, 4, 4, 3), np.uint8), views, ("left", "right"), GRID, "t")
     picture = np.asarray(sheet.axis.images[0].get_array())
-    assert sheet.panel == (4, 4) and len(sheet.corners) == 6
-    x, y = sheet.corners[3]  # classes of the second camera
+    assert sheet.panel == (4, 4) and len(sheet.corners) == 10, "image, classes and depth, both twice, of two cameras"
+    x, y = sheet.corners[3]  # true classes of the second camera
     assert (picture[y : y + 4, x : x + 4] == figures.colour(semantics[1], GRID).repeat(2, axis=0).repeat(2, axis=1)).all()
+    far = np.percentile(views["gt_depth"], 99)
+    scale = matplotlib.colormaps["turbo_r"](depth / far, bytes=True)[..., :3]
+    for (x, y), camera in zip(sheet.corners[8:], (0, 1), strict=True):  # predicted depth
+        panel = picture[y : y + 4 : 2, x : x + 4 : 2]
+        shown = np.isfinite(depth[camera]) & (semantics[camera] != GRID.empty)
+        assert (panel[shown] == scale[camera][shown]).all() and (panel[~shown] == 255).all()
 
 
 def test_views_and_plans_are_written_as_pictures(tmp_path: Path) -> None:

@@ -288,7 +288,8 @@ def test_figures_of_one_camera() -> None:
     labels = np.zeros(grid.shape, np.uint8)
     labels[10:20, 30:34, 1:4] = 1
     image = np.zeros((1, 94, 352, 3), np.uint8)
-    assert figures.input_views(image, ("image_00",), "title").corners[0][0] == 0
+    sheet = figures.input_views(image, ("image_00",), "title")
+    assert len(sheet.corners) == 1 and sheet.panel == (352, 94)
     seen = {"gt_semantics": np.ones((1, 94, 352), np.int64), "gt_depth": np.full((1, 94, 352), 9.0)}
     drawn = figures.rendered_views(image, seen, ("image_00",), grid, "title")
     width, height = drawn.get_size_inches()

@@ -205,6 +205,12 @@ def test_the_first_words_say_what_was_run_and_what_not(project: Path, make_recor
     make_record(project / "results/records", BASE, 0, 30.0, preset="paper", renderer="gsplat")
     paper = readme_section(project, "status")
     assert "Occ3D-nuScenes (gsplat, 1 seed)" in paper and "no published number" not in paper
+    for seed in (0, 1, 2):
+        make_record(project / "results/records", "gaussianocc-gsp", seed, 2.0, table="table_gaussianocc_depth")
+    make_record(project / "results/records", "gaussianocc-sensors", 0, 2.0, table="table_gaussianocc")
+    borrowed = readme_section(project, "status")
+    assert "`table_gaussianocc_depth` (cpu, 3 seeds)" in borrowed
+    assert "GaussianOcc on Occ3D-nuScenes (cpu, 1 seed)" in borrowed, "seeds of another table's cells are that table's"
 
 
 # ---- printed after a run
