@@ -97,6 +97,9 @@ class Sheet(Figure):
     """Width and height of a panel in pixels."""
 
 
+_HEADING = 0.22  # inches above a panel of a sheet
+
+
 def _sheet(
     rows: Sequence[Sequence[Image]],
     title: str,
@@ -121,7 +124,7 @@ def _sheet(
     gap = max(2, wide // 40)
     columns = max(map(len, rows))
     headed = [bool(above[columns * number : columns * number + 1]) for number in range(len(rows))]
-    margin_left, margin_right = (0.3 if left else 0.05), (0.8 if bar else 0.05)
+    margin_left, margin_right = (0.3 if left else 0.05), (0.05 if bar is None else 0.8)
     pixels = columns * (wide + gap) - gap
     inch = pixels / (width - margin_left - margin_right)
     heading = round(_HEADING * inch)
@@ -136,8 +139,7 @@ def _sheet(
             corners.append((column * (wide + gap), top))
             lines, places = (np.arange(size) * have // size for size, have in zip((high, wide), panel.shape, strict=False))
             picture[top : top + high, corners[-1][0] : corners[-1][0] + wide] = panel[lines[:, None], places]
-    named = min(len(legend), int(width / 1.4)) or 1  # about 1.4 inches a name
-    margin_below = 0.1 + 0.22 * -(-len(legend) // named)
+    margin_below = 0.1 + 0.22 * -(-len(legend) // _names_in_a_row(width))
     margin_above = 0.1 + 0.2 * (title.count("\n") + 1)
     height = margin_below + margin_above + len(picture) / inch
     figure = Sheet(figsize=(width, height))
@@ -154,8 +156,7 @@ def _sheet(
     if bar is not None:
         place = (1 - 0.7 / width, margin_below / height + 0.1, 0.15 / width, len(picture) / inch / height - 0.2)
         figure.colorbar(bar, cax=figure.add_axes(place), label="depth (m)")
-    if legend:
-        figure.legend(handles=legend, loc="lower center", ncols=named, fontsize=8, frameon=False, borderaxespad=0.1)
+    _add_legend(figure, legend)
     figure.suptitle(title, fontsize=10, y=1 - 0.05 / height, va="top")
     return figure
 
@@ -226,9 +227,7 @@ def occupancy_from_above(
         axis.set_xlabel(across, fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0].set_ylabel(along, fontsize=8)
-    names = _legend([predicted, true], grid)
-    if names:
-        figure.legend(handles=names, loc="lower center", ncols=min(len(names), 9), fontsize=8, frameon=False)
+    _add_legend(figure, _names([predicted, true], grid))
     figure.suptitle(title, fontsize=10)
     return figure
 
@@ -258,7 +257,7 @@ def rendered_views(
     rows = [[content[index] for index in order] for content in panels.values()]
     shown = [views[key] for key in ("gt_semantics", "pred_semantics") if key in views]
     width = max(3.0 * len(order), 8.0)
-    return _sheet(rows, title, width, [names[index] for index in order], list(panels), bar, _legend(shown, grid))
+    return _sheet(rows, title, width, [names[index] for index in order], list(panels), bar, _names(shown, grid))
 
 
 def bev_views(views: Mapping[str, NDArray[Any]], grid: OccupancyGrid, title: str) -> Sheet:
@@ -276,21 +275,28 @@ def bev_views(views: Mapping[str, NDArray[Any]], grid: OccupancyGrid, title: str
 _DISPLAY_ORDER = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
 
 
-_HEADING = 0.22  # inches above a panel
-
-
-def _depth(depth: NDArray[Any], bar: Colours, nothing: NDArray[np.bool_] | None = None) -> Image:
-    """Metres [...] as RGB [..., 3] in the colours of a scale, white where ``nothing`` is."""
+def _depth(depth: NDArray[Any], bar: Colours, nothing: NDArray[np.bool_] | bool = False) -> Image:
+    """Metres [...] as RGB [..., 3] in the colours of a scale, white where ``nothing`` is or what is no number."""
     image: Image = bar.to_rgba(depth.ravel(), bytes=True)[:, :3].reshape(*depth.shape, 3)
-    image[~np.isfinite(depth) if nothing is None else nothing | ~np.isfinite(depth)] = 255
+    image[nothing | ~np.isfinite(depth)] = 255
     return image
 
 
-def _legend(shown: Sequence[NDArray[Any]], grid: OccupancyGrid) -> list[Patch]:
-    """Of the classes that occur."""
+def _names(shown: Sequence[NDArray[Any]], grid: OccupancyGrid) -> list[Patch]:
+    """The classes that occur, for a legend."""
     present = np.unique(np.concatenate([np.unique(labels) for labels in shown]))
     names = [grid.class_names[int(c)] for c in present if c != grid.empty and c < grid.num_classes]
     return [Patch(facecolor=COLOURS.get(name, _UNKNOWN), edgecolor="grey", label=name) for name in names]
+
+
+def _names_in_a_row(width: float) -> int:
+    return int(width / 1.4)  # about 1.4 inches a name
+
+
+def _add_legend(figure: Figure, names: Sequence[Patch]) -> None:
+    if names:
+        columns = min(len(names), _names_in_a_row(figure.get_figwidth()))
+        figure.legend(handles=names, loc="lower center", ncols=columns, fontsize=8, frameon=False, borderaxespad=0.1)
 
 
 def save(figure: Figure, path: Path) -> Path:
