@@ -6,7 +6,7 @@ Reproduces GANWANSHUI/GaussianOcc runner.py:301-310, 1093-1232 and networks/occu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ class Teaching:
     """How images teach. The defaults are what was published.
 
     photometric_weight  of the error of warped images; at 0 they are not looked at
-    photometric         fields of ``Photometric``, how images are compared; its smoothness is not read. Others are the model's
+    photometric         fields of ``Photometric``, how images are compared, but for smoothness. Others are the model's
     scales              images are compared at their size divided by these (``baselines.photometric.scales``). None: the model's
     smoothness_weight   of the depth's edges where the image has none
     semantic_weight, entropy_weight, regulariser_weight
@@ -58,7 +58,7 @@ class Teaching:
         check_not_negative(self, *(name for name in names if getattr(self, name) is not None))
         if self.farthest is not None and not self.farthest > 0:
             raise ValueError(f"farthest must be positive, got {self.farthest}")
-        Photometric(**self.photometric)
+        compared_by(self.photometric)
         if self.scales is not None:
             check_scales(self.scales)
         if self.semantic_weight == 0 and self.photometric_weight == 0:
@@ -69,6 +69,13 @@ class Teaching:
         own = (self.semantic_weight, self.entropy_weight, self.regulariser_weight)
         chosen = tuple(there if given is None else given for given, there in zip(own, others, strict=True))
         return chosen  # type: ignore[return-value]
+
+
+def compared_by(settings: Mapping[str, Any]) -> Photometric:
+    """How images are compared, of fields of ``Photometric``; ValueError or TypeError for wrong ones."""
+    if "smoothness" in settings:
+        raise ValueError("photometric has no smoothness here: teaching's smoothness_weight is its weight")
+    return Photometric(**settings)
 
 
 def semantic_loss(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from baselines.gaussianocc.config import check_choices
 from baselines.gaussianocc.encoder import ImageEncoder
 from baselines.gaussianocc.lifting import ContractedGrid, lifted
-from baselines.gaussianocc.losses import Teaching, semantic_loss, total_variation
+from baselines.gaussianocc.losses import Teaching, compared_by, semantic_loss, total_variation
 from baselines.gaussianocc.recipe import RECIPE, WEIGHTS, Volume
 from baselines.gaussianocc.rendering import RASTER, Seen, cast, gaussians, opacities, splatted
 from baselines.gaussianocc.volume import VolumeDecoder
@@ -28,7 +28,7 @@ from baselines.interface import (
 )
 from baselines.model import OccupancyModel
 from baselines.options import check_class_weights
-from baselines.photometric.losses import Photometric, smoothness
+from baselines.photometric.losses import smoothness
 from baselines.photometric.pose import PoseNetwork, camera_motion
 from baselines.photometric.scales import check_scales, scaled_loss
 from renderers import Cameras, Renderer, get
@@ -59,16 +59,16 @@ class GaussianOcc(OccupancyModel):
     gain            logits are the 3D network's answer times this, 1 as published. Its last normalisation starts as much
                     smaller, so that logits start alike, and learn as much faster
     poses           "learned": how the vehicle moved is said by a network that does not learn here; "sensors": by sensors
-    drifting_poses  the pose network normalises by what it sees in training and keeps counting, as published, although it does not
-                    learn (Q15)
+    drifting_poses  the pose network goes on counting what it normalises by, as published, although it does not learn (Q15);
+                    poses are the same for a batch of one sample, as it always normalises by the images at hand
     volume          "prob" or "density": volumes are rendered, and ``renderer`` names a backend that renders rays; None: Gaussians
     legacy_fov_y    the vertical field of view is taken for the horizontal one, as published (Q2); only of Gaussians
     half_spaces     each camera sees those of its half space alone, as published
     published_lift  see ``lifted`` (Q10)
     class_weights   of the cross entropy, one a class of the grid (Q17); None: all alike
     weights         of the losses on classes, of entropy and of the regulariser where ``teaching`` has none; None: as published
-    photometric, scales  how images are compared and at which sizes, where ``teaching`` does not say it: fields of Photometric and
-                    numbers by which the size is divided
+    photometric, scales  how images are compared and at which sizes, where ``teaching`` does not say it: fields of Photometric
+                    but for smoothness, and numbers by which the size is divided
     normalise_depth  rendered depth is divided by alpha, where ``teaching`` does not say it
     teaching        fields of Teaching
     renderer        name of the backend that renders
@@ -125,7 +125,7 @@ class GaussianOcc(OccupancyModel):
         chosen = self.teaching.normalise_depth
         self.normalises_depth = normalise_depth if chosen is None else chosen
         self.weights = tuple(WEIGHTS[volume or "splats"] if weights is None else weights)
-        self.photometric = Photometric(**{**(photometric or {}), **self.teaching.photometric})
+        self.photometric = compared_by({**(photometric or {}), **self.teaching.photometric})
         self.scales = tuple(scales if self.teaching.scales is None else self.teaching.scales)
         check_scales(self.scales)
         self._renderer = renderer

@@ -6,10 +6,12 @@ modules have the names of its files ``pose_encoder.pth`` and ``pose.pth``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from baselines.images import build_mmdet
 from baselines.interface import Neighbours
@@ -98,6 +100,10 @@ class PoseNetwork(nn.Module):
     """The motion of a rig between the moments of its images; one motion for all of its cameras.
 
     Arguments are those of PoseEncoder and PoseDecoder.
+
+    Features are normalised by those of the images at hand, in evaluation too, there of a sample at a time: the published second
+    stage has the network in training mode whenever it asks it (runner.py:354-358, 842, 851), so that nothing is ever normalised
+    by the statistics that are counted. By those motion can be of another scale.
     """
 
     def __init__(
@@ -123,6 +129,12 @@ class PoseNetwork(nn.Module):
 
         moments  of the neighbours, in their order: negative ones are earlier
         """
+        if self.training:
+            return self._motions(neighbours, moments)
+        with _by_what_is_at_hand(self):
+            return torch.cat([self._motions(neighbours.one(index), moments) for index in range(len(neighbours.current))])
+
+    def _motions(self, neighbours: Neighbours, moments: Sequence[int]) -> Tensor:
         pairs = []
         for images, moment in zip(neighbours.images.unbind(1), moments, strict=True):
             pairs.append((images, neighbours.current) if moment < 0 else (neighbours.current, images))
@@ -130,6 +142,20 @@ class PoseNetwork(nn.Module):
         motion = [inverse(one) if moment < 0 else one for one, moment in zip(forth, moments, strict=True)]
         there = neighbours.valid.any(dim=2)[..., None, None]
         return torch.where(there, torch.stack(motion, dim=1), torch.eye(4).to(forth))
+
+
+@contextmanager
+def _by_what_is_at_hand(network: nn.Module) -> Iterator[None]:
+    """In evaluation mode batches are normalised by themselves; what was counted stays, and no process waits for another."""
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    counted = [(layer.running_mean, layer.running_var) for layer in layers]
+    for layer in layers:
+        layer.running_mean = layer.running_var = None
+    try:
+        yield
+    finally:
+        for layer, (mean, variance) in zip(layers, counted, strict=True):
+            layer.running_mean, layer.running_var = mean, variance
 
 
 def camera_motion(motion: Tensor, camera_to_rig: Tensor) -> Tensor:

@@ -227,6 +227,7 @@ def test_variation_is_a_mean_over_axes() -> None:
         ({"entropy_weight": -1.0}, "entropy_weight must not be negative"),
         ({"farthest": 0.0}, "farthest must be positive"),
         ({"photometric": {"ssim": 2.0}}, "ssim must be within 0..1"),
+        ({"photometric": {"smoothness": 0.1}}, "smoothness_weight is its weight"),
         ({"scales": (0,)}, "scales must be whole numbers of at least 1"),
         ({"semantic_weight": 0.0, "photometric_weight": 0.0}, "nothing teaches"),
     ],
@@ -336,9 +337,15 @@ def test_the_pose_network_goes_on_counting_only_as_published(drifting: bool) -> 
     model = tiny(drifting_poses=drifting).train()
     assert model.pose_network is not None
     kept = {name: value.clone() for name, value in model.pose_network.state_dict().items()}
-    model.loss(batch_of())
+    batch = batch_of()
+    neighbours = batch.neighbours
+    assert neighbours is not None and len(batch.images) == 1
+    model.loss(batch)
     changed = [name for name, value in model.pose_network.state_dict().items() if not torch.equal(value, kept[name])]
     assert bool(changed) == drifting and all("running" in name or "num_batches" in name for name in changed)
+    other = tiny(drifting_poses=not drifting).train()
+    other.load_state_dict(model.state_dict())
+    assert torch.allclose(other.motion(neighbours), model.motion(neighbours), atol=1e-6), "one sample: poses are the same"
 
 
 def test_prediction_and_first_biases() -> None:

@@ -1,5 +1,6 @@
 """Warping, photometric losses and the pose network, against planes that are seen twice and formulas written out."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -275,23 +276,38 @@ def network() -> PoseNetwork:
 
 def test_one_motion_for_the_rig_and_its_inverse_for_earlier_moments(network: PoseNetwork) -> None:
     _, neighbours = two_neighbours()
-    swapped = replace(
-        neighbours,
-        images=neighbours.current[:, None].expand_as(neighbours.images).clone(),
-        current=neighbours.images[:, 1],
-    )
+    later = replace(neighbours, images=neighbours.images[:, 1:], valid=neighbours.valid[:, 1:])
+    swapped = replace(later, images=neighbours.current[:, None], current=neighbours.images[:, 1])
     valid = neighbours.valid.clone()
     valid[0, 0] = False
+    mirrored = replace(neighbours, current=neighbours.current.flip(1), images=neighbours.images.flip(2))
     with torch.no_grad():
-        forth, back = network(neighbours), network(swapped)
-        lonely = network(replace(neighbours, valid=valid))
-        cameras = network.between(neighbours.current.flip(1), neighbours.images[:, 1].flip(1))
-        one = network(replace(neighbours, images=neighbours.images[:, 1:], valid=neighbours.valid[:, 1:]), moments=(2,))
-    assert forth.shape == (2, 2, 4, 4) and (forth[:, 1] - torch.eye(4)).abs().max() > 1e-3
-    assert torch.allclose(back[:, 0] @ forth[:, 1], torch.eye(4).expand(2, 4, 4), atol=1e-5)
-    assert torch.equal(lonely[0, 0], torch.eye(4)) and torch.allclose(lonely[1], forth[1], atol=1e-6)
-    assert torch.allclose(cameras, forth[:, 1], atol=1e-5), "the mean over cameras knows no order"
-    assert torch.allclose(one[:, 0], forth[:, 1], atol=1e-6)
+        both, lonely, cameras = network(neighbours), network(replace(neighbours, valid=valid)), network(mirrored)
+        forth, back = network(later, moments=(2,)), network(swapped, moments=(-1,))
+    assert both.shape == (2, 2, 4, 4) and (both[:, 1] - torch.eye(4)).abs().max() > 1e-3
+    assert forth.shape == (2, 1, 4, 4) and (forth - torch.eye(4)).abs().max() > 1e-3
+    assert torch.allclose(back @ forth, torch.eye(4).expand(2, 1, 4, 4), atol=1e-5)
+    assert torch.equal(lonely[0, 0], torch.eye(4)) and torch.allclose(lonely[1], both[1], atol=1e-6)
+    assert torch.allclose(cameras, both, atol=1e-5), "the mean over cameras knows no order"
+
+
+def test_motion_is_told_by_the_images_at_hand_in_evaluation_too(network: PoseNetwork) -> None:
+    """As in training, whatever was counted, and of a sample whatever else is in its batch; nothing is counted there."""
+    _, neighbours = two_neighbours()
+    contrast = torch.tensor([1.0, 0.1])[:, None, None, None, None]
+    neighbours = replace(neighbours, current=contrast * neighbours.current, images=contrast[..., None] * neighbours.images)
+    network = copy.deepcopy(network)
+    for name, value in network.named_buffers():
+        if "running" in name:
+            value.copy_(torch.rand(len(value), generator=torch.Generator().manual_seed(1)) + 3)
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    with torch.no_grad():
+        answered = network(neighbours)
+        assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
+        alone = torch.cat([network.train()(neighbours.one(index)) for index in range(2)])
+        assert any(not torch.equal(value, kept[name]) for name, value in network.state_dict().items())
+        together = network(neighbours)
+    assert torch.equal(answered, alone) and not torch.allclose(together, alone, atol=1e-4)
 
 
 def test_both_networks_learn_but_for_what_is_idle(network: PoseNetwork) -> None:

@@ -101,4 +101,4 @@ def test_the_pictures_show_what_they_should(finished: Path) -> None:
         for name, classes, least in (("true", true, 0.1), ("predicted", predicted, 0.01)):
             assert (classes == road).all(axis=-1).mean() > least, f"camera {place}: no road in the {name} classes"
         for name, depth in (("true", true_depth), ("predicted", predicted_depth)):
-            assert len(np.unique(depth.reshape(-1, 3), axis=0)) > 50, f"camera {place}: no {name} depth"
+            assert len(np.unique(depth.reshape(-1, 3), axis=0)) > 20, f"camera {place}: no {name} depth"
