@@ -25,7 +25,8 @@ table_renderers_gpu: setup ## measure all renderers (an NVIDIA GPU and nvcc)
 
 # Tests of a file stay in one process, in the order of tests/conftest.py. Torch's own threads are off: they would only fight with
 # the other processes.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	--durations 25 --durations-min 20
 
 test: setup ## all tests
 	@$(PYTEST)

@@ -559,7 +559,7 @@ def test_every_origin_has_an_image_that_its_rays_are_pixels_of() -> None:
 
 def test_splats_teach_what_rays_teach(batch: OccupancyBatch) -> None:
     torch.manual_seed(0)
-    splats = toy(SCALED, teaching=METRIC, splats=True, renderer="reference", splat_size=(48, 32))
+    splats = toy(SCALED, teaching=METRIC, splats=True, renderer="cpu", splat_size=(48, 32))
     with torch.no_grad():
         splats.density_mlp[-2].bias.fill_(12.0)
     losses = splats.loss(batch)

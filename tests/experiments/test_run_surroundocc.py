@@ -45,7 +45,7 @@ def test_every_row_has_its_record(finished: Path, row: str) -> None:
     assert record.iterations == (0 if row == "prior" else 2) and (record.parameters > 0) == (row != "prior")
     assert record.data_fingerprint.startswith("toyworld-")
     figures = list((finished / "results/table_tiny_surroundocc/toy" / cell / "figures").glob("*.png"))
-    assert len(figures) == 8
+    assert len(figures) == 4
 
 
 def test_both_tables_train_alike() -> None:

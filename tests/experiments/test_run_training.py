@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -29,12 +31,22 @@ Command = Callable[..., Outcome]
 ROW = "small+gaussrender"
 
 
+@functools.cache
+def _folder() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="tracking-", ignore_cleanup_errors=True)
+
+
+def store() -> str:
+    """URI of the tracking store that all tests of this process share: a new one takes six seconds of a core."""
+    return f"sqlite:///{_folder().name}/mlflow.db"
+
+
 def environment(folder: Path) -> dict[str, str]:
-    """Results and tracking below ``folder``, for processes of their own."""
+    """Results below ``folder``, for processes of their own."""
     return {
         **os.environ,
         "OCC_RESULTS": str(folder / "results"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_TRACKING_URI": store(),
         "COLUMNS": "200",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",  # at these sizes threads cost more than they bring, most of all on a busy machine
@@ -152,7 +164,7 @@ def test_mlflow_holds_the_run_with_curves_and_figures(finished: Path) -> None:
     from mlflow import MlflowClient
 
     record = record_of(finished, f"{ROW}--cpu--seed0")
-    client = MlflowClient(tracking_uri=f"sqlite:///{finished / 'mlflow.db'}")
+    client = MlflowClient(tracking_uri=store())
     assert record.mlflow_run_id is not None
     run = client.get_run(record.mlflow_run_id)
     assert run.info.status == "FINISHED"
@@ -285,8 +297,8 @@ def test_a_change_of_the_spec_makes_a_record_outdated_and_its_checkpoints_are_no
 @pytest.mark.slow
 def test_kill_9_leaves_a_resumable_cell_and_every_finished_one(tmp_path: Path) -> None:
     start = [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny", "--row", "prior", "small"]
-    work = tmp_path / "results" / "table_tiny" / "toy" / "small--cpu--seed0--iterations=60"
-    process = subprocess.Popen([*start, "--iterations", "60"], env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    work = tmp_path / "results" / "table_tiny" / "toy" / "small--cpu--seed0--iterations=12"
+    process = subprocess.Popen([*start, "--iterations", "12"], env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL)
     deadline = time.time() + 300
     while not (work / "iter_4.pth").is_file():
         assert time.time() < deadline and process.poll() is None, "no checkpoint was written"
@@ -298,13 +310,13 @@ def test_kill_9_leaves_a_resumable_cell_and_every_finished_one(tmp_path: Path) -
     run_id = json.loads((work / "state.json").read_text())["mlflow_run_id"]
     assert not work.with_suffix(".json").exists()
 
-    done = subprocess.run([*start, "--iterations", "60"], env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*start, "--iterations", "12"], env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "small--cpu--seed0--iterations=60: continues at iteration" in done.stdout
+    assert "small--cpu--seed0--iterations=12: continues at iteration" in done.stdout
     assert "prior--cpu--seed0: done already" in done.stdout
     assert prior.read_bytes() == before
-    record = record_of(tmp_path, "small--cpu--seed0--iterations=60")
-    assert record.iterations == 60 and record.mlflow_run_id == run_id
+    record = record_of(tmp_path, "small--cpu--seed0--iterations=12")
+    assert record.iterations == 12 and record.mlflow_run_id == run_id
 
 
 @pytest.mark.slow

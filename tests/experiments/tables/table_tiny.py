@@ -1,5 +1,7 @@
 """A table for tests: the real rows at sizes that train in seconds."""
 
+from dataclasses import replace
+
 from experiments.spec import Column, DataPreset, Preset, Row, Schedule, TableSpec
 
 BACKBONE = {
@@ -78,3 +80,12 @@ TABLE = TableSpec(
         ),
     },
 )
+
+_TOY = TABLE.presets["toy"]
+BRIEF = replace(
+    _TOY,
+    data=replace(_TOY.data, toyworld={**_TOY.data.toyworld, "val_scenes": 1}),
+    schedule=replace(_TOY.schedule, iterations=2),
+    check_shuffled_images=False,
+)
+"""For other tiny tables: two iterations, one frame that is evaluated."""

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from experiments.tables.table_tiny import BACKBONE
+from experiments.tables.table_tiny import BACKBONE, BRIEF
 from experiments.tables.table_tiny import TABLE as TINY
 
 from experiments.spec import TableSpec
@@ -19,7 +19,6 @@ SIZES = {
     "inducing": 4,
     "neighbourhood": 1,
 }
-_TOY = TINY.presets["toy"]
 
 TABLE = TableSpec(
     name="table_tiny_flow",
@@ -27,5 +26,5 @@ TABLE = TableSpec(
     dataset="occ3d",
     columns=TINY.columns,
     rows=(replace(GAUSSIANFLOWOCC.row("gaussianflowocc"), name="flow", schedules={}, presets=("toy",), options=SIZES),),
-    presets={"toy": replace(_TOY, schedule=replace(_TOY.schedule, iterations=2), check_shuffled_images=False)},
+    presets={"toy": BRIEF},
 )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from experiments.tables.table_tiny import BACKBONE
+from experiments.tables.table_tiny import BACKBONE, BRIEF
 from experiments.tables.table_tiny import TABLE as TINY
 
 from experiments.spec import TableSpec
@@ -32,5 +32,5 @@ TABLE = TableSpec(
     dataset="occ3d",
     columns=TINY.columns,
     rows=tuple(replace(row, schedules={}, options=SIZES) for row in (OCCFORMER, OCCFORMER.rendered())),
-    presets={"toy": TINY.presets["toy"]},
+    presets={"toy": replace(BRIEF, schedule=TINY.presets["toy"].schedule)},
 )

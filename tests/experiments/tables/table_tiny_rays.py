@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from experiments.tables.table_tiny import BACKBONE
+from experiments.tables.table_tiny import BACKBONE, BRIEF
 from experiments.tables.table_tiny import TABLE as TINY
 
 from experiments.spec import TableSpec
@@ -29,5 +29,5 @@ TABLE = TableSpec(
         for row in RENDEROCC.rows
         if row.trained
     ),
-    presets={"toy": replace(TINY.presets["toy"], schedule=replace(TINY.presets["toy"].schedule, iterations=2))},
+    presets={"toy": BRIEF},
 )

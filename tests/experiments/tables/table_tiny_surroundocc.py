@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from experiments.tables.table_tiny import BRIEF
 from experiments.tables.table_tiny import SIZES as TPVFORMER
-from experiments.tables.table_tiny import TABLE as TINY
 
 from experiments.spec import Column, Row, TableSpec
 
@@ -31,7 +31,6 @@ _GAUSSIANFORMER2 = {
     "layers": 1,
 }
 
-_TOY = TINY.presets["toy"]
 
 TABLE = TableSpec(
     name="table_tiny_surroundocc",
@@ -68,5 +67,5 @@ TABLE = TableSpec(
             options=_GAUSSIANFORMER2,
         ),
     ),
-    presets={"toy": replace(_TOY, data=replace(_TOY.data, coarsen=2), schedule=replace(_TOY.schedule, iterations=2))},
+    presets={"toy": replace(BRIEF, data=replace(BRIEF.data, coarsen=2))},
 )
