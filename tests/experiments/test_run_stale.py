@@ -348,23 +348,3 @@ def test_options_that_make_no_sense_are_refused(run: Command, arguments: tuple[s
     code, _, err = run(*arguments)
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
     assert all(part in err for part in parts)
-
-
-@pytest.mark.slow
-def test_a_cell_of_two_processes_is_confirmed_by_two_and_not_by_one(tmp_path: Path) -> None:
-    script = str(Path(__file__).with_name("run_tiny.py"))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [script, "table_tiny", "--row", "small", "--iterations", "2"]
-
-    def call(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*words], env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True)
-
-    done = call(*torchrun, *command, "--launcher", "pytorch")
-    assert done.returncode == 0, done.stderr[-3000:]
-    record = record_of(tmp_path, "small--cpu--seed0--iterations=2")
-    assert (record.processes, record.batch_size) == (2, 2)
-    done = call(sys.executable, *command, "--confirm")
-    assert done.returncode == 1 and "trained by 2 process(es), here are 1" in done.stdout
-    done = call(*torchrun, *command, "--launcher", "pytorch", "--confirm")
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert done.stdout.count("comes out to the last bit") == 1

@@ -366,28 +366,31 @@ def test_two_runs_at_once_train_a_cell_once_and_both_finish(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_two_gloo_processes_train_and_get_the_numbers_of_one(tmp_path: Path) -> None:
-    script = str(Path(__file__).with_name("run_tiny.py"))
+def test_two_gloo_processes_get_the_numbers_of_one_and_alone_can_confirm_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = f"{ROW}--cpu--seed0--iterations=2"
+    words = ["--row", ROW, "--iterations", "2"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*torchrun, script, "table_tiny", "--row", ROW, "--iterations", "2", "--launcher", "pytorch"],
-        env=environment(tmp_path),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count(": starts") == 1, "the first process speaks for all"
-    two = record_of(tmp_path, f"{ROW}--cpu--seed0--iterations=2")
-    weights = tmp_path / "results" / "table_tiny" / "toy" / f"{ROW}--cpu--seed0--iterations=2" / "weights.pth"
-    subprocess.run(
-        [sys.executable, script, "table_tiny", "--row", ROW, "--eval-only", "--checkpoint", str(weights)],
-        env=environment(tmp_path),
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
+    start = [*torchrun, str(Path(__file__).with_name("run_tiny.py")), "table_tiny", *words, "--launcher", "pytorch"]
+
+    def by_two(*more: str) -> str:
+        done = subprocess.run([*start, *more], env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+        return done.stdout
+
+    assert by_two().count(": starts") == 1, "the first process speaks for all"
+    two = record_of(tmp_path, cell)
+    assert (two.processes, two.batch_size) == (2, 2)
+    run = command_in(tmp_path, monkeypatch, capsys)
+    weights = tmp_path / "results" / "table_tiny" / "toy" / cell / "weights.pth"
+    code, _, err = run("--row", ROW, "--eval-only", "--checkpoint", str(weights))
+    assert code == 0, err
     [variant] = (tmp_path / "results" / "table_tiny" / "toy").glob("*checkpoint=weights-*.json")
     one = records.load(variant)
     assert one.metrics == pytest.approx(two.metrics, rel=1e-5)
     assert one.samples["val"] == two.samples["val"] == 2
+
+    code, out, _ = run(*words, "--confirm")
+    assert code == 1 and "trained by 2 process(es), here are 1" in out
+    assert by_two("--confirm").count("comes out to the last bit") == 1

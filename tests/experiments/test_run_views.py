@@ -9,7 +9,7 @@ import pytest
 import torch
 from grids import occ3d_grid
 from run_tiny import TABLES
-from test_run_training import run_apart
+from test_run_training import command_in, run_apart
 
 import experiments.tables
 from baselines.gaussrender import gaussian_scale
@@ -62,10 +62,14 @@ def test_a_record_says_what_training_cost(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_base_is_not_trained_again_and_a_view_shows_it(finished: Path) -> None:
+def test_the_base_is_not_trained_again_and_a_view_shows_it(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (finished / "results/table_tiny/toy/small--cpu--seed0.json").read_bytes()
-    assert "small--cpu--seed0: done already" in run_apart(finished, "table_tiny", "--row", "small")
-    text = run_apart(finished, "table_tiny_2d", "--row", "small")
+    code, text, err = command_in(finished, monkeypatch, capsys)("--row", "small")
+    assert code == 0 and "small--cpu--seed0: done already" in text, err
+    code, text, err = command_in(finished, monkeypatch, capsys, "table_tiny_2d")("--row", "small")
+    assert code == 0, err
     assert "small--cpu--seed0: done already" in text and "image mIoU" in text and "depth L1" in text
     assert (finished / "results/table_tiny/toy/small--cpu--seed0.json").read_bytes() == before
     value = json.loads(before)["metrics"]["image_mIoU"]
