@@ -253,6 +253,8 @@ def test_options_of_the_model_are_checked() -> None:
         tiny(gain=0.0)
     with pytest.raises(ValueError, match="scales must be whole numbers"):
         tiny(scales=())
+    with pytest.raises(ValueError, match="smoothness_weight is its weight"):
+        tiny(photometric={"smoothness": 0.1})
     with pytest.raises(ValueError, match="takes no gaussrender"):
         gaussianocc_config("toy", toy_grid(), gaussrender={})
 

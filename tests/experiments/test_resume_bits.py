@@ -41,5 +41,5 @@ def test_a_killed_cell_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_cells_of_other_models_end_with_the_same_weights(tmp_path: Path) -> None:
-    chains(tmp_path, 4, 1, 1, CELLS[1:])
+def test_cells_of_other_models_end_with_the_same_weights_after_two_kills(tmp_path: Path) -> None:
+    chains(tmp_path, 6, 2, 1, CELLS[1:])

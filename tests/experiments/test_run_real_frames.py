@@ -100,5 +100,7 @@ def test_the_pictures_show_what_they_should(finished: Path) -> None:
         assert len(np.unique(image.reshape(-1, 3), axis=0)) > 2000, f"camera {place}: no photograph"
         for name, classes, least in (("true", true, 0.1), ("predicted", predicted, 0.01)):
             assert (classes == road).all(axis=-1).mean() > least, f"camera {place}: no road in the {name} classes"
-        for name, depth in (("true", true_depth), ("predicted", predicted_depth)):
-            assert len(np.unique(depth.reshape(-1, 3), axis=0)) > 20, f"camera {place}: no {name} depth"
+        for name, classes, depth in (("true", true, true_depth), ("predicted", predicted, predicted_depth)):
+            assert len(np.unique(depth.reshape(-1, 3), axis=0)) > 20, f"camera {place}: no {name} depth"  # of one wall 43
+            shown = [(panel != 255).any(axis=-1).mean() for panel in (classes, depth)]
+            assert abs(shown[0] - shown[1]) < 0.05, f"camera {place}: {name} depth is not where {name} classes are"

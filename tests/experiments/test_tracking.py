@@ -236,7 +236,7 @@ def test_a_store_that_was_given_up_is_asked_again_by_the_next_cell(uri: str, mon
 
 
 @pytest.mark.slow
-def test_eight_cells_at_once_on_a_new_server_lose_no_run(tmp_path: Path) -> None:
+def test_sixteen_cells_at_once_on_a_new_server_lose_no_run(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -265,7 +265,7 @@ def test_eight_cells_at_once_on_a_new_server_lose_no_run(tmp_path: Path) -> None
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for number in range(8)
+            for number in range(16)
         ]
         for cell in cells:
             assert cell.stdout is not None and cell.stdout.readline() == "ready\n"
@@ -273,10 +273,10 @@ def test_eight_cells_at_once_on_a_new_server_lose_no_run(tmp_path: Path) -> None
             assert cell.stdin is not None
             cell.stdin.write("\n")
             cell.stdin.flush()
-        assert [(cell.communicate()[1], cell.returncode) for cell in cells] == [("", 0)] * 8
+        assert [(cell.communicate()[1], cell.returncode) for cell in cells] == [("", 0)] * 16
         client = MlflowClient(tracking_uri=uri)
         found = client.search_runs([client.get_experiment_by_name("table_x").experiment_id])
-        assert sorted(run.info.run_name for run in found) == sorted(f"cell{number}" for number in range(8))
+        assert sorted(run.info.run_name for run in found) == sorted(f"cell{number}" for number in range(16))
         assert all(run.info.status == "FINISHED" and run.data.metrics == {"a": 1.0} for run in found)
     finally:
         os.killpg(server.pid, signal.SIGKILL)

@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from experiments.tables.table_tiny import BACKBONE
-from experiments.tables.table_tiny import TABLE as TINY
+from experiments.tables.table_tiny import BACKBONE, BRIEF
 
 from experiments.spec import TableSpec
 from experiments.tables.gaussianocc import GAUSSIANOCC
@@ -33,7 +32,6 @@ SECOND_STAGE = {
     "scale": 2.0,
     "pose": SIZES["pose"],
 }
-_TOY = TINY.presets["toy"]
 
 TABLE = TableSpec(
     name="table_tiny_gsp",
@@ -49,11 +47,6 @@ TABLE = TableSpec(
         replace(GAUSSIANOCC, schedules={}, presets=("toy",), options=SECOND_STAGE),
     ),
     presets={
-        "toy": replace(
-            _TOY,
-            data=replace(_TOY.data, toyworld={**_TOY.data.toyworld, "val_scenes": 1, "val_frames": 3}),
-            schedule=replace(_TOY.schedule, iterations=2),
-            check_shuffled_images=False,
-        )
+        "toy": replace(BRIEF, data=replace(BRIEF.data, toyworld={**BRIEF.data.toyworld, "val_frames": 3})),
     },
 )
