@@ -23,7 +23,9 @@ from renderers.dialects import CONTRACT, DIALECTS, Dialect
 from renderers.interface import Availability, Cameras, Gaussians, RasterSettings, Renderer, Rendering
 
 BLOCK = 16  # edge of the pixel blocks that are blended together; the result does not depend on it
-PAIRS = 1 << 21  # most (pixel, Gaussian) pairs held at once; more are blended in several passes over depth
+# Most (pixel, Gaussian) pairs held at once: a block of more is blended in several passes over depth, images of more are computed
+# again for their gradients, block by block.
+PAIRS = 1 << 21
 
 
 class ReferenceRenderer(Renderer):
@@ -235,13 +237,18 @@ def _render_view(
 ) -> Tensor:
     """[H, W, C+2] accumulated features and depth without background, and the remaining transmittance."""
     splats = project(gaussians, cameras, settings, scene, view, visible)
-    images = [blend(splats, index, block, settings) for block, index in blocks(splats.bounds, cameras.width, cameras.height)]
+    parts = list(blocks(splats.bounds, cameras.width, cameras.height))
+    again = sum(BLOCK * BLOCK * len(index) for _, index in parts) * gaussians.batch * cameras.views > PAIRS
+    images = [blend(splats, index, block, settings, again) for block, index in parts]
     across = -(-cameras.width // BLOCK)
     return torch.cat([torch.cat(images[i : i + across], 1) for i in range(0, len(images), across)], 0)
 
 
-def blend(splats: Projected, index: Tensor, block: tuple[int, int, int, int], settings: RasterSettings) -> Tensor:
-    """[h, w, C+2] of one block of pixels, from the Gaussians ``index`` [K] in depth order."""
+def blend(
+    splats: Projected, index: Tensor, block: tuple[int, int, int, int], settings: RasterSettings, again: bool = True
+) -> Tensor:
+    """[h, w, C+2] of one block of pixels, from the Gaussians ``index`` [K] in depth order; ``again``: gradients compute it a
+    second time, and nothing of it is kept until then."""
     x, y, x_end, y_end = block
     pixels = pixels_of(block, splats.centre.device)
     accumulated = splats.payload.new_zeros(len(pixels), splats.payload.shape[1])
@@ -249,7 +256,7 @@ def blend(splats: Projected, index: Tensor, block: tuple[int, int, int, int], se
     stopped = torch.zeros_like(transmittance, dtype=torch.bool)
     for part in index.split(max(1, PAIRS // len(pixels))):
         arguments = (splats, part, pixels, accumulated, transmittance, stopped, settings)
-        if torch.is_grad_enabled() and splats.requires_grad:
+        if again and torch.is_grad_enabled() and splats.requires_grad:
             accumulated, transmittance, stopped = checkpoint(
                 _accumulate, *arguments, use_reentrant=False, preserve_rng_state=False
             )

@@ -229,6 +229,7 @@ def command(
     if tex is not None:
         if check or out is not None:
             raise ReportError("--latex writes LaTeX alone: give it without --check and --out")
+        files.make_folder(tex)  # before the work, not behind it
         for name, summary in read(results or ROOT / "results/records", QUOTED).summaries.items():
             if text := latex.render(summary):
                 files.write(tex / f"{name}.tex", text)
@@ -239,6 +240,8 @@ def command(
             raise ReportError("--results needs --out FOLDER: README and reports are made from results/records alone")
         outputs = build(ROOT)
     else:
+        if not check:
+            files.make_folder(out)
         left_out: dict[str, None] = {}  # several tables may show one cell
         outputs = build_elsewhere(results_root(results), out, left_out.setdefault)
         for line in left_out:

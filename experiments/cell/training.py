@@ -154,7 +154,8 @@ def set_up(
         work_dir=str(folder.work_dir),
         test_dataloader=_test_loader(cell, test_set),
         test_cfg={"type": "SceneLoop"} if follows else {},
-        test_evaluator=RenderingEvaluator([metric], views),
+        # Labels that are unknown everywhere would be rendered as free space.
+        test_evaluator=RenderingEvaluator([metric], views) if val.has_labels else Evaluator([metric]),
         launcher=job.launcher,
         env_cfg={"cudnn_benchmark": True},
         visualizer={"type": "Visualizer", "vis_backends": []},

@@ -18,12 +18,13 @@ from test_records import make_record
 
 from baselines.interface import OccupancyGrid
 from camera_occupancy_bench.files import WriteError
-from experiments import predictions, records
+from experiments import predictions, records, run
 from experiments.cell import figures, runner
 from experiments.cell.folder import CellFolder, Progress
 from experiments.predictions import PredictionFileError
 from experiments.records import ROOT, RecordError
 from experiments.spec import load_table
+from reports import build
 from reports.build import Outputs
 
 
@@ -127,18 +128,30 @@ def test_a_command_whose_output_nobody_takes(command: list[str]) -> None:
         (["--list", "--data-root", "/" + "x" * 300], {}, "File name too long"),
     ],
 )
-def test_arguments_beyond_all_bounds_are_mistakes(words: list[str], environment: dict[str, str], said: str) -> None:
-    command = [sys.executable, "-m", "experiments.run", "table_occ3d", "--row", "prior", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | environment)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr, done.stdout + done.stderr
+def test_arguments_beyond_all_bounds_are_mistakes(
+    words: list[str],
+    environment: dict[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code = run.main(["table_occ3d", "--row", "prior", *words])
+    out, err = capsys.readouterr()
+    assert code == 2 and err.count("\n") == 1 and said in err, out + err
 
 
-def test_an_output_folder_in_a_circle_of_links_is_a_mistake(tmp_path: Path) -> None:
+def test_an_output_folder_in_a_circle_of_links_is_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, to in (("a", "b"), ("b", "a")):
         (tmp_path / name).symlink_to(tmp_path / to)
-    command = [sys.executable, "-m", "reports.build", "--results", "results/records", "--out", str(tmp_path / "a/out")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and "symbolic links" in done.stderr and "fault" not in done.stderr
+    monkeypatch.setattr(build, "read", lambda *_: pytest.fail("it is told before anything is made"))
+    for words in (["--results", "results/records", "--out"], ["--latex"]):
+        code = build.main([*words, str(tmp_path / "a/out")])
+        err = capsys.readouterr().err
+        assert code == 2 and "symbolic links" in err and "fault" not in err
 
 
 def test_asking_for_the_commit_leaves_no_lock(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_run_training import run_apart
+from test_run_training import run_within
 
 from experiments import records
 from experiments.cell import models
@@ -23,9 +23,9 @@ LOSSES = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every row was run once, by a process of its own."""
+    """A folder in which every row was run once."""
     folder = tmp_path_factory.mktemp("gsp")
-    run_apart(folder, "table_tiny_gsp", "--renderer", "cpu")
+    run_within(folder, "table_tiny_gsp", "--renderer", "cpu")
     return folder
 
 
@@ -53,6 +53,15 @@ def test_the_second_stage_starts_from_it(finished: Path) -> None:
     )
     learned = [key for key in second if key.startswith("pose_network.") and key.endswith((".weight", ".bias"))]
     assert len(learned) > 10 and all(torch.equal(first[key], second[key]) for key in learned)
+
+
+@pytest.mark.slow
+def test_nothing_is_counted_of_labels_that_are_not_there(tmp_path: Path) -> None:
+    run_within(tmp_path, "table_tiny_ddad", "--renderer", "cpu")
+    record = records.load(records.path_of("table_tiny_ddad", "toy", "gaussianocc-gsp--cpu--seed0", tmp_path / "results"))
+    motion = {"motion_scale", "motion_scale_by_frame", "motion_direction", "motion_rotation"}
+    assert set(record.metrics) == {*lidar("cameras"), *motion} and not record.absent
+    assert not any(record.per_class.values())
 
 
 @pytest.mark.parametrize("name", ["table_gaussianocc_depth", "table_gaussianocc_depth_ddad"])

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from kitti360_layout import write_layout
-from test_resume_bits import chains
-from test_run_training import run_apart
+from test_run_training import run_within
 
 from baselines.occformer import FRONT, RECIPE
 from experiments import records, sources
@@ -75,9 +74,9 @@ def test_the_toy_network_trains_on_one_camera(tmp_path: Path, row: str) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which both rows were run once, by a process of its own."""
+    """A folder in which both rows were run once."""
     folder = tmp_path_factory.mktemp("occformer")
-    run_apart(folder, "table_tiny_occformer", "--renderer", "cpu")
+    run_within(folder, "table_tiny_occformer", "--renderer", "cpu")
     return folder
 
 
@@ -90,8 +89,3 @@ def test_every_row_has_its_record(finished: Path, row: str) -> None:
     assert {"loss_cls", "loss_mask", "loss_dice", "loss_cls_layer0", "loss_lss_depth"} <= set(losses)
     assert ("loss_render_image" in losses) == row.endswith("+gaussrender")
     assert all(np.isfinite(value) for value in losses.values())
-
-
-@pytest.mark.slow
-def test_a_killed_cell_ends_with_the_same_weights(tmp_path: Path) -> None:
-    chains(tmp_path, 4, 1, 0, ("table_tiny_occformer:occformer+gaussrender",))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_run_training import Command, command_in, run_apart
+from test_run_training import Command, command_in, run_within
 
 from experiments import data, records, toyworld
 from experiments.spec import Cell, SpecError, load_table
@@ -29,9 +29,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which every row was run once, by a process of its own."""
+    """A folder in which every row was run once."""
     folder = tmp_path_factory.mktemp("rays")
-    run_apart(folder, "table_tiny_rays", "--renderer", "cpu")
+    run_within(folder, "table_tiny_rays", "--renderer", "cpu")
     return folder
 
 

@@ -1,17 +1,15 @@
-"""The main job's command on real frames, as a user types it: load, train, evaluate, render, log."""
+"""The main job's command on real frames: load, train, evaluate, render, log."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_run_training import run_within, store
 
 from experiments import records
-from experiments.records import ROOT, Record
+from experiments.records import Record
 
 ROWS = ("prior", "tpvformer+gaussrender")
 pytestmark = pytest.mark.slow
@@ -21,20 +19,10 @@ pytestmark = pytest.mark.slow
 def finished(real_frames: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the command ran: the prior, and the toy-size model with rendering for two iterations."""
     folder = tmp_path_factory.mktemp("real")
-    environment = {
-        **{name: value for name, value in os.environ.items() if name not in ("OCC_DATA_ROOT", "RANK")},
-        "OCC_RESULTS": str(folder / "results"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",  # with a GPU the command would mean the paper's model
-    }
-    arguments = ["table_occ3d", "--data-root", str(real_frames), "--row", *ROWS, "--iterations", "2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", *arguments], env=environment, cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "the toy-size model runs on the frames in" in done.stdout and "Traceback" not in done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: False)  # with a GPU the command would mean the paper's model
+        out = run_within(folder, "table_occ3d", "--data-root", str(real_frames), "--row", *ROWS, "--iterations", "2")
+    assert "the toy-size model runs on the frames in" in out
     return folder
 
 
@@ -61,7 +49,7 @@ def test_every_metric_is_measured(finished: Path, row: str) -> None:
 def test_figures_and_curves_are_in_mlflow(finished: Path, row: str) -> None:
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{finished / 'mlflow.db'}")
+    client = MlflowClient(tracking_uri=store())
     run_id = record_of(finished, row).mlflow_run_id
     assert run_id is not None
     run = client.get_run(run_id)
@@ -81,7 +69,7 @@ def test_the_pictures_show_what_they_should(finished: Path) -> None:
 
     run_id = record_of(finished, "prior").mlflow_run_id
     assert run_id is not None
-    client = MlflowClient(tracking_uri=f"sqlite:///{finished / 'mlflow.db'}")
+    client = MlflowClient(tracking_uri=store())
     folder = Path(client.download_artifacts(run_id, "figures", str(finished)))
     pictures = {path.stem: cv2.imread(str(path))[..., ::-1] for path in folder.glob("*_0000.png")}
     assert len(np.unique(pictures["input_0000"].reshape(-1, 3), axis=0)) > 20_000, "photographs"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_run_training import Command, command_in, environment, record_of
+from test_run_training import Command, command_in, record_of, run_within
 from torch import Tensor
 
 from baselines.model import OccupancyModel
@@ -28,11 +26,7 @@ FILE = "baselines/losses.py"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one finished cell."""
     folder = tmp_path_factory.mktemp("trained")
-    script = str(Path(__file__).with_name("run_tiny.py"))
-    done = subprocess.run(
-        [sys.executable, script, "table_tiny", *ONE], env=environment(folder), cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    run_within(folder, "table_tiny", *ONE)
     return folder
 
 

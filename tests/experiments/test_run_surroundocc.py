@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from grids import surroundocc_grid
-from test_run_training import run_apart
+from test_run_training import run_within
 
 from experiments import records
 from experiments.spec import load_table
@@ -25,9 +25,9 @@ ROWS = (
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the whole tiny table was run once, by a process of its own."""
+    """A folder in which the whole tiny table was run once."""
     folder = tmp_path_factory.mktemp("surroundocc")
-    run_apart(folder, "table_tiny_surroundocc")
+    run_within(folder, "table_tiny_surroundocc")
     return folder
 
 

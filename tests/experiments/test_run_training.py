@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,23 +55,34 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
+def _prepare(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """This process knows the tests' tables and has its results below ``folder``."""
+    patch.setattr(experiments.tables, "__path__", [*experiments.tables.__path__, TABLES])
+    for name, value in environment(folder).items():
+        patch.setenv(name, value)
+    for name in ("OCC_DATA_ROOT", "RANK"):
+        patch.delenv(name, raising=False)
+
+
+def _run(words: list[str]) -> int:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return main(words)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def command_in(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], table: str = "table_tiny"
 ) -> Command:
-    monkeypatch.setattr(experiments.tables, "__path__", [*experiments.tables.__path__, TABLES])
-    for name, value in environment(folder).items():
-        monkeypatch.setenv(name, value)
-    for name in ("OCC_DATA_ROOT", "RANK"):
-        monkeypatch.delenv(name, raising=False)
+    """The command in this process, with results below ``folder``. Its cells draw no pictures: a third of their time."""
+    _prepare(folder, monkeypatch)
+    monkeypatch.setattr("experiments.cell.training._draw", lambda *_: None)
 
     def run(*arguments: str) -> Outcome:
         capsys.readouterr()
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            code = main([table, *arguments])
-        finally:
-            torch.set_num_threads(threads)
+        code = _run([table, *arguments])
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -92,6 +105,17 @@ def run_apart(folder: Path, *words: str) -> str:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "alembic" not in done.stderr
     return done.stdout
+
+
+def run_within(folder: Path, *words: str) -> str:
+    """As ``run_apart`` in this process, which has the libraries: their import takes longer than most cells of the tests."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        _prepare(folder, patch)
+        code = _run(list(words))
+    assert code == 0, err.getvalue()
+    assert "Traceback" not in err.getvalue() and "alembic" not in err.getvalue()
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -295,10 +319,13 @@ def test_a_change_of_the_spec_makes_a_record_outdated_and_its_checkpoints_are_no
 
 
 @pytest.mark.slow
-def test_kill_9_leaves_a_resumable_cell_and_every_finished_one(tmp_path: Path) -> None:
-    start = [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny", "--row", "prior", "small"]
+def test_kill_9_leaves_a_resumable_cell_and_every_finished_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--row", "prior", "small", "--iterations", "12"]
+    start = [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny", *words]
     work = tmp_path / "results" / "table_tiny" / "toy" / "small--cpu--seed0--iterations=12"
-    process = subprocess.Popen([*start, "--iterations", "12"], env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(start, env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL)
     deadline = time.time() + 300
     while not (work / "iter_4.pth").is_file():
         assert time.time() < deadline and process.poll() is None, "no checkpoint was written"
@@ -310,10 +337,10 @@ def test_kill_9_leaves_a_resumable_cell_and_every_finished_one(tmp_path: Path) -
     run_id = json.loads((work / "state.json").read_text())["mlflow_run_id"]
     assert not work.with_suffix(".json").exists()
 
-    done = subprocess.run([*start, "--iterations", "12"], env=environment(tmp_path), cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "small--cpu--seed0--iterations=12: continues at iteration" in done.stdout
-    assert "prior--cpu--seed0: done already" in done.stdout
+    code, out, err = command_in(tmp_path, monkeypatch, capsys)(*words)
+    assert code == 0, err
+    assert "small--cpu--seed0--iterations=12: continues at iteration" in out
+    assert "prior--cpu--seed0: done already" in out
     assert prior.read_bytes() == before
     record = record_of(tmp_path, "small--cpu--seed0--iterations=12")
     assert record.iterations == 12 and record.mlflow_run_id == run_id

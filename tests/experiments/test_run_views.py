@@ -9,7 +9,7 @@ import pytest
 import torch
 from grids import occ3d_grid
 from run_tiny import TABLES
-from test_run_training import command_in, run_apart
+from test_run_training import command_in, run_within
 
 import experiments.tables
 from baselines.gaussrender import gaussian_scale
@@ -27,9 +27,9 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the ablation was run once, by a process of its own."""
+    """A folder in which the ablation was run once."""
     folder = tmp_path_factory.mktemp("ablation")
-    (folder / "stdout").write_text(run_apart(folder, "table_tiny_ablation", "--seed", "0"))
+    (folder / "stdout").write_text(run_within(folder, "table_tiny_ablation", "--seed", "0"))
     return folder
 
 

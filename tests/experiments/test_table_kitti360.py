@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import torch
 from grids import kitti360_grid
 from kitti360_layout import write_layout
 from mmengine.registry import PARAM_SCHEDULERS
-from test_run_training import environment
+from test_run_training import run_within
 
 import experiments.tables
 from baselines.checkpoints import CheckpointError
@@ -237,15 +235,8 @@ def test_symphonies_starts_from_maskdino_and_takes_depth(data: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_cells_run_from_command_to_record(data: Path, tmp_path: Path) -> None:
-    command = ["experiments.run", "table_kitti360", "--preset", "toy", "--renderer", "cpu", "--data-root", str(data)]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "--row", "prior", "symphonies+gaussrender", "--iterations", "2"],
-        env=environment(tmp_path),
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["table_kitti360", "--preset", "toy", "--renderer", "cpu", "--data-root", str(data), "--iterations", "2"]
+    run_within(tmp_path, *words, "--row", "prior", "symphonies+gaussrender")
     found = [records.load(path) for path in sorted((tmp_path / "results/table_kitti360/toy").glob("*.json"))]
     assert {record.row for record in found} == {"prior", "symphonies+gaussrender"}
     for record in found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -24,33 +24,25 @@ from renderers.scenes import one_view, pinhole, random_scene, spheres
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PAIRS = [("gaussrender", "original"), ("gaussrender", "gsplat-1.5"), ("original", "gsplat-1.6"), ("gsplat-1.5", "gsplat-1.6")]
-COMPARED = ["saturation_stops", "equal_depths", "off_screen", "wide", "bev_kitti360", "random_opaque", "deep", "expected_depth"]
+# On these the pair that parts in most is compared, all pairs on one case more; the rest is slow.
+QUICK = ("saturation_stops", "equal_depths", "off_screen", "wide", "bev_kitti360", "deep", "expected_depth", "none_visible")
+
+
+def _compared() -> Iterator[Any]:
+    for case in CASES:
+        if case.startswith(("channels", "vectors")):
+            continue
+        for pair in PAIRS:
+            quick = case == "random_opaque" or (case in QUICK and pair == ("gaussrender", "gsplat-1.5"))
+            yield pytest.param(pair, case, id=f"{'-'.join(pair)}-{case}", marks=() if quick else pytest.mark.slow)
+
+
 AVAILABLE = [name for name in names() if availability(name)]
 
 
-@pytest.mark.parametrize("case", COMPARED)
-def test_dialects_differ_as_predicted(case: str) -> None:
-    result = compare_dialects("gaussrender", "gsplat-1.5", CASES[case]())  # they part in most
-    assert result.ok, str(result)
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_pairs_differ_as_predicted(pair: tuple[str, str]) -> None:
-    result = compare_dialects(*pair, CASES["random_opaque"]())
-    assert result.ok, str(result)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-@pytest.mark.parametrize("case", [name for name in CASES if not name.startswith(("channels", "vectors"))])
-def test_all_pairs_on_all_cases(pair: tuple[str, str], case: str) -> None:
+@pytest.mark.parametrize(("pair", "case"), _compared())
+def test_pairs_differ_as_predicted(pair: tuple[str, str], case: str) -> None:
     result = compare_dialects(*pair, CASES[case]())
-    assert result.ok, str(result)
-
-
-@pytest.mark.parametrize("case", ["none_visible", "batch_views_visible"])
-def test_views_scenes_and_empty_images(case: str) -> None:
-    result = compare_dialects("gaussrender", "gsplat-1.5", CASES[case]())
     assert result.ok, str(result)
 
 
