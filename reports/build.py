@@ -150,12 +150,15 @@ def build(root: Path) -> Outputs:
     return outputs
 
 
-def build_elsewhere(results: Path, out: Path, leave_out: Callable[[str], object]) -> Outputs:
-    """The same pages, CSV files and figures in the folder ``out``, from whatever records lie below ``results``."""
+def build_elsewhere(results: Path, out: Path, leave_out: Callable[[str], object], writes: bool) -> Outputs:
+    """The same pages, CSV files and figures in the folder ``out``, from whatever records lie below ``results``; a folder that
+    cannot be made is refused before the work, unless nothing ``writes`` into it."""
     if not any(results.glob("*/*/*.json")):
         raise ReportError(f"{results} holds no records (<table>/<preset>/<cell>.json); run a table, or name another --results")
     if os.path.realpath(out) == os.path.realpath(ROOT / "reports"):
         raise ReportError(f"--out: {out} is made from results/records alone; name another folder")
+    if writes:
+        files.make_folder(out)
     return pages(read(results, QUOTED, leave_out), out)
 
 
@@ -240,10 +243,8 @@ def command(
             raise ReportError("--results needs --out FOLDER: README and reports are made from results/records alone")
         outputs = build(ROOT)
     else:
-        if not check:
-            files.make_folder(out)
         left_out: dict[str, None] = {}  # several tables may show one cell
-        outputs = build_elsewhere(results_root(results), out, left_out.setdefault)
+        outputs = build_elsewhere(results_root(results), out, left_out.setdefault, writes=not check)
         for line in left_out:
             typer.echo(f"left out: {line}", err=True)
     changed = outputs.stale() if check else outputs.write()

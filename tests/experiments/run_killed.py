@@ -4,7 +4,8 @@
 
 Prints a line a cell, {"cell": ..., "kills": ..., "continued": [iterations], "tensors": how many, "different": [names]}. Every
 run is a forked process, so that the libraries are imported once; nothing computes before the fork, which threads would not
-survive. Kills are SIGKILL, after a checkpoint drawn by the generator and a drawn part of the time between two checkpoints.
+survive. Runs are tracked where MLFLOW_TRACKING_URI names a store. Kills are SIGKILL, after a checkpoint drawn by the generator
+and a drawn part of the time between two checkpoints.
 """
 
 import json
@@ -93,12 +94,18 @@ def chain(name: str, folder: Path, iterations: int, kills: int, draw: random.Ran
 
 
 def main(folder: str, iterations: str, kills: str, seed: str, *cells: str) -> None:
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     import mmdet.models  # noqa: F401 - all that a cell imports, before the forks
+    import torch._dynamo  # noqa: F401
+    from mmengine.evaluator import Evaluator
 
-    from experiments.cell import training
+    from experiments.cell import tracking, training
 
-    training._draw = lambda *_: None  # pictures have no part in this
+    # Pictures, rendered views and other images have no part in this.
+    training._draw = lambda *_: None
+    training._shuffled = lambda *_: ({}, {})
+    training.RenderingEvaluator = lambda metrics, _: Evaluator(metrics)
+    if "MLFLOW_TRACKING_URI" not in os.environ:  # no store is named, and none is to be made for each kill
+        tracking.Tracker.start = lambda *_: None
     experiments.tables.__path__.append(TABLES)
     for name in cells:
         draw = random.Random(f"{seed} {name}")

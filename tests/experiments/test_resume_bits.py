@@ -24,7 +24,7 @@ def chains(folder: Path, iterations: int, kills: int, seed: int, cells: tuple[st
     words = [str(folder), str(iterations), str(kills), str(seed), *cells]
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("run_killed.py")), *words],
-        env=environment(folder),
+        env={name: value for name, value in environment(folder).items() if name != "MLFLOW_TRACKING_URI"},
         cwd=folder,
         capture_output=True,
         text=True,

@@ -26,12 +26,30 @@ Found = dict[str, list[Resources]]
 """By kernel, of each variant that was compiled."""
 
 
+def _prepare() -> None:
+    """In the process that interprets. Triton replaces the functions of its language anew at each call of a function within a
+    kernel, which changes nothing and takes half of all time: here only where they are not replaced."""
+    torch.set_num_threads(1)
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    replace = getattr(interpreter, "_patch_lang", None)
+
+    def once(function: Any) -> Any:
+        known = {id(value) for value in function.__globals__.values()}
+        waiting = [language for language in (tl, tl.core) if id(language) in known and tl.core.is_builtin(language.load)]
+        return replace(function) if waiting else None
+
+    if replace is not None:
+        interpreter._patch_lang = once
+
+
 @contextmanager
 def interpreter() -> Iterator[Callable[..., Any]]:
     """Calls a function of a test module in a process whose Triton interprets kernels; skips where it cannot."""
     if numpy.lib.NumpyVersion(numpy.__version__) >= "2.4.0" and version("triton") < "3.7":
         pytest.skip("Triton's interpreter before 3.7 takes arrays of one number for numbers, which numpy 2.4 refuses")
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _prepare) as pool:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(INTERPRETER, "1")
             pool.submit(os.getpid).result()  # starts the process
