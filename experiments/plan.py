@@ -324,7 +324,7 @@ def _data_fingerprints(
     reading = {first.row.name: first for cell in cells for first in chain_of(cell) if _all_parts(first)}
     table = request.table
     if data_root is None:
-        generated = f"toyworld-{toy(table).fingerprint(changed_preset(table.preset(preset), overrides).data.toyworld)}"
+        generated = _generated(table, preset, overrides)
         dataset = DATASETS.load(table.dataset)
         files_of = dataset.part_files
 
@@ -365,6 +365,15 @@ def _data_fingerprints(
     words = [f"{name}={_digest_of(digests)}" for name, digests in extra.items() if any(digests)]
     trained = [f"{name}={_digest_of(digests[0])}" for name, digests in extra.items() if digests[0]]
     return " ".join([whole, *words]), " ".join([found["train"].read[:16], *trained])
+
+
+def _generated(table: TableSpec, preset: PresetName, overrides: dict[str, Any]) -> str:
+    """Of a preset's generated data; raises PlanError for a world that cannot be."""
+    world = toy(table)
+    try:
+        return f"toyworld-{world.fingerprint(changed_preset(table.preset(preset), overrides).data.toyworld)}"
+    except (TypeError, ValueError) as error:
+        raise PlanError(f"{table.name}: data of preset '{preset}' cannot be generated: {error}") from error
 
 
 def _check_files(what: str, files: dict[Path, int], least: int, way_out: str) -> None:

@@ -66,6 +66,14 @@ MISTAKES: dict[str, tuple[list[str], list[str]]] = {
         ["preset paper needs the real data", "--data-root or OCC_DATA_ROOT"],
     ),
     "data root that is not there": (["table_tiny", "--data-root", "/nowhere"], ["data root /nowhere is not a folder"]),
+    "generated world of a width that its layout does not take": (
+        ["table_tiny", "--set", 'data.toyworld={"image_width":100}'],
+        ["table_tiny: data of preset 'toy' cannot be generated", "image_width must be a multiple of 16"],
+    ),
+    "generated world with an unknown field": (
+        ["table_tiny", "--set", 'data.toyworld={"image_wdth":192}'],
+        ["data of preset 'toy' cannot be generated", "'image_wdth'"],
+    ),
     "no iterations": (["table_tiny", "--iterations", "0"], ["--iterations must be a positive number, got 0"]),
     "iterations in words": (["table_tiny", "--iterations", "many"], ["--iterations", "valid integer"]),
     "negative seed": (["table_tiny", "--seed", "-1"], ["--seed must not be negative"]),
