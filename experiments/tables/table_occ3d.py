@@ -90,7 +90,15 @@ TABLE = TableSpec(
         OCCFORMER.rendered("a row of this project"),
         replace(RENDEROCC, name="renderocc-2d", title="RenderOcc, 2D alone", base=None, options={}, note=""),
         RENDEROCC,
-        Row("tpvformer+gaussrender-images-only", "TPVFormer + GaussRender, images alone", note="quoted only"),
+        replace(
+            TPVFORMER.rendered(
+                "trains without the views from above. The quoted log calls its weights 'onlycam' and does not say how they were "
+                "trained: perhaps otherwise, without losses on voxels"
+            ),
+            name="tpvformer+gaussrender-images-only",
+            title="TPVFormer + GaussRender, cameras' views alone",
+            gaussrender_options={"with_bev": False, "with_bev_depth": False},
+        ),
     ),
     presets={
         "toy": Preset(
