@@ -23,9 +23,9 @@ table_renderers_gpu: setup ## measure all renderers (an NVIDIA GPU and nvcc)
 	@$(BIN)/python -m renderers.compare --device cuda --save
 	@$(BIN)/python -m renderers.triton.precisions occ3d-camera kitti360-camera gaussianocc
 
-# Tests of a file stay in one process, in the order of tests/conftest.py. Torch's own threads are off: they would only fight with
-# the other processes.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+# Tests of a file stay in one process, in the order of tests/conftest.py. One process more than the two cores that there are at
+# least: tests wait for commands and servers. Torch's own threads are off: they would only fight with the other processes.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 	--durations 25 --durations-min 20
 
 test: setup ## all tests

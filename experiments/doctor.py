@@ -164,7 +164,7 @@ def _data(named: Path | None) -> Iterator[Finding]:
 
 def _toyworld() -> Iterator[Finding]:
     from experiments import toyworld
-    from experiments.plan import toy
+    from experiments.plan import PlanError, generated
     from experiments.spec import load_table, table_names
 
     seen: set[str] = set()
@@ -172,7 +172,11 @@ def _toyworld() -> Iterator[Finding]:
         name, preset = table.name, table.presets.get("toy")
         if preset is None or preset.data.source != "toyworld":
             continue
-        fingerprint = toy(table).fingerprint(preset.data.toyworld)
+        try:
+            fingerprint = generated(table, "toy", {})
+        except PlanError as error:
+            yield Finding(f"toy world of {name}", False, _first_line(error), "correct `toyworld` of its preset")
+            continue
         if fingerprint in seen:
             continue  # an ablation of a table reads that table's world
         seen.add(fingerprint)

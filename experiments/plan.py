@@ -324,12 +324,12 @@ def _data_fingerprints(
     reading = {first.row.name: first for cell in cells for first in chain_of(cell) if _all_parts(first)}
     table = request.table
     if data_root is None:
-        generated = _generated(table, preset, overrides)
+        world = f"toyworld-{generated(table, preset, overrides)}"
         dataset = DATASETS.load(table.dataset)
         files_of = dataset.part_files
 
         def made_of(read: Callable[[Cell], dict[str, tuple[int, ...]]]) -> str:
-            found = [generated]
+            found = [world]
             for name, cell in reading.items():
                 steps = {part: files_of[part].made for part in read(cell) if part in files_of and files_of[part].made}
                 made = {part: dataset.preparations[name].version for part, name in steps.items()}
@@ -367,11 +367,12 @@ def _data_fingerprints(
     return " ".join([whole, *words]), " ".join([found["train"].read[:16], *trained])
 
 
-def _generated(table: TableSpec, preset: PresetName, overrides: dict[str, Any]) -> str:
-    """Of a preset's generated data; raises PlanError for a world that cannot be."""
+def generated(table: TableSpec, preset: PresetName, overrides: dict[str, Any]) -> str:
+    """The fingerprint of a preset's generated data; raises PlanError for a world that cannot be."""
     world = toy(table)
     try:
-        return f"toyworld-{world.fingerprint(changed_preset(table.preset(preset), overrides).data.toyworld)}"
+        fingerprint: str = world.fingerprint(changed_preset(table.preset(preset), overrides).data.toyworld)
+        return fingerprint
     except (TypeError, ValueError) as error:
         raise PlanError(f"{table.name}: data of preset '{preset}' cannot be generated: {error}") from error
 

@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from experiments import doctor
+from experiments import doctor, spec
 from experiments.doctor import Finding, examine, main
 from experiments.install import compiled_sources
 from experiments.records import ROOT
@@ -84,6 +85,19 @@ def test_an_unavailable_renderer_says_why_and_what_to_do(monkeypatch: pytest.Mon
     found = findings()
     assert found["renderer gsplat"] == Finding("renderer gsplat", False, "no CUDA device", "get one")
     assert "libgomp" in found["renderer cpu"].detail
+
+
+def test_a_world_that_cannot_be_is_a_line_of_its_table_and_the_others_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = spec.load_table("table_occ3d")
+    toy = table.preset("toy")
+    presets = {**table.presets, "toy": replace(toy, data=replace(toy.data, toyworld={"image_width": 100}))}
+    tables = {"table_occ3d": replace(table, presets=presets), "table_kitti360": spec.load_table("table_kitti360")}
+    monkeypatch.setattr(spec, "table_names", lambda: sorted(tables))
+    monkeypatch.setattr(spec, "load_table", tables.__getitem__)
+    found = findings()
+    wrong, right = found["toy world of table_occ3d"], found["toy world of table_kitti360"]
+    assert not wrong.ok and "image_width" in wrong.detail and "toyworld" in wrong.remedy
+    assert right.ok and "not generated yet" in right.detail and "toy world" not in found
 
 
 def test_data_below_the_root_are_counted(real_frames: Path) -> None:

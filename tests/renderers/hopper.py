@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import re
@@ -28,16 +29,20 @@ Found = dict[str, list[Resources]]
 
 def _prepare() -> None:
     """In the process that interprets. Triton replaces the functions of its language anew at each call of a function within a
-    kernel, which changes nothing and takes half of all time: here only where they are not replaced."""
+    kernel, which changes nothing and takes half of all time: here only where they are not replaced. What NumPy calls a type it
+    looks up in a table that it makes anew: here once for a type."""
     torch.set_num_threads(1)
     import triton.language as tl
     from triton.runtime import interpreter
 
+    if (looked_up := getattr(interpreter, "_get_np_dtype", None)) is not None:
+        known = functools.cache(looked_up)
+        interpreter._get_np_dtype = lambda type_: looked_up(type_) if type_.scalar.is_ptr() else known(type_.scalar)
     replace = getattr(interpreter, "_patch_lang", None)
 
     def once(function: Any) -> Any:
-        known = {id(value) for value in function.__globals__.values()}
-        waiting = [language for language in (tl, tl.core) if id(language) in known and tl.core.is_builtin(language.load)]
+        used = {id(value) for value in function.__globals__.values()}
+        waiting = [language for language in (tl, tl.core) if id(language) in used and tl.core.is_builtin(language.load)]
         return replace(function) if waiting else None
 
     if replace is not None:

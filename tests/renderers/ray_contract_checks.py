@@ -16,7 +16,7 @@ from renderers.rays.conformance import loss_weights, ray_rejections
 from renderers.rays.interface import DIFFERENTIABLE, RayRenderer
 from renderers.rays.published import RENDEROCC, RENDEROCC_RANGE
 
-FEW: RaySettings = RENDEROCC_FEWER.with_(sampler=SphereSampler((0.0, 0.0, 2.2), 39.0, 1.0, 12, 3))
+FEW: RaySettings = RENDEROCC_FEWER.with_(sampler=SphereSampler((0.0, 0.0, 2.2), 39.0, 1.0, 6, 2))
 
 
 def _case(device: str, rays: int) -> RayCase:
