@@ -69,7 +69,7 @@ TOY: dict[str, Any] = dict(
     residual=True,
     gain=20.0,
     class_weights=None,
-    weights=(0.03, 0.0, 0.0003),
+    weights=(0.005, 0.0, 0.0003),
     photometric=dict(ssim=0.0),
     scales=(1, 2, 4, 8),
     normalise_depth=True,

@@ -79,7 +79,7 @@ class Hourglasses(nn.Module):
             idle.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        start = self.dres0(x)
+        start = self.dres0(x.contiguous(memory_format=torch.channels_last_3d))
         start = self.dres1(start) + start
         out, down, up = self.dres2(start, None, None)
         out, _, up = self.dres3(out + start, down, up)

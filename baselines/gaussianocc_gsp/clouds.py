@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.interface import Neighbours
-from baselines.photometric.pose import inverse
+from baselines.photometric.pose import inverse, rigid, rotation_matrix
 from baselines.photometric.warping import back_projected, in_sight, moved, projected
 from renderers import Cameras, Gaussians, RasterSettings, Renderer
 
@@ -86,6 +86,23 @@ def composed(first: Tensor, second: Tensor) -> Tensor:
     c, d = second[..., :1], second[..., 1:]
     real = a * c - (b * d).sum(dim=-1, keepdim=True)
     return torch.cat([real, a * d + c * b + torch.linalg.cross(b, d)], dim=-1)
+
+
+def where_exposed(motion: Tensor, valid: Tensor, camera_to_ego: Tensor, intervals: Tensor, shares: Tensor) -> Tensor:
+    """[B, V, 4, 4] cameras when each exposed -> the rig at one moment, which moves evenly by the mean of what is said of it.
+
+    motion         [B, T, 4, 4] rig when the current images were taken -> rig at each neighbour's moment, metres
+    valid          [B, T] bool, neighbours that there are; without any the rig stands still
+    camera_to_ego  [B, V, 4, 4] where the cameras are mounted
+    intervals      [T] camera frames from the current ones to the neighbours
+    shares         [V] of a camera frame, from that moment to each exposure
+    """
+    counts = valid.to(motion) / valid.sum(dim=1, keepdim=True).clamp(min=1)
+    counts = (counts / intervals)[..., None]
+    turn = (motion[..., :3, :3] - motion[..., :3, :3].mT) / 2  # of a few degrees: the sine is the angle
+    axis_angle = torch.stack([turn[..., 2, 1], turn[..., 0, 2], turn[..., 1, 0]], dim=-1)
+    axis_angle, shift = ((counts * one).sum(dim=1)[:, None] * shares[:, None] for one in (axis_angle, motion[..., :3, 3]))
+    return inverse(rigid(rotation_matrix(axis_angle), shift)) @ camera_to_ego
 
 
 @torch.no_grad()

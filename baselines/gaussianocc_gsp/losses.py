@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,11 @@ from torch import Tensor
 from baselines.options import check_choice, check_not_negative
 from baselines.photometric.losses import Photometric, photometric_error
 
-Rig = Literal["mounted", "compensated"]
+Rig = Literal["mounted", "timed", "compensated"]
+
+NUSCENES_EXPOSURES = (-0.0355, -0.0275, -0.0430, -0.0104, -0.0004, -0.0198)
+"""Seconds from a key frame to the exposures of its cameras, in the order of nuScenes' images here: each is triggered when the
+lidar's beam passes the middle of what it sees, so that they stay the same within a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,13 @@ class Teaching:
                        their number; chosen here
     overlap_share      more than this share of them must be seen; binarised at what is not described. At 0 one is enough, and what
                        is only seen far away can only be covered by depths that are too large, which it then teaches
-    rig                where cameras stand to each other: as they are "mounted", as if all exposed at once, as published; or
-                       "compensated", where the vehicle's sensors say that each was when it exposed. Metres are only what the rig
-                       says: of a moving vehicle, cameras that expose one after the other are further apart, or closer, than
-                       they are mounted
+    rig                where cameras stand to each other: as they are "mounted", as if all exposed at once, as published; "timed",
+                       where each was at its ``exposures`` by the motion that the pose network says, which learns nothing by
+                       that; or "compensated", where the vehicle's sensors say that it was. Metres are only what the rig says:
+                       of a moving vehicle, cameras that expose one after the other are further apart, or closer, than they
+                       are mounted
+    exposures          seconds at which the cameras of a "timed" rig expose, from any moment in common
+    frame_time         seconds from one camera frame to the next one, nuScenes' 12 Hz
     erosion            pixels of the rendered images that are taken off the overlap's rim; described without a number
 
     Raises ValueError for what does not go together.
@@ -41,6 +49,8 @@ class Teaching:
     overlap_share: float = 0.5
     erosion: int = 1
     rig: Rig = "mounted"
+    exposures: Sequence[float] = NUSCENES_EXPOSURES
+    frame_time: float = 1 / 12
 
     def __post_init__(self) -> None:
         check_not_negative(self, "temporal_weight", "cross_view_weight")
@@ -52,6 +62,8 @@ class Teaching:
         if not 0 <= self.overlap_share < 1:
             raise ValueError(f"overlap_share must be within 0..1 and not 1, got {self.overlap_share}")
         check_choice("rig", self.rig, get_args(Rig))
+        if not self.frame_time > 0:
+            raise ValueError(f"frame_time must be a positive number of seconds, got {self.frame_time}")
         check_not_negative(self, "erosion")
         self.images  # noqa: B018  refuses what it refuses
 

@@ -10,7 +10,7 @@ from mmdet3d.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.gaussianocc_gsp.clouds import cloud, depth_of, half_sized, overlap, splatted
+from baselines.gaussianocc_gsp.clouds import cloud, depth_of, half_sized, overlap, splatted, where_exposed
 from baselines.gaussianocc_gsp.losses import Teaching, cross_view_loss
 from baselines.gaussianocc_gsp.network import PixelNetwork
 from baselines.images import check_images
@@ -133,15 +133,30 @@ class GaussianOccGSP(OccupancyModel):
             if teaching.images.smoothness:
                 losses["loss_smoothness"] = teaching.images.smoothness * smoothness(depth, neighbours.current)
             if teaching.cross_view_weight:
-                losses["loss_cross_view"] = teaching.cross_view_weight * self.cross_view(raw, batch)
+                losses["loss_cross_view"] = teaching.cross_view_weight * self.cross_view(raw, batch, motion.float())
         return losses
 
-    def cross_view(self, raw: Tensor, batch: OccupancyBatch) -> Tensor:
-        """The loss between cameras of raw attributes [B, V, 9, h, w], without its weight."""
+    def rig(self, batch: OccupancyBatch, motion: Tensor) -> Tensor:
+        """[B, V, 4, 4] where cameras stand to each other by ``Teaching.rig``; ``motion`` [B, T, 4, 4] teaches nothing by it."""
+        neighbours, teaching = self.neighbours(batch), self.teaching
+        if teaching.rig == "compensated":
+            return inverse(batch.reference_to_camera)
+        mounted = neighbours.camera_to_ego
+        if teaching.rig == "mounted":
+            return mounted
+        if len(teaching.exposures) != mounted.shape[1]:
+            raise ValueError(f"exposures are of {len(teaching.exposures)} cameras, the batch has {mounted.shape[1]}")
+        shares = mounted.new_tensor(teaching.exposures) / teaching.frame_time
+        valid = neighbours.valid.any(dim=2)
+        return where_exposed(motion.detach(), valid, mounted, mounted.new_tensor(self.moments), shares)
+
+    def cross_view(self, raw: Tensor, batch: OccupancyBatch, motion: Tensor) -> Tensor:
+        """The loss between cameras of raw attributes [B, V, 9, h, w] of a rig that moves by ``motion`` [B, T, 4, 4], without
+        its weight."""
         neighbours, teaching = self.neighbours(batch), self.teaching
         size = (raw.shape[-2], raw.shape[-1])
         colours, intrinsics = half_sized(neighbours, size)
-        rig = neighbours.camera_to_ego if teaching.rig == "mounted" else inverse(batch.reference_to_camera)
+        rig = self.rig(batch, motion)
         backend = self.backend
         gaussians = cloud(raw, intrinsics, self.depth_range)
         rendered = splatted(gaussians, colours, intrinsics, rig, backend, backend.native(RASTER))

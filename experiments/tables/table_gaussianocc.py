@@ -5,14 +5,14 @@ from typing import Any
 
 from baselines.gaussianocc.recipe import SENSOR_POSES
 from experiments.spec import Column, Row, TableSpec, same_cell
-from experiments.tables.gaussianocc import GAUSSIANOCC
+from experiments.tables.gaussianocc import GAUSSIANOCC, TIMED
 from experiments.tables.table_gaussianflowocc import TABLE as GAUSSIANFLOWOCC
 from experiments.tables.table_gaussianocc_depth import TABLE as DEPTH
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
-GSP = same_cell(
+FIRST = same_cell(
     DEPTH,
-    "gaussianocc-gsp",
+    TIMED.name,
     title="first stage: how the vehicle moved",
     note="it predicts no voxels: rows with learned poses start from it",
 )
@@ -21,7 +21,7 @@ GSP = same_cell(
 def _row(name: str, title: str, base: Row | None = None, traits: dict[str, Any] | None = None, **options: Any) -> Row:
     base = base or GAUSSIANOCC
     changes = {**base.options, **options}
-    starts_from = None if changes.get("poses") == "sensors" else GSP.name
+    starts_from = None if changes.get("poses") == "sensors" else FIRST.name
     own = {**base.traits, **(traits or {})}
     return replace(base, name=name, title=title, base=base.name, options=changes, traits=own, starts_from=starts_from, note="")
 
@@ -46,7 +46,7 @@ TABLE = TableSpec(
         _row("gaussianocc-half", "splats of half the size", scale_factor=0.5),
         _row("gaussianocc-round", "splats with the right vertical field of view", legacy_fov_y=False),
         _row("gaussianocc-unlabelled", "pixels without a class teach nothing", teaching={"unlabelled": "ignored"}),
-        GSP,
+        FIRST,
     ),
     presets=OCC3D.presets,
     notes=(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from experiments.metrics.registry import lidar
 from experiments.spec import Column, TableSpec
-from experiments.tables.gaussianocc import GAUSSIANOCC, GSP
+from experiments.tables.gaussianocc import GAUSSIANOCC, GSP, TIMED
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 TABLE = TableSpec(
@@ -37,6 +37,7 @@ TABLE = TableSpec(
             note="a row of this project: nuScenes' cameras do not expose at once, and it takes the poses of sensors to say where "
             "each of them was",
         ),
+        TIMED,
         replace(
             GAUSSIANOCC,
             name="gaussianocc-stage2",

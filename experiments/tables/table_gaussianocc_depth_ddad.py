@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from experiments.spec import TableSpec
-from experiments.tables.gaussianocc import GAUSSIANOCC
+from experiments.tables.gaussianocc import GAUSSIANOCC, GSP
 from experiments.tables.table_gaussianocc_depth import TABLE as NUSCENES
 
 # DDAD has no voxel labels: nothing is counted of them.
@@ -17,7 +17,7 @@ TABLE = TableSpec(
     rows=(
         NUSCENES.row("gaussianocc-gsp"),
         NUSCENES.row("gaussianocc-gsp-temporal"),
-        replace(GAUSSIANOCC, name="gaussianocc-stage2", title="GaussianOcc, second stage"),
+        replace(GAUSSIANOCC, name="gaussianocc-stage2", title="GaussianOcc, second stage", starts_from=GSP.name),
     ),
     presets={name: replace(preset, **_UNLABELLED) for name, preset in NUSCENES.presets.items()},  # type: ignore[arg-type]
     notes=(

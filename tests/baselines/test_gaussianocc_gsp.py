@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from baselines.gaussianocc_gsp.clouds import Cloud, cloud, composed, overlap, quaternion, resized, splatted
+from baselines.gaussianocc_gsp.clouds import Cloud, cloud, composed, overlap, quaternion, resized, splatted, where_exposed
 from baselines.gaussianocc_gsp.config import TOY, gaussianocc_gsp_config
 from baselines.gaussianocc_gsp.losses import Teaching, cross_view_loss
 from baselines.gaussianocc_gsp.model import RASTER, GaussianOccGSP
@@ -209,6 +209,39 @@ def test_cameras_stand_where_they_are_mounted_or_where_they_were() -> None:
     assert not torch.isclose(losses("compensated", later), losses("mounted", later), rtol=1e-3)
     with pytest.raises(ValueError, match="unknown rig 'moved'"):
         Teaching(rig="moved")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="frame_time must be a positive number of seconds, got 0"):
+        Teaching(frame_time=0)
+    with pytest.raises(ValueError, match="exposures are of 6 cameras, the batch has 2"):
+        losses("timed", batch)
+
+
+def test_a_clock_and_the_motion_say_where_cameras_were() -> None:
+    """Of a vehicle that drives evenly through a bend."""
+    mounted = rig()[1]
+    shares = torch.tensor([-0.5, 0.25])
+
+    def driven(share: float) -> Tensor:
+        """The rig when the images were taken -> the rig ``share`` of a camera frame later."""
+        bend = torch.tensor(Rotation.from_euler("z", -2.0 * share, degrees=True).as_matrix(), dtype=torch.float32)
+        return rigid(bend, torch.tensor([-0.5 * share, 0.01 * share, 0.0]))
+
+    expected = torch.stack([inverse(driven(float(share))) @ mounted[0, view] for view, share in enumerate(shares)])
+    motion, moments = torch.stack([driven(-1.0), driven(1.0)])[None], torch.tensor([-1.0, 1.0])
+    for valid in ((True, True), (True, False), (False, True)):
+        found = where_exposed(motion, torch.tensor([valid]), mounted, moments, shares)
+        assert torch.allclose(found[0], expected, atol=1e-5)
+    assert (expected - mounted[0]).abs().max() > 0.2
+    ends = where_exposed(motion, torch.tensor([[False, False]]), mounted, moments, shares)
+    assert torch.allclose(ends, mounted)
+
+    batch = sample()
+    assert batch.neighbours is not None
+    one = model(teaching={"rig": "timed", "exposures": (-0.02, 0.0)})
+    said = motion.clone().requires_grad_()
+    at_half = one.rig(batch, said)
+    assert not at_half.requires_grad, "how cameras stand to each other teaches no motion"
+    assert torch.allclose(at_half, where_exposed(motion, torch.tensor([[True, True]]), mounted, moments, torch.tensor([-0.24, 0.0])))
+    assert torch.equal(model(teaching={"rig": "mounted"}).rig(batch, motion), batch.neighbours.camera_to_ego)
 
 
 def test_it_says_nothing_of_voxels() -> None:
