@@ -133,7 +133,7 @@ CLAIMS = (
         "the second stage lowers Abs Rel of the first on nuScenes",
         "table_gaussianocc",
         "gaussianocc",
-        "gaussianocc-gsp",
+        "gaussianocc-gsp-timed",
         "lidar_abs_rel_cameras",
         -0.061,
         _GOCC_DEPTH,

@@ -16,13 +16,17 @@ cross-view loss      cloud of all cameras, less a camera's own pixels   cloud of
                      of the overlap, splatted into it                   weight is not published
 overlap              voxels that two cameras see, summed along rays,    distances along rays that another camera sees: the same
                      binarised, eroded                                  without a grid; ``Teaching.overlap_share``
-rig                  known, as if all cameras exposed at once           the same, or compensated by sensors: ``Teaching.rig``
+rig                  known, as if all cameras exposed at once           the same, or with cameras where the clock and the motion
+                                                                        learned, or sensors, say they were: ``Teaching.rig``
 last two epochs      the pose network is fixed                          not here: everything learns to the end
 ===================  =================================================  ===================================================
 
 Metres are what the rig says. In a generated scene driven at 5.6 m/s, with depth known but for its scale and cameras that expose
 up to 43 ms before the key frame, the loss between cameras is least at 1.5 to 2 times the true depth with cameras as they are
-mounted, and at the true depth with cameras where they were (0.137; 0.157 and 0.144 at 0.85 and 1.2 times of it).
+mounted, and at the true depth with cameras where they were (0.137; 0.157 and 0.144 at 0.85 and 1.2 times of it). nuScenes'
+cameras expose at times that are known, so that it takes no sensor to say where they were: of two cameras that stand B apart and
+drive D between their exposures, learned metres s times as long as the true ones make B + s D of B + D, which is right at s = 1
+alone. In generated scenes that is within 1 cm where the motion is right, and as they are mounted cameras are 12 to 26 cm off.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -23,8 +23,8 @@ _PAPER = StepSchedule(
 _MINI = Schedule(
     batch_size=1, lr=1e-4, weight_decay=0.0, warmup_iterations=100, lr_min=1e-5, epochs=1, backbone_lr=10.0, amp=True
 )
-# One frame a step is too noisy for depth: four frames, and the image network at a third of the rate of the rest, reach in 500 steps
-# what 1450 steps of one frame do not.
+# One frame a step is too noisy for depth: four frames, and the image network at a third of the rate of the rest, reach in 500
+# steps what 1450 steps of one frame do not.
 _TOY = replace(_FIRST_STEPS, batch_size=4, lr=1e-3, backbone_lr=3.0, warmup_iterations=25, iterations=700)
 
 GSP = Row(

@@ -240,7 +240,9 @@ def test_a_clock_and_the_motion_say_where_cameras_were() -> None:
     said = motion.clone().requires_grad_()
     at_half = one.rig(batch, said)
     assert not at_half.requires_grad, "how cameras stand to each other teaches no motion"
-    assert torch.allclose(at_half, where_exposed(motion, torch.tensor([[True, True]]), mounted, moments, torch.tensor([-0.24, 0.0])))
+    assert torch.allclose(
+        at_half, where_exposed(motion, torch.tensor([[True, True]]), mounted, moments, torch.tensor([-0.24, 0.0]))
+    )
     assert torch.equal(model(teaching={"rig": "mounted"}).rig(batch, motion), batch.neighbours.camera_to_ego)
 
 

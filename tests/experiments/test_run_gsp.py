@@ -18,6 +18,7 @@ LOSSES = {
     "gaussianocc-gsp": {"loss_temporal", "loss_smoothness", "loss_cross_view"},
     "gaussianocc-gsp-compensated": {"loss_temporal", "loss_smoothness", "loss_cross_view"},
     "gaussianocc-gsp-temporal": {"loss_temporal", "loss_smoothness"},
+    "gaussianocc-gsp-timed": {"loss_temporal", "loss_smoothness", "loss_cross_view"},
 }
 
 
@@ -49,7 +50,7 @@ def test_the_second_stage_starts_from_it(finished: Path) -> None:
     assert all(np.isfinite(value) for loss in record.first_losses for value in loss.values())
     first, second = (
         torch.load(finished / f"results/table_tiny_gsp/toy/{row}--cpu--seed0/weights.pth", weights_only=True)["state_dict"]
-        for row in ("gaussianocc-gsp", "gaussianocc")
+        for row in ("gaussianocc-gsp-timed", "gaussianocc")
     )
     learned = [key for key in second if key.startswith("pose_network.") and key.endswith((".weight", ".bias"))]
     assert len(learned) > 10 and all(torch.equal(first[key], second[key]) for key in learned)
