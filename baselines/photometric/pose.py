@@ -15,9 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from baselines.images import build_mmdet
 from baselines.interface import Neighbours
+from baselines.photometric.displacement import displacement
 
 MEAN, SPREAD = 0.45, 0.225  # of colours in 0..1, all channels alike
 SHORTEST = 1e-7  # added to the length of a rotation's axis before it divides
+TURN = 0.5  # radians a pixel of displacement, by a weight of 1; chosen, so that some hundred steps reach what is needed
 _MOTIONS = 2  # that the published decoder says; the first one is used
 
 
@@ -99,7 +101,12 @@ class PoseDecoder(nn.Module):
 class PoseNetwork(nn.Module):
     """The motion of a rig between the moments of its images; one motion for all of its cameras.
 
-    Arguments are those of PoseEncoder and PoseDecoder.
+    depth, base_channels, channels, scale, shift
+                those of PoseEncoder and PoseDecoder
+    displaced   rotation is told besides by how far images are displaced between the moments, mean over the cameras, at their
+                size divided by this (``displacement``): a turn of the rig moves all that its cameras see by the same. None, as
+                published: networks from scratch find no rotation within some hundred steps, not even where the true one
+                teaches them
 
     Features are normalised by those of the images at hand, in evaluation too, there of a sample at a time: the published second
     stage has the network in training mode whenever it asks it (runner.py:354-358, 842, 851), so that nothing is ever normalised
@@ -107,11 +114,21 @@ class PoseNetwork(nn.Module):
     """
 
     def __init__(
-        self, depth: int = 34, base_channels: int = 64, channels: int = 256, scale: float = 0.01, shift: float = 1.0
+        self,
+        depth: int = 34,
+        base_channels: int = 64,
+        channels: int = 256,
+        scale: float = 0.01,
+        shift: float = 1.0,
+        displaced: int | None = None,
     ) -> None:
         super().__init__()
+        self.displaced = displaced
         self.pose_encoder = PoseEncoder(depth, base_channels)
         self.pose = PoseDecoder(self.pose_encoder.channels, channels, scale, shift)
+        if displaced is not None:
+            self.turn = nn.Linear(2, 3, bias=False)
+            nn.init.zeros_(self.turn.weight)
 
     def between(self, earlier: Tensor, later: Tensor) -> Tensor:
         """[N, 4, 4] rig at the earlier moment -> rig at the later one, metres: it brings points to where they are seen from then.
@@ -121,6 +138,8 @@ class PoseNetwork(nn.Module):
         shape = earlier.shape[:2]
         features = self.pose_encoder(torch.cat([earlier, later], dim=2).flatten(0, 1))
         axis_angle, shift = self.pose(features.unflatten(0, shape).mean(dim=1))
+        if self.displaced is not None:
+            axis_angle = axis_angle + TURN * self.turn(displacement(earlier, later, self.displaced).mean(dim=1))
         return rigid(rotation_matrix(axis_angle), shift)
 
     def forward(self, neighbours: Neighbours, moments: Sequence[int] = (-1, 1)) -> Tensor:
