@@ -18,10 +18,10 @@ FARTHEST = 3.0
 
 @torch.no_grad()
 def displacement(earlier: Tensor, later: Tensor, divisor: int) -> Tensor:
-    """[..., 2] pixels across and down that what images show has moved by, mean over the image; in pixels of images whose size is
+    """[N, V, 2] pixels across and down that what images show has moved by, mean over the image; in pixels of images whose size is
     divided by ``divisor``. Each axis by itself, in one step: what moves by more than about a pixel is found to move less.
 
-    earlier, later  [..., 3, H, W] in 0..1
+    earlier, later  [N, V, 3, H, W] in 0..1
     """
     before, after = (F.avg_pool2d(images.mean(dim=-3).flatten(0, -3)[:, None], divisor) for images in (earlier, later))
     middle, change = (before + after) / 2, after - before
