@@ -28,8 +28,8 @@ PAPER: dict[str, Any] = dict(
     pose=dict(depth=34, base_channels=64, channels=256),
 )
 
-# For images of 112 x 200, trained from scratch. A network of pairs of images, without first weights, says how the rig moves on the
-# mean, and no rotation: 1.07 degrees of error, as much as there is, after 400 steps; and so does one that the true motion teaches.
+# For images of 112 x 200, trained from scratch. A pose network without first weights says how the rig moves on the mean, and no
+# rotation: 1.07 degrees of error, as much as there is, after 400 steps; and so does one that the true motion teaches.
 TOY: dict[str, Any] = dict(
     backbone=dict(
         type="ResNet",
