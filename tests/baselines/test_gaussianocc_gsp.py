@@ -11,11 +11,13 @@ from torch import Tensor
 
 from baselines.gaussianocc_gsp.clouds import Cloud, cloud, composed, overlap, quaternion, resized, splatted, where_exposed
 from baselines.gaussianocc_gsp.config import TOY, gaussianocc_gsp_config
-from baselines.gaussianocc_gsp.losses import Teaching, cross_view_loss
+from baselines.gaussianocc_gsp.losses import NUSCENES_EXPOSURES, Teaching, cross_view_loss
 from baselines.gaussianocc_gsp.model import RASTER, GaussianOccGSP
 from baselines.interface import LidarDepth, Neighbours, OccupancyBatch, OccupancyGrid
 from baselines.photometric.pose import inverse, rigid
 from baselines.photometric.warping import pixel_centres
+from experiments.datasets.layout import CAMERAS
+from experiments.toyworld.writer import CAMERAS as RECORDED
 from renderers import get
 
 HEIGHT, WIDTH = 32, 48
@@ -244,6 +246,10 @@ def test_a_clock_and_the_motion_say_where_cameras_were() -> None:
         at_half, where_exposed(motion, torch.tensor([[True, True]]), mounted, moments, torch.tensor([-0.24, 0.0]))
     )
     assert torch.equal(model(teaching={"rig": "mounted"}).rig(batch, motion), batch.neighbours.camera_to_ego)
+
+
+def test_generated_cameras_expose_when_nuscenes_do() -> None:
+    assert NUSCENES_EXPOSURES == pytest.approx([RECORDED[name][-1] / 1000 for name in CAMERAS], abs=1e-3)
 
 
 def test_it_says_nothing_of_voxels() -> None:
