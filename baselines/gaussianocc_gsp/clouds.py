@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.interface import Neighbours
-from baselines.photometric.pose import inverse, rigid, rotation_matrix
+from baselines.photometric.rigid import inverse, rigid, rotation_matrix
 from baselines.photometric.warping import back_projected, in_sight, moved, projected
 from renderers import Cameras, Gaussians, RasterSettings, Renderer
 

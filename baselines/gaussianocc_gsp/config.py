@@ -44,7 +44,7 @@ TOY: dict[str, Any] = dict(
     ),
     backbone_channels=(16, 32, 64, 128),
     decoder_channels=(16, 32, 32, 64),
-    pose=dict(depth=18, base_channels=16, channels=64, shift=30.0, displaced=8),
+    pose=dict(depth=18, base_channels=16, channels=64, shift=30.0, aligned=True),
 )
 
 SIZES: dict[str, dict[str, Any]] = {"toy": TOY, "paper": PAPER}

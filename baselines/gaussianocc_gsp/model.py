@@ -17,7 +17,8 @@ from baselines.images import check_images
 from baselines.interface import Neighbours, OccupancyBatch, OccupancyGrid, OccupancyPrediction, RenderedDepth
 from baselines.model import OccupancyModel
 from baselines.photometric.losses import neighbour_loss, smoothness
-from baselines.photometric.pose import PoseNetwork, camera_motion, inverse
+from baselines.photometric.pose import PoseNetwork, camera_motion
+from baselines.photometric.rigid import inverse
 from renderers import RasterSettings, Renderer, get
 
 RASTER = RasterSettings()

@@ -7,7 +7,7 @@ modules have the names of its files ``pose_encoder.pth`` and ``pose.pth``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,35 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from baselines.images import build_mmdet
 from baselines.interface import Neighbours
-from baselines.photometric.displacement import displacement
+from baselines.photometric.alignment import aligned
+from baselines.photometric.rigid import inverse, rigid, rotation_matrix
 
 MEAN, SPREAD = 0.45, 0.225  # of colours in 0..1, all channels alike
-SHORTEST = 1e-7  # added to the length of a rotation's axis before it divides
-TURN = 0.5  # radians a pixel of displacement, by a weight of 1; chosen, so that some hundred steps reach what is needed
 _MOTIONS = 2  # that the published decoder says; the first one is used
-
-
-def rotation_matrix(axis_angle: Tensor) -> Tensor:
-    """[..., 3, 3] of ``axis_angle`` [..., 3]: radians about an axis, the vector's length about its direction."""
-    angle = torch.linalg.vector_norm(axis_angle, dim=-1, keepdim=True)
-    x, y, z = (axis_angle / (angle + SHORTEST)).unbind(-1)
-    nought = torch.zeros_like(x)
-    cross = torch.stack([nought, -z, y, z, nought, -x, -y, x, nought], dim=-1).unflatten(-1, (3, 3))
-    sine, cosine = angle.sin()[..., None], angle.cos()[..., None]
-    return torch.eye(3).to(axis_angle) + sine * cross + (1 - cosine) * (cross @ cross)
-
-
-def rigid(rotation: Tensor, shift: Tensor) -> Tensor:
-    """[..., 4, 4] that rotates by ``rotation`` [..., 3, 3], then moves by ``shift`` [..., 3]."""
-    upper = torch.cat([rotation, shift[..., None]], dim=-1)
-    last = upper.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*upper.shape[:-2], 1, 4)
-    return torch.cat([upper, last], dim=-2)
-
-
-def inverse(motion: Tensor) -> Tensor:
-    """The motion [..., 4, 4] back; a rotation's transpose is its inverse."""
-    back = motion[..., :3, :3].transpose(-2, -1)
-    return rigid(back, -(back @ motion[..., :3, 3:])[..., 0])
 
 
 class PoseEncoder(nn.Module):
@@ -103,14 +79,13 @@ class PoseNetwork(nn.Module):
 
     depth, base_channels, channels, scale, shift
                 those of PoseEncoder and PoseDecoder
-    displaced   rotation is told besides by how far images are displaced between the moments, mean over the cameras, at their
-                size divided by this (``displacement``): a turn of the rig moves all that its cameras see by the same. None, as
-                published: networks from scratch find no rotation within some hundred steps, not even where the true one
-                teaches them
+    aligned     the motion is told besides by ``alignment.aligned``, whose rotation the network corrects, and of whose length it
+                says how many metres a metre of it has. False, as published: networks from scratch find no rotation and no speed
+                within some hundred steps, not even where the true motion teaches them
 
-    Features are normalised by those of the images at hand, in evaluation too, there of a sample at a time: the published second
-    stage has the network in training mode whenever it asks it (runner.py:354-358, 842, 851), so that nothing is ever normalised
-    by the statistics that are counted. By those motion can be of another scale.
+    Features are normalised by those of the images at hand, of a sample at a time, in evaluation too: the published second stage
+    has the network in training mode whenever it asks it (runner.py:354-358, 842, 851), with one sample in a process, so that
+    nothing is ever normalised by the statistics that are counted. By those, and by those of several samples, motion is another.
     """
 
     def __init__(
@@ -120,26 +95,25 @@ class PoseNetwork(nn.Module):
         channels: int = 256,
         scale: float = 0.01,
         shift: float = 1.0,
-        displaced: int | None = None,
+        aligned: bool = False,
     ) -> None:
         super().__init__()
-        self.displaced = displaced
+        self.aligned = aligned
         self.pose_encoder = PoseEncoder(depth, base_channels)
         self.pose = PoseDecoder(self.pose_encoder.channels, channels, scale, shift)
-        if displaced is not None:
-            self.turn = nn.Linear(2, 3, bias=False)
-            nn.init.zeros_(self.turn.weight)
 
-    def between(self, earlier: Tensor, later: Tensor) -> Tensor:
+    def between(self, earlier: Tensor, later: Tensor, told: Tensor | None = None) -> Tensor:
         """[N, 4, 4] rig at the earlier moment -> rig at the later one, metres: it brings points to where they are seen from then.
 
         earlier, later  [N, V, 3, H, W] in 0..1
+        told            [N, 6] what ``aligned`` says of them
         """
         shape = earlier.shape[:2]
         features = self.pose_encoder(torch.cat([earlier, later], dim=2).flatten(0, 1))
         axis_angle, shift = self.pose(features.unflatten(0, shape).mean(dim=1))
-        if self.displaced is not None:
-            axis_angle = axis_angle + TURN * self.turn(displacement(earlier, later, self.displaced).mean(dim=1))
+        if told is not None:
+            axis_angle = axis_angle + told[:, :3]
+            shift = shift * torch.linalg.vector_norm(told[:, 3:], dim=1, keepdim=True)
         return rigid(rotation_matrix(axis_angle), shift)
 
     def forward(self, neighbours: Neighbours, moments: Sequence[int] = (-1, 1)) -> Tensor:
@@ -148,18 +122,21 @@ class PoseNetwork(nn.Module):
 
         moments  of the neighbours, in their order: negative ones are earlier
         """
-        if self.training:
-            return self._motions(neighbours, moments)
-        with _by_what_is_at_hand(self):
+        with nullcontext() if self.training else _by_what_is_at_hand(self):
             return torch.cat([self._motions(neighbours.one(index), moments) for index in range(len(neighbours.current))])
 
-    def _motions(self, neighbours: Neighbours, moments: Sequence[int]) -> Tensor:
+    def _motions(self, one: Neighbours, moments: Sequence[int]) -> Tensor:
+        """[1, T, 4, 4] of a single sample."""
         pairs = []
-        for images, moment in zip(neighbours.images.unbind(1), moments, strict=True):
-            pairs.append((images, neighbours.current) if moment < 0 else (neighbours.current, images))
-        forth = self.between(*(torch.cat(side) for side in zip(*pairs, strict=True))).unflatten(0, (len(moments), -1))
-        motion = [inverse(one) if moment < 0 else one for one, moment in zip(forth, moments, strict=True)]
-        there = neighbours.valid.any(dim=2)[..., None, None]
+        for images, moment in zip(one.images.unbind(1), moments, strict=True):
+            pairs.append((images, one.current) if moment < 0 else (one.current, images))
+        earlier, later = (torch.cat(side) for side in zip(*pairs, strict=True))
+        told = None
+        if self.aligned:
+            told = torch.cat([aligned(*pair, one, valid) for pair, valid in zip(pairs, one.valid.unbind(1), strict=True)])
+        forth = self.between(earlier, later, told).unflatten(0, (1, -1))
+        motion = [inverse(each) if moment < 0 else each for each, moment in zip(forth.unbind(1), moments, strict=True)]
+        there = one.valid.any(dim=2)[..., None, None]
         return torch.where(there, torch.stack(motion, dim=1), torch.eye(4).to(forth))
 
 

@@ -14,7 +14,7 @@ from baselines.gaussianocc_gsp.config import TOY, gaussianocc_gsp_config
 from baselines.gaussianocc_gsp.losses import NUSCENES_EXPOSURES, Teaching, cross_view_loss
 from baselines.gaussianocc_gsp.model import RASTER, GaussianOccGSP
 from baselines.interface import LidarDepth, Neighbours, OccupancyBatch, OccupancyGrid
-from baselines.photometric.pose import inverse, rigid
+from baselines.photometric.rigid import inverse, rigid
 from baselines.photometric.warping import pixel_centres
 from experiments.datasets.layout import CAMERAS
 from experiments.toyworld.writer import CAMERAS as RECORDED

@@ -24,7 +24,8 @@ from baselines.photometric.losses import (
     photometric_error,
     smoothness,
 )
-from baselines.photometric.pose import PoseNetwork, camera_motion, inverse, rigid, rotation_matrix
+from baselines.photometric.pose import PoseNetwork, camera_motion
+from baselines.photometric.rigid import inverse, rigid, rotation_matrix
 from baselines.photometric.scales import check_scales, scaled_loss
 from baselines.photometric.warping import back_projected, moved, pixel_centres, warped
 
