@@ -8,7 +8,7 @@ re-implementation of what is described. What is known, and what was chosen here:
 part                 described                                          here
 ===================  =================================================  ===================================================
 pose network         ResNet-34 of two images, published weights         the same (``baselines.photometric.pose``); toy: from
-                                                                        scratch, told how far images are displaced
+                                                                        scratch, told which motion aligns the images
 temporal loss        as in stage 2, jointly                             the same (``baselines.photometric.losses``)
 depth network        U-Net: Swin encoder, New-CRFs decoder              paper: Swin-S, toy: ResNet-18; a plain U-Net decoder, as
                                                                         no library that is kept up has New-CRFs

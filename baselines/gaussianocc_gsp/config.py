@@ -29,7 +29,8 @@ PAPER: dict[str, Any] = dict(
 )
 
 # For images of 112 x 200, trained from scratch. A pose network without first weights says how the rig moves on the mean, and no
-# rotation: 1.07 degrees of error, as much as there is, after 400 steps; and so does one that the true motion teaches.
+# rotation: 1.07 degrees of error, as much as there is, after 400 steps, and 0.08 m in 0.46; and so does one that the true motion
+# teaches. Aligned images say 0.11 degrees and, but for a factor of all, 0.03 m.
 TOY: dict[str, Any] = dict(
     backbone=dict(
         type="ResNet",
