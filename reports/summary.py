@@ -13,7 +13,7 @@ from experiments import absences, intervals, plausible, records
 from experiments.comparable import TIMED, mixed
 from experiments.datasets.layouts import layout_of
 from experiments.records import QuotedNumber, Record, RecordError
-from experiments.spec import PRESETS, Row, SpecError, TableSpec
+from experiments.spec import PRESETS, Cell, Row, SpecError, TableSpec
 
 ABSENT = "-"
 """Shown where there is no number: not published, or not run."""
@@ -235,7 +235,7 @@ def summarise(
     notes: list[str] = []
     numbers |= _ours(spec, ours)
     gains = _gains(spec, numbers, ours, notes)
-    notes += _outdated(spec, ours)
+    notes += _outdated(spec, ours, records_root)
     notes += _uncounted(spec, ours)
     differences = _renderer_differences(spec, numbers, ours, notes)
     return Summary(spec, numbers, conflicts, gains, differences, ours, notes)
@@ -493,15 +493,31 @@ def _paired(number: Number, base: Number, relative: bool = False) -> tuple[tuple
     return tuple(found), tuple(found.values())
 
 
-def _outdated(spec: TableSpec, ours: list[Record]) -> list[str]:
-    """Records whose fingerprint no longer is that of their cell: the table's spec was edited after the run."""
+def _outdated(spec: TableSpec, ours: list[Record], root: Path) -> list[str]:
+    """Records whose fingerprint no longer is that of their cell: the table's spec was edited after the run. Of one that starts
+    from a cell without a record nothing is known."""
     old = set()
     for record in ours:
         row = spec.row(record.row)
         cell = spec.cell(row, record.renderer, record.preset, record.seed, record.overrides)  # type: ignore[arg-type]
-        if cell.fingerprint(record.data_fingerprint) != record.fingerprint:
+        data = _data_named(cell, record, root)
+        if data is not None and cell.fingerprint(data) != record.fingerprint:
             old.add(f"{spec.row(record.row).title} ({record.preset}, {record.renderer})")
     return [f"Measured with an earlier version of this table's spec: {'; '.join(sorted(old))}."] if old else []
+
+
+def _data_named(cell: Cell, record: Record, root: Path) -> str | None:
+    """The data's fingerprint as the run had it, which names who reads what besides (``Cell.data_read``): a cell's record and that
+    of the cell whose weights it starts from have each their own part. None without the other one's record."""
+    first = cell.first_cell
+    if first is None:
+        return record.data_fingerprint
+    path = records.path_of(first.table.name, first.preset_name, first.name, root)
+    if not path.is_file():
+        return None
+    whole = record.data_fingerprint.partition("+")[0]
+    parts = ((cell, record), (first, records.load(path)))
+    return " ".join([whole, *(f"{one.row.name}={own}" for one, found in parts for own in found.data_fingerprint.split("+")[1:])])
 
 
 def spread(values: Sequence[float], digits: int) -> str:

@@ -120,3 +120,24 @@ def test_records_of_an_earlier_spec_are_marked(project, make_record) -> None:
     assert not summary(project).notes
     make_record(project / "results/records", BASE, 0, 10.0, fingerprint="0" * 16)
     assert any("earlier version" in note for note in summary(project).notes)
+
+
+def test_a_record_is_held_against_the_cell_it_starts_from(project, make_record) -> None:
+    """Each has its own part of the data in its record; the run's fingerprint had both."""
+    root, spec = project / "results/records", load_table("table_gaussianocc")
+    cell = spec.cell(spec.row("gaussianocc"), "cpu", "toy", 0)
+    first = cell.first_cell
+    run = f"toyworld-test gaussianocc=pixels {first.row.name}=pairs"
+    own = dict(table=spec.name, data_fingerprint="toyworld-test+pixels", fingerprint=cell.fingerprint(run))
+
+    def notes() -> list[str]:
+        found = summarise(spec, root, project / "results/quoted").notes
+        return [note for note in found if "earlier version" in note]
+
+    make_record(root, "gaussianocc", 0, 10.0, **own)
+    assert not notes(), "without the first one's record nothing can be said"
+    start = dict(table=first.table.name, data_fingerprint="toyworld-test+pairs", fingerprint=first.fingerprint(run))
+    make_record(root, first.row.name, 0, 10.0, **start)
+    assert not notes()
+    make_record(root, "gaussianocc", 0, 10.0, **own | {"fingerprint": cell.fingerprint("toyworld-test+pixels")})
+    assert notes() == ["Measured with an earlier version of this table's spec: GaussianOcc: splats, learned poses (toy, cpu)."]
