@@ -15,6 +15,8 @@ import pytest
 import torch
 from ddad_layout import HEIGHT, SCENE, WIDTH, time_of
 
+from baselines.photometric.alignment import aligned
+from baselines.photometric.rigid import rotation_matrix
 from experiments import data
 from experiments.datasets.build import build_dataset
 from experiments.datasets.ddad import DDAD
@@ -253,3 +255,18 @@ def test_real_frames_have_depth_where_their_lidar_sees_surfaces(
         from experiments.datasets.prepare_ddad import prepare
 
         prepare(broken, "val", read_frames(broken, "val")[0])
+
+
+def test_real_frames_align_by_the_motion_of_their_poses(real_frames: Path, tmp_path: Path) -> None:
+    """Six cameras, a tenth of a second apart: rotation and direction; how far is right up to a factor (here 0.45)."""
+    root = ddad_layout.link_real(real_frames / "ddad/000150", real_frames / "ddad/self_occlusion_masks", tmp_path)
+    frames = DDAD(root, "val", image=ImageTransform(width=200, height=112, distort=False), neighbours=(-1, 1))
+    neighbours = frames[1].neighbours
+    assert neighbours is not None
+    mounted = neighbours.camera_to_ego[:, 0]
+    true = (mounted @ neighbours.camera_motion[:, 1, 0] @ mounted.inverse())[0]
+    found = aligned(neighbours.current, neighbours.images[:, 1], neighbours, neighbours.valid[:, 1])[0]
+    left = rotation_matrix(found[:3]).T @ true[:3, :3]
+    assert torch.trace(left) > 1 + 2 * np.cos(np.radians(0.25))
+    assert true[:3, 3].norm() > 1 and found[3:].norm() > 0.3
+    assert torch.cosine_similarity(found[3:], true[:3, 3], dim=0) > np.cos(np.radians(5))
