@@ -42,16 +42,20 @@ def aligned(earlier: Tensor, later: Tensor, at: Neighbours, valid: Tensor) -> Te
     at              ``intrinsics`` [N, V, 3, 3], ``camera_to_ego`` [N, V, 4, 4] and ``mask`` [N, V, H, W] of both; z = 0 of the
                     rig's frame is the ground
     valid           [N, V] bool, cameras that there are at both moments
+
+    Raises ValueError for cameras that are not above the ground.
     """
     rotation, place = at.camera_to_ego[..., :3, :3], at.camera_to_ego[..., :3, 3]
+    if not bool((place[..., 2] > 0).all()):
+        lowest = float(place[..., 2].min())
+        raise ValueError(f"aligned cameras must be above the ground, z = 0 of the labels' frame; one is at {lowest:.2f} m")
     found = earlier.new_zeros(len(earlier), 6)
     for divisor in DIVISORS:
         before, after = (_reduced(images.mean(dim=2), divisor) for images in (earlier, later))
         size = (before.shape[-1], before.shape[-2])
         intrinsics = at.intrinsics * at.intrinsics.new_tensor([1 / divisor, 1 / divisor, 1.0])[:, None]
         rays = _turned(rotation, back_projected(torch.ones_like(before), intrinsics))
-        height = place[..., 2].clamp(min=_LEAST)[..., None, None]
-        nearness = (-rays[..., 2] / height).clamp(min=1 / FARTHEST)
+        nearness = (-rays[..., 2] / place[..., 2, None, None]).clamp(min=1 / FARTHEST)
         points = place[:, :, None, None] + rays / nearness[..., None]
         counts = valid[..., None, None].expand_as(before)
         if at.mask is not None:

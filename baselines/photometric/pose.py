@@ -133,7 +133,8 @@ class PoseNetwork(nn.Module):
         earlier, later = (torch.cat(side) for side in zip(*pairs, strict=True))
         told = None
         if self.aligned:
-            told = torch.cat([aligned(*pair, one, valid) for pair, valid in zip(pairs, one.valid.unbind(1), strict=True)])
+            with torch.autocast(earlier.device.type, enabled=False):
+                told = torch.cat([aligned(*pair, one, valid) for pair, valid in zip(pairs, one.valid.unbind(1), strict=True)])
         forth = self.between(earlier, later, told).unflatten(0, (1, -1))
         motion = [inverse(each) if moment < 0 else each for each, moment in zip(forth.unbind(1), moments, strict=True)]
         there = one.valid.any(dim=2)[..., None, None]

@@ -91,6 +91,15 @@ def test_cameras_and_pixels_that_do_not_count_say_nothing() -> None:
     assert not none.any() and not told(replace(neighbours, images=grey, current=grey[:, 0])).any()
 
 
+def test_cameras_below_the_ground_are_refused() -> None:
+    """Where labels' frame is another one, a lidar's, heights are none."""
+    _, neighbours = driven((0.0, 0.0, 0.0), (-0.4, 0.0, 0.0))
+    low = neighbours.camera_to_ego.clone()
+    low[0, 1, 2, 3] = -0.3
+    with pytest.raises(ValueError, match=r"above the ground, z = 0 of the labels' frame; one is at -0\.30 m"):
+        told(replace(neighbours, camera_to_ego=low))
+
+
 def test_mirrored_images_turn_the_other_way() -> None:
     _, neighbours = driven((0.0, 0.0, 0.03), (-0.4, 0.0, 0.0))
     flip = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0]))
@@ -119,5 +128,7 @@ def test_a_network_that_is_told_motion_corrects_its_rotation_and_says_its_metres
     assert alone[1, :3, 3].norm() > 0.01
     assert torch.allclose(said[1, :3, 3], alone[1, :3, 3] * alignment[3:].norm(), rtol=1e-4, atol=1e-6)
     assert said[0, :3, 3].abs().max() < 1e-6, "the earlier image is the same: nothing moved"
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert (aware(neighbours)[0, 1] - said[1]).abs().max() < 0.01, "alignment keeps its precision"
     turned = said[1, :3, :3] @ alone[1, :3, :3].T
     assert abs(float(torch.atan2(turned[1, 0], turned[0, 0])) - 0.03) < 0.004
