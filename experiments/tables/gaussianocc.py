@@ -48,7 +48,7 @@ TIMED = replace(
     # Where cameras were is said by metres that are being learned, so that these take longer to settle.
     schedules={**GSP.schedules, "toy": replace(GSP.schedules["toy"], iterations=800)},
     note="a row of this project: nuScenes' cameras do not expose at once, but at times that are known, and second stages start "
-    "from it",
+    "from it; at toy size it takes twice the steps of the others",
 )
 GAUSSIANOCC = Row(
     "gaussianocc",

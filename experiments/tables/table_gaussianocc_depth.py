@@ -50,8 +50,6 @@ TABLE = TableSpec(
         "Depth is measured as it is, in metres: no prediction is scaled by its median. Learned metres to true ones: the length "
         "of the vehicle's shift, between a frame and the camera frames beside it, as the pose network says it, to the true one; "
         "1 is right.",
-        "Toy records of first stages that do not go by the clock are of a pose network that was not told how far images are "
-        "displaced: they differ from the one that does in this, too.",
     ),
     brief=True,
 )
