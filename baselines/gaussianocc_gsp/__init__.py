@@ -28,6 +28,10 @@ mounted, and at the true depth with cameras where they were (0.137; 0.157 and 0.
 cameras expose at times that are known, so that it takes no sensor to say where they were: of two cameras that stand B apart and
 drive D between their exposures, learned metres s times as long as the true ones make B + s D of B + D, which is right at s = 1
 alone. In generated scenes that is within 1 cm where the motion is right, and as they are mounted cameras are 12 to 26 cm off.
+
+Turns say metres too: in them a camera moves by its distance from the axis times the angle. Of depth and shifts that are both halved
+the temporal loss of a trained network is 4 % higher on the mean of validation frames; with all cameras on the axis it is the same
+at every scale. It takes a pose network that finds turns.
 """
 
 from typing import TYPE_CHECKING, Any

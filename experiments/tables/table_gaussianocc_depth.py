@@ -26,7 +26,22 @@ TABLE = TableSpec(
             title="without the loss between cameras",
             base="gaussianocc-gsp",
             options={"teaching": {"cross_view_weight": 0.0}},
-            note="nothing says how large a metre is: its depth and motion are right up to a factor at best",
+            note="how large a metre is, is said by turns alone: in them a camera moves by as many metres as it is mounted off "
+            "the axis, times the angle",
+        ),
+        replace(
+            GSP,
+            name="gaussianocc-gsp-unaligned",
+            title="nor told which motion aligns the images",
+            base="gaussianocc-gsp-temporal",
+            presets=("toy",),
+            # As the toy network is, but for ``aligned``.
+            options={
+                "teaching": {"cross_view_weight": 0.0},
+                "pose": {"depth": 18, "base_channels": 16, "channels": 64, "shift": 30.0},
+            },
+            note="without the loss between cameras either. Its pose network finds no turns, so that nothing says how large a "
+            "metre is: depth and motion are right up to a factor at best",
         ),
         replace(
             GSP,
