@@ -29,9 +29,9 @@ cameras expose at times that are known, so that it takes no sensor to say where 
 drive D between their exposures, learned metres s times as long as the true ones make B + s D of B + D, which is right at s = 1
 alone. In generated scenes that is within 1 cm where the motion is right, and as they are mounted cameras are 12 to 26 cm off.
 
-Turns say metres too: in them a camera moves by its distance from the axis times the angle. Of depth and shifts that are both halved
-the temporal loss of a trained network is 4 % higher on the mean of validation frames; with all cameras on the axis it is the same
-at every scale. It takes a pose network that finds turns.
+Turns say metres too: in them a camera moves by its distance from the axis times the angle. Where depth and shifts are both halved
+the temporal loss of a trained network is 4 % higher, mean of validation frames; with all cameras on the axis it is the same at
+every scale. It takes a pose network that finds turns.
 """
 
 from typing import TYPE_CHECKING, Any
