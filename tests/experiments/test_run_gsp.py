@@ -19,6 +19,7 @@ LOSSES = {
     "gaussianocc-gsp-compensated": {"loss_temporal", "loss_smoothness", "loss_cross_view"},
     "gaussianocc-gsp-temporal": {"loss_temporal", "loss_smoothness"},
     "gaussianocc-gsp-timed": {"loss_temporal", "loss_smoothness", "loss_cross_view"},
+    "gaussianocc-gsp-unaligned": {"loss_temporal", "loss_smoothness"},
 }
 
 
