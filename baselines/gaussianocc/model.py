@@ -60,7 +60,7 @@ class GaussianOcc(OccupancyModel):
                     smaller, so that logits start alike, and learn as much faster
     poses           "learned": how the vehicle moved is said by a network that does not learn here; "sensors": by sensors
     drifting_poses  the pose network goes on counting what it normalises by, as published, although it does not learn (Q15);
-                    poses are the same for a batch of one sample, as it always normalises by the images at hand
+                    poses are the same either way, as it always normalises by the images at hand
     volume          "prob" or "density": volumes are rendered, and ``renderer`` names a backend that renders rays; None: Gaussians
     legacy_fov_y    the vertical field of view is taken for the horizontal one, as published (Q2); only of Gaussians
     half_spaces     each camera sees those of its half space alone, as published

@@ -8,12 +8,14 @@ frames.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from baselines.interface import Neighbours
 from baselines.photometric.rigid import rigid, rotation_matrix
+from baselines.photometric.scales import smaller
 from baselines.photometric.warping import back_projected, in_sight, moved, projected, sampled
 
 DIVISORS = (8, 4)
@@ -49,17 +51,19 @@ def aligned(earlier: Tensor, later: Tensor, at: Neighbours, valid: Tensor) -> Te
     if not bool((place[..., 2] > 0).all()):
         lowest = float(place[..., 2].min())
         raise ValueError(f"aligned cameras must be above the ground, z = 0 of the labels' frame; one is at {lowest:.2f} m")
+    grey = replace(at, current=earlier.mean(dim=2, keepdim=True), images=later.mean(dim=2, keepdim=True)[:, None])
+    limit = earlier.new_tensor(LARGEST).repeat_interleave(3)
     found = earlier.new_zeros(len(earlier), 6)
     for divisor in DIVISORS:
-        before, after = (_reduced(images.mean(dim=2), divisor) for images in (earlier, later))
+        small = smaller(grey, divisor)
+        before, after, intrinsics = small.current[:, :, 0], small.images[:, 0, :, 0], small.intrinsics
         size = (before.shape[-1], before.shape[-2])
-        intrinsics = at.intrinsics * at.intrinsics.new_tensor([1 / divisor, 1 / divisor, 1.0])[:, None]
         rays = _turned(rotation, back_projected(torch.ones_like(before), intrinsics))
         nearness = (-rays[..., 2] / place[..., 2, None, None]).clamp(min=1 / FARTHEST)
         points = place[:, :, None, None] + rays / nearness[..., None]
         counts = valid[..., None, None].expand_as(before)
-        if at.mask is not None:
-            counts = counts & (_reduced(at.mask.to(before), divisor) == 1)
+        if small.mask is not None:
+            counts = counts & small.mask
         slopes = torch.stack(torch.gradient(before, dim=(3, 2)), dim=2)
         looked_up = torch.cat([after[:, :, None], torch.stack(torch.gradient(after, dim=(3, 2)), dim=2)], dim=2)
         for _ in range(STEPS):
@@ -78,14 +82,8 @@ def aligned(earlier: Tensor, later: Tensor, at: Neighbours, valid: Tensor) -> Te
             weighted = by_motion * weight.flatten(1)[..., None]
             squares = weighted.mT @ by_motion + _LEAST * torch.eye(6).to(by_motion)
             step = torch.linalg.solve(squares, (weighted.mT @ difference.flatten(1)[..., None].double())[..., 0])
-            limit = found.new_tensor(LARGEST).repeat_interleave(3)
             found = (found - step.to(found)).clamp(-limit, limit)
     return found
-
-
-def _reduced(maps: Tensor, divisor: int) -> Tensor:
-    """Means of ``maps`` [N, V, H, W] over squares of ``divisor`` pixels."""
-    return F.avg_pool2d(maps, divisor)
 
 
 def _turned(rotation: Tensor, vectors: Tensor) -> Tensor:

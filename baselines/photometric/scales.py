@@ -42,12 +42,14 @@ def scaled_loss(
         raise ValueError(f"images of {width}x{height} pixels are too small to be compared at 1/{max(scales)} of their size")
     losses = []
     for scale in scales:
-        small = neighbours if scale == 1 else _smaller(neighbours, scale)
+        small = neighbours if scale == 1 else smaller(neighbours, scale)
         losses.append(neighbour_loss(_means(depth, scale), small, motion, options, generator))
     return torch.stack(losses).mean()
 
 
-def _smaller(neighbours: Neighbours, scale: int) -> Neighbours:
+def smaller(neighbours: Neighbours, scale: int) -> Neighbours:
+    """``neighbours`` whose pixels are means over ``scale`` x ``scale``, without what is left over on the right and below; a pixel
+    of which the mask leaves a part out is left out."""
     mask = neighbours.mask
     return replace(
         neighbours,
