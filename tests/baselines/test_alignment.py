@@ -39,11 +39,11 @@ def shown(rig: Tensor) -> Tensor:
     return (0.5 + torch.where(nearness > 1 / FARTHEST, 0.3 * near, 0.1 * far))[:, None].expand(-1, 3, -1, -1)
 
 
-def driven(turn: tuple[float, float, float], shift: tuple[float, float, float]) -> tuple[Tensor, Neighbours]:
-    """A rig's motion [4, 4] from now to later, and what it sees earlier (as now) and later."""
+def driven(turn: tuple[float, float, float], shift: tuple[float, float, float]) -> Neighbours:
+    """What a rig sees that moves so from now to later; earlier as now."""
     motion = rigid(rotation_matrix(torch.tensor(turn)), torch.tensor(shift))
     now, later = shown(torch.eye(4)), shown(inverse(motion))
-    return motion, Neighbours(
+    return Neighbours(
         images=torch.stack([now, later])[None],
         current=now[None],
         intrinsics=PINHOLE.expand(1, VIEWS, 3, 3).clone(),
@@ -62,7 +62,7 @@ def told(neighbours: Neighbours) -> Tensor:
     [((0.0, 0.0, 0.0), (-0.5, 0.0, 0.0)), ((0.0, 0.0, 0.04), (-0.3, 0.02, 0.0)), ((0.01, -0.015, -0.03), (-0.7, -0.05, 0.02))],
 )
 def test_motion_over_a_flat_ground_is_found(turn: tuple[float, float, float], shift: tuple[float, float, float]) -> None:
-    _, neighbours = driven(turn, shift)
+    neighbours = driven(turn, shift)
     found = told(neighbours)
     assert (found[:3] - torch.tensor(turn)).norm() < math.radians(0.3)
     assert (found[3:] - torch.tensor(shift)).norm() < 0.06
@@ -71,7 +71,7 @@ def test_motion_over_a_flat_ground_is_found(turn: tuple[float, float, float], sh
 
 
 def test_cameras_and_pixels_that_do_not_count_say_nothing() -> None:
-    _, neighbours = driven((0.0, 0.0, 0.03), (-0.4, 0.0, 0.0))
+    neighbours = driven((0.0, 0.0, 0.03), (-0.4, 0.0, 0.0))
     noise = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     spoilt = neighbours.images.clone()
     spoilt[0, 1, 2] = noise
@@ -93,7 +93,7 @@ def test_cameras_and_pixels_that_do_not_count_say_nothing() -> None:
 
 def test_cameras_below_the_ground_are_refused() -> None:
     """Where labels' frame is another one, a lidar's, heights are none."""
-    _, neighbours = driven((0.0, 0.0, 0.0), (-0.4, 0.0, 0.0))
+    neighbours = driven((0.0, 0.0, 0.0), (-0.4, 0.0, 0.0))
     low = neighbours.camera_to_ego.clone()
     low[0, 1, 2, 3] = -0.3
     with pytest.raises(ValueError, match=r"above the ground, z = 0 of the labels' frame; one is at -0\.30 m"):
@@ -101,7 +101,7 @@ def test_cameras_below_the_ground_are_refused() -> None:
 
 
 def test_mirrored_images_turn_the_other_way() -> None:
-    _, neighbours = driven((0.0, 0.0, 0.03), (-0.4, 0.0, 0.0))
+    neighbours = driven((0.0, 0.0, 0.03), (-0.4, 0.0, 0.0))
     flip = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0]))
     across = torch.tensor([[-1.0, 0.0, float(WIDTH)], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     mirrored = replace(
@@ -121,7 +121,7 @@ def test_a_network_that_is_told_motion_corrects_its_rotation_and_says_its_metres
         torch.manual_seed(0)
         aware, plain = (PoseNetwork(depth=18, base_channels=4, channels=8, scale=1.0, aligned=tells) for tells in (True, False))
     plain.load_state_dict(aware.state_dict())
-    _, neighbours = driven((0.0, 0.0, 0.03), (-0.4, 0.0, 0.0))
+    neighbours = driven((0.0, 0.0, 0.03), (-0.4, 0.0, 0.0))
     with torch.no_grad():
         said, alone = aware.eval()(neighbours)[0], plain.eval()(neighbours)[0]
         alignment = told(neighbours)

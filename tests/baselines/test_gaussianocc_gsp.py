@@ -17,6 +17,7 @@ from baselines.interface import LidarDepth, Neighbours, OccupancyBatch, Occupanc
 from baselines.photometric.rigid import inverse, rigid
 from baselines.photometric.warping import pixel_centres
 from experiments.datasets.layout import CAMERAS
+from experiments.spec import load_table
 from experiments.toyworld.writer import CAMERAS as RECORDED
 from renderers import get
 
@@ -306,3 +307,8 @@ def test_depth_and_motion_are_answers() -> None:
     assert one.predict(batch).depth is None
     said = one(measured, mode="predict")
     assert torch.equal(said[1]["motion"], answer.motion[1]) and torch.equal(said[1]["depth"].depth[0], answer.depth.depth[1])
+
+
+def test_the_row_without_alignment_has_the_toys_pose_network_otherwise() -> None:
+    row = load_table("table_gaussianocc_depth").row("gaussianocc-gsp-unaligned")
+    assert {**row.options["pose"], "aligned": True} == TOY["pose"]
