@@ -16,10 +16,10 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -58,7 +58,7 @@ class Progress:
     """What a work folder remembers of an unfinished cell, besides its checkpoints.
 
     fingerprint    of the cell the checkpoints belong to
-    started        ISO time of the first start
+    started        ISO time of the first start, to the microsecond: no two trainings of a cell share it
     train_seconds  wall clock spent in training up to the newest checkpoint
     mlflow_run_id  run that a resumed cell continues
     git_commit, git_dirty  of the checkout that it was started with
@@ -310,5 +310,5 @@ def results_root(named: Path | None = None) -> Path:
 
 
 def now() -> str:
-    """Local time in ISO format with its offset."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    """Local time in ISO format with its offset, to the microsecond: by it, trainings of a cell are told apart."""
+    return datetime.now().astimezone().strftime("%Y-%m-%dT%H:%M:%S.%f%z")

@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
 from camera_occupancy_bench.files import write
-from experiments.cell.folder import unwritable
+from experiments.cell.folder import now, unwritable
 
 Part = Annotated[str, Field(pattern=r"^[^./\x00][^/\x00]*$", max_length=240)]
 """Of a path."""
@@ -103,14 +103,12 @@ _SWEEP: TypeAdapter[Sweep] = TypeAdapter(Sweep)
 
 def new(results: Path, table: str, on: str, command: str) -> Sweep:
     """A sweep with a folder of its own; raises ResultsError where it cannot be made."""
-    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09}"
-    folder = results.absolute() / ".sweeps" / table / name
+    folder = results.absolute() / ".sweeps" / table / datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     try:
         (folder / "jobs").mkdir(parents=True)
     except OSError as error:
         raise unwritable(results, error) from error
-    return Sweep(folder, on, started, command)
+    return Sweep(folder, on, now(), command)
 
 
 def load_all(results: Path, table: str) -> list[Sweep]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from test_records import make_record as any_record
 
 from experiments import records
-from experiments.cell.folder import CellFolder, Progress, ResultsError
+from experiments.cell.folder import CellFolder, Progress, ResultsError, now
 from experiments.spec import Cell, load_table
 
 FINGERPRINT = "f" * 16
@@ -97,6 +98,16 @@ def test_a_superseded_record_is_not_finished_until_the_new_one_is_written(folder
     assert folder.describe(FINGERPRINT) == "begun again" and folder.record() == old
     records.save(make_record(fingerprint=FINGERPRINT, started="2030-01-01T00:00:00+0000"), folder.record_path)
     assert folder.finished(FINGERPRINT)
+
+
+def test_a_training_that_replaces_one_of_the_same_second_is_told_from_it(folder: CellFolder) -> None:
+    start(folder)
+    old, _, new = now(), time.sleep(0.001), now()
+    folder.update(started=new, supersedes=old)
+    records.save(make_record(fingerprint=FINGERPRINT, started=old), folder.record_path)
+    assert folder.describe(FINGERPRINT) == "begun again"
+    records.save(make_record(fingerprint=FINGERPRINT, started=new), folder.record_path)
+    assert folder.describe(FINGERPRINT) == "done"
 
 
 def test_checkpoints_without_a_state_file_are_not_trusted(folder: CellFolder) -> None:
