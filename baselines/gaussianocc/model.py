@@ -74,8 +74,8 @@ class GaussianOcc(OccupancyModel):
     renderer        name of the backend that renders
 
     Parameters have the published names, below ``encoder``, ``depth`` and ``pose_network``. Reads ``neighbours`` and ``semantics``
-    of a training batch. Any batch size; what follows the image network runs in float32, also under autocast. Raises ValueError
-    for sizes that do not fit together.
+    of a training batch; pixels that the neighbours' mask leaves out teach neither classes nor depth. Any batch size; what
+    follows the image network runs in float32, also under autocast. Raises ValueError for sizes that do not fit together.
     """
 
     checkpoint_names = RECIPE.checkpoints
@@ -225,18 +225,28 @@ class GaussianOcc(OccupancyModel):
         neighbours = self._checked_neighbours(batch) if self.teaching.photometric_weight else None
         logits = self.logits(batch)
         with torch.autocast(logits.device.type, enabled=False):
-            return self._losses(logits, shown, neighbours)
+            return self._losses(logits, shown, self._classes(shown, batch.neighbours), neighbours)
 
-    def _losses(self, logits: Tensor, shown: ImageSupervision, neighbours: Neighbours | None) -> dict[str, Tensor]:
+    def _classes(self, shown: ImageSupervision, neighbours: Neighbours | None) -> Tensor:
+        """[B, V, h, w] what the batch's own pixels teach; NOTHING also where the vehicle itself is seen, by its mask."""
+        unlabelled = self.grid.empty if self.teaching.unlabelled == "free" else NOTHING
+        target = shown.unlabelled_as(unlabelled, self.grid.ignore).semantic[:, -1]
+        if neighbours is None or neighbours.mask is None:
+            return target
+        mask = neighbours.mask.to(shown.intrinsics)
+        compared = resampled(mask, neighbours.intrinsics, shown.intrinsics[:, -1], target.shape[-2:]) > 0.5
+        return torch.where(compared, target, NOTHING)
+
+    def _losses(
+        self, logits: Tensor, shown: ImageSupervision, classes: Tensor, neighbours: Neighbours | None
+    ) -> dict[str, Tensor]:
         teaching = self.teaching
         height, width = shown.semantic.shape[-2:]
         seen = self.rendered(logits, Cameras(shown.intrinsics[:, -1], shown.reference_to_camera[:, -1], width, height))
         semantic, entropy, regulariser = teaching.weights(self.weights)
         losses: dict[str, Tensor] = {}
         if semantic:
-            unlabelled = self.grid.empty if teaching.unlabelled == "free" else NOTHING
-            target = shown.unlabelled_as(unlabelled, self.grid.ignore).semantic[:, -1]
-            losses["loss_semantic"] = semantic * semantic_loss(seen.logits, target, self.class_weights)
+            losses["loss_semantic"] = semantic * semantic_loss(seen.logits, classes, self.class_weights)
         if neighbours is not None:
             size = neighbours.current.shape[-2:]
             depth = resampled(self.depth_of(seen), shown.intrinsics[:, -1], neighbours.intrinsics, size)

@@ -311,6 +311,31 @@ def test_unlabelled_pixels_are_free_or_teach_nothing() -> None:
     assert float(ignored.loss(unknown)["loss_semantic"].detach()) == 0
 
 
+@pytest.mark.parametrize("unlabelled", ["free", "ignored"])
+def test_pixels_that_show_the_vehicle_teach_no_class(unlabelled: str) -> None:
+    model, batch = tiny(teaching={"unlabelled": unlabelled}), batch_of()
+    assert batch.semantics is not None and batch.neighbours is not None
+    classes = batch.semantics.semantic
+    left = torch.arange(classes.shape[-1]) < classes.shape[-1] // 2
+    mask = torch.ones(batch.neighbours.current.shape[:2] + batch.neighbours.current.shape[3:], dtype=torch.bool)
+    mask[..., : mask.shape[-1] // 2] = False
+
+    def loss(semantic: Tensor, mask: Tensor | None) -> Tensor:
+        assert batch.semantics is not None and batch.neighbours is not None
+        neighbours = replace(batch.neighbours, mask=mask)
+        return model.loss(replace(batch, semantics=replace(batch.semantics, semantic=semantic), neighbours=neighbours))[
+            "loss_semantic"
+        ]
+
+    for other in (1, 255):  # 255: unlabelled
+        changed = torch.where(left, other, classes)
+        assert loss(changed, mask) == loss(classes, mask)
+        assert loss(changed, None) != loss(classes, None)
+    seen = model._classes(batch.semantics, replace(batch.neighbours, mask=mask))
+    assert torch.equal(seen < 0, (left | (classes[:, -1] == 255)) if unlabelled == "ignored" else left.expand_as(seen))
+    assert loss(classes, torch.ones_like(mask)) == loss(classes, None)
+
+
 def test_depth_is_held_to_its_limits_and_may_be_divided_by_alpha() -> None:
     model = tiny(poses="sensors").eval()
     with torch.no_grad():
