@@ -74,6 +74,7 @@ class Recipe:
     checkpoints    how published checkpoints name their content
     follows_scenes  its model (a ``baselines.following.Follower``) predicts scenes frame after frame; frames that are not of a
                    training come with what those before them left
+    predicts_voxels  False: its logits are of empty space whatever it sees, and no score of voxels is measured
     renders_depth  its predictions of a batch with ``lidar`` have the depth that it renders
     marks          what fingerprints of its cells say besides, so that cells of before there were recipes stay the same ones
     """
@@ -99,6 +100,7 @@ class Recipe:
     augmentation: Augmentation = "distort"
     checkpoints: CheckpointNames = field(default_factory=CheckpointNames)
     follows_scenes: bool = False
+    predicts_voxels: bool = True
     renders_depth: bool = False
     marks: Mapping[str, str] = field(default_factory=dict)
 

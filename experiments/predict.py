@@ -85,6 +85,9 @@ def command(
     if lacking := missing(TRAINING):
         raise PlanError(explain(lacking))
     cell = plan.cells[0]
+    if not cell.row.recipe.predicts_voxels:
+        able = ", ".join(row.name for row in spec.rows if row.runs and row.recipe.predicts_voxels)
+        raise PlanError(f"row '{cell.row.name}' predicts no voxels that could be saved; rows that do: {able or 'none here'}")
     split = split or layout_of(cell.table.dataset).evaluated
     paths = {number: out / f"{split}_{number:05d}.npz" for number in index}
     _check_folder(out, list(paths.values()), _source(cell))

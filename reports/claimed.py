@@ -55,7 +55,8 @@ _GOCC_DEPTH = "third-party text of the GaussianOcc paper (arXiv:2408.11447), dep
 
 def _of_gaussianocc(says: str, row: str, base: str, size: float) -> Claim:
     row, base = f"gaussianocc{row}", f"gaussianocc{base}"
-    return Claim("GaussianOcc", says, "table_gaussianocc", row, base, "mIoU_15_classes", size, _GOCC)
+    metric = "mIoU_15_classes_all_voxels_camera_and_lidar_mask"
+    return Claim("GaussianOcc", says, "table_gaussianocc", row, base, metric, size, _GOCC)
 
 
 def _of_gaussianflowocc(says: str, base: str, size: float) -> Claim:

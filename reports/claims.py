@@ -10,7 +10,7 @@ from experiments import intervals
 from experiments.spec import PRESETS, ViewSpec
 from reports import markdown
 from reports.claimed import CLAIMS, Claim
-from reports.summary import Group, Summary
+from reports.summary import Group, Summary, shared_data
 
 Word = Literal["confirmed", "not resolved", "contradicted", "not run"]
 
@@ -20,7 +20,8 @@ _HOST, _PLUGGED = "tpvformer", "tpvformer+gaussrender"
 LEGEND = """- **confirmed**: the 95 % interval of the paired difference lies on the claim's side of 0.
 - **not resolved**: 0 is in the interval, or one seed was run: nothing is said for or against it.
 - **contradicted**: the interval lies on the other side.
-- **not run**: there are no records of the two rows with the same preset, renderer, data and seeds, or no such rows.
+- **not run**: there are no records of the two rows with the same preset, renderer, seeds and data (the frames and labels that
+  all rows read: what else a row learns from may be another thing), or no such rows.
 
 Only the preset `paper` says anything of a claim's size. What is confirmed or contradicted with the preset `toy` or `mini` is so
 on a small world, or for a short training, and no further. And of twenty intervals over nothing but noise one leaves 0 out."""
@@ -46,13 +47,14 @@ class Finding:
 
 
 def findings(claim: Claim, summary: Summary | None, preset: str) -> list[Finding]:
-    """One a renderer whose records of the preset have both rows, on the same data; none without."""
+    """One a renderer whose records of the preset have both rows, on the same frames and labels; none without. What else
+    they read may differ: it is what they learn from."""
     if summary is None or not claim.row:
         return []
     found = []
     for group in summary.trained(preset):
         own, base = (summary.number(group, row, claim.metric) for row in (claim.row, claim.base))
-        data = {record.data_fingerprint for row in (claim.row, claim.base) for record in summary.of_group(group, row)}
+        data = {shared_data(record) for row in (claim.row, claim.base) for record in summary.of_group(group, row)}
         if own is None or base is None or len(data) > 1:
             continue
         if differences := intervals.paired(own.by_seed, base.by_seed):

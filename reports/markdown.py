@@ -25,6 +25,7 @@ from reports.summary import (
     Number,
     Summary,
     group_of,
+    shared_data,
     spread,
     weights,
 )
@@ -255,8 +256,7 @@ def place_table(summary: Summary, columns: Sequence[Column], groups: Sequence[Gr
     lines: dict[str, dict[str, str]] = {}
     for group in groups:
         names = [r.name for r in summary.spec.rows if r.trained and len(summary.of_group(group, r.name)) > 1]
-        # What a row reads besides is written behind the data that all of them share.
-        data = {name: summary.of_group(group, name)[0].data_fingerprint.partition("+")[0] for name in names}
+        data = {name: shared_data(summary.of_group(group, name)[0]) for name in names}
         names = [name for name in names if data[name] == data[names[0]]]
         for column in columns if len(names) > 1 else ():
             numbers = {name: summary.number(group, name, column.metric) for name in names}
@@ -362,12 +362,12 @@ def _titled(row: Row, group: Group) -> str:
 
 
 def _prior(summary: Summary, record: Record) -> list[Record]:
-    """The prior's records with an mIoU on the same data as ``record``."""
+    """The prior's records with an mIoU on the same frames and labels as ``record``."""
     return [
         r
         for r in summary.records
         if summary.spec.row(r.row).model == PRIOR
-        and (r.preset, r.data_fingerprint) == (record.preset, record.data_fingerprint)
+        and (r.preset, shared_data(r)) == (record.preset, shared_data(record))
         and "mIoU" in r.metrics
     ]
 

@@ -256,6 +256,12 @@ def group_of(record: Record) -> Group:
     return Group("weights" if weights(record) else "ours", record.preset, record.renderer)
 
 
+def shared_data(record: Record) -> str:
+    """The fingerprint of what every row of its data set reads: frames and labels. The files that a row reads besides, to learn
+    from and for its depth to be measured by, stand behind that (``Cell.data_read``) and are not told apart."""
+    return record.data_fingerprint.partition("+")[0]
+
+
 def compared(spec: TableSpec, ours: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
     """What a table computes from several records: the seeds of a row, and those that a row and its base share; with a label.
 
@@ -515,9 +521,9 @@ def _data_named(cell: Cell, record: Record, root: Path) -> str | None:
     path = records.path_of(first.table.name, first.preset_name, first.name, root)
     if not path.is_file():
         return None
-    whole = record.data_fingerprint.partition("+")[0]
     parts = ((cell, record), (first, records.load(path)))
-    return " ".join([whole, *(f"{one.row.name}={own}" for one, found in parts for own in found.data_fingerprint.split("+")[1:])])
+    own = (f"{one.row.name}={word}" for one, found in parts for word in found.data_fingerprint.split("+")[1:])
+    return " ".join([shared_data(record), *own])
 
 
 def spread(values: Sequence[float], digits: int) -> str:

@@ -1,4 +1,5 @@
 """Damaged and wrong files for every reader: ``python tests/fuzz.py [--minutes 20]``, which ``make fuzz`` calls.
+With ``--examples N`` so many of each reader, however long they take.
 
 Each example is an honest file with bytes or values changed, drawn by hypothesis from a seed. A reader may take it or refuse it,
 by its own error that names the file; anything else is a finding: another exception, a signal, more than ``PATIENCE`` seconds or
@@ -37,7 +38,7 @@ instructions.hold()
 
 import numpy as np  # noqa: E402
 
-PATIENCE = 20
+PATIENCE = 60
 MEMORY = 12 << 30
 ROUND = 30.0
 """Seconds of one process, which goes through all readers."""
@@ -396,7 +397,7 @@ def readers(folder: Path) -> dict[str, Reader]:
             dict(np.load(list_path(occ3d, "val"))), as_npz, at(list_path(folder, "val")), lambda p: read_list(folder, "val"), data
         ),
         "depth map": Reader(
-            {"array": np.ones((32, 64), "f4")}, as_npy, at(folder / "m.npy"), lambda p: read_map(p, "", (64, 32)), data
+            {"array": np.ones((32, 64), "f4")}, as_npy, at(folder / "m.npy"), lambda p: read_map(p, (64, 32)), data
         ),
         "semantics": Reader(
             {"array": np.full((32, 64), 2, np.int8)}, raw, at(folder / "m_mask.bin"), lambda p: read_semantics(p, (64, 32)), data
@@ -502,15 +503,15 @@ def readers(folder: Path) -> dict[str, Reader]:
     }
 
 
-def child(seed: int, seconds: float, names: list[str]) -> None:
-    """Examples of every reader for a time; a line of JSON for each, and one for each finding."""
+def child(seed: int, seconds: float, examples: int, names: list[str]) -> None:
+    """Examples of every reader, for a time and so many at most; a line of JSON for each, and one for each finding."""
     import hypothesis
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     decide = settings(
-        max_examples=100_000,
+        max_examples=examples,
         deadline=None,
         database=None,
         phases=[Phase.generate],
@@ -557,13 +558,15 @@ def _example(name: str, reader: Reader, honest: bytes, end: float, number: int) 
         signal.alarm(0)
 
 
-def fuzz(seconds: float, seed: int, names: list[str]) -> tuple[int, list[str]]:
-    """Processes one after the other until the time is over; the number of examples, and the findings."""
+def fuzz(seconds: float, examples: int | None, seed: int, names: list[str]) -> tuple[int, list[str]]:
+    """Processes one after the other until the time is over, or one with so many ``examples`` of each reader; the number of
+    examples, and the findings."""
     findings: dict[str, None] = {}
     total, end = 0, time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         share = min(left, max(ROUND, seconds / 20))
         words = [sys.executable, __file__, "--child", str(seed), "--seconds", str(share), "--readers", *names]
+        words += [] if examples is None else ["--examples", str(examples)]
         at = {"at": "the start", "example": 0}
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
             assert process.stdout is not None and process.stderr is not None
@@ -583,7 +586,7 @@ def fuzz(seconds: float, seed: int, names: list[str]) -> tuple[int, list[str]]:
             hang = ", more than its time" if process.returncode == -signal.SIGALRM else ""
             findings.setdefault(f"{at['at']}: ended by {how}{hang} (example {at['example']})")
         seed += 1
-        if at["at"] == "the start":
+        if examples is not None or at["at"] == "the start":
             break
     return total, list(findings)
 
@@ -636,15 +639,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--seconds", type=float, help="instead of --minutes")
+    parser.add_argument("--examples", type=int, metavar="N", help="of each reader, instead of a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--readers", nargs="+", default=list(NAMES), choices=NAMES, metavar="NAME")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     seconds = options.seconds if options.seconds is not None else 60 * options.minutes
+    if options.examples is not None:
+        seconds = math.inf
     if options.child is not None:
-        child(options.child, seconds, options.readers)
+        child(options.child, seconds, options.examples or 100_000, options.readers)
         return 0
-    total, findings = fuzz(seconds, options.seed, options.readers)
+    total, findings = fuzz(seconds, options.examples, options.seed, options.readers)
     for finding in findings:
         print(finding)
     print(f"{total} examples of {len(options.readers)} readers: {len(findings)} findings")

@@ -23,8 +23,8 @@ class Teaching:
     """How images teach.
 
     temporal_weight    of the photometric loss with the neighbours in time, 1 as in the second stage; at 0 it is left out
-    cross_view_weight  of that between cameras; at 0 nothing is splatted, and nothing says how large a metre is. The published
-                       weight is not known
+    cross_view_weight  of that between cameras; at 0 nothing is splatted, and how large a metre is, is said by turns alone, by
+                       nothing where the pose network finds none. The published weight is not known
     photometric        fields of ``Photometric``
     overlap            (nearest, farthest) metres of the distances along a pixel's ray at which another camera may see it, and
                        their number; chosen here

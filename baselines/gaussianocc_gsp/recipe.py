@@ -10,6 +10,7 @@ RECIPE = Recipe(
     taught_by=("neighbours",),
     image_size={"paper": (640, 384)},
     stretched=True,
+    predicts_voxels=False,
     renders_depth=True,
     own_rate=("pixel_network",),
 )

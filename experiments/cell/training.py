@@ -46,7 +46,7 @@ from experiments.datasets.build import build_dataset
 from experiments.datasets.frames import OccupancyFrames, collate
 from experiments.datasets.layouts import layout_of
 from experiments.datasets.sampling import TrainSampler
-from experiments.metrics.evaluator import OccupancyMetric, counted, of_sums
+from experiments.metrics.evaluator import OccupancyMetric, counted, masks, of_sums
 from experiments.metrics.prior import fit_prior
 from experiments.metrics.shares import class_bias, class_shares, class_weights
 from experiments.plan import Launcher, PlanError, pretrained_path
@@ -136,13 +136,16 @@ def set_up(
     tracker.params(_params(cell, job, iterations))
     # The preset's options, not the row's: all rows are looked at alike, whatever they were trained with.
     views = ViewRenderer(val.grid, renderers.get(cell.renderer), GaussRenderConfig(**cell.preset.gaussrender))
-    follows = cell.row.recipe.follows_scenes
+    follows, voxels = cell.row.recipe.follows_scenes, cell.row.recipe.predicts_voxels
     metric = OccupancyMetric(
         val.grid,
         rays=val.has_ray_origins,
         others=counted(cell.metrics),
         of_sums=of_sums(cell.metrics),
         any_order=follows,
+        masks=masks(cell.metrics),
+        mask_of=val.other_masks,
+        voxels=voxels,
     )
     shown = ProgressHook(job.console, f"{cell.name}:")
     smoke = cell.overrides.get("smoke")
@@ -155,7 +158,7 @@ def set_up(
         test_dataloader=_test_loader(cell, test_set),
         test_cfg={"type": "SceneLoop"} if follows else {},
         # Labels that are unknown everywhere would be rendered as free space.
-        test_evaluator=RenderingEvaluator([metric], views) if val.has_labels else Evaluator([metric]),
+        test_evaluator=RenderingEvaluator([metric], views) if val.has_labels and voxels else Evaluator([metric]),
         launcher=job.launcher,
         env_cfg={"cudnn_benchmark": True},
         visualizer={"type": "Visualizer", "vis_backends": []},
@@ -213,7 +216,7 @@ def work(
         eval_seconds = perf_counter() - begin
         per_class, absent = ({}, {}) if metric.last is None else (metric.last.per_class, dict(metric.last.absent))
         checks: dict[str, float] = {}
-        if cell.preset.check_shuffled_images and cell.row.trained:
+        if cell.preset.check_shuffled_images and cell.row.trained and cell.row.recipe.predicts_voxels:
             checks, unseen = _shuffled(runner, cell, val, shown, job.console)
             absent |= unseen
         if trains:

@@ -117,7 +117,7 @@ class DDAD(OccupancyFrames[layout.Frame]):
         paths = [layout.semantics_path(self.data_root, frame, name) for name in layout.CAMERAS]
         return np.stack([read_semantics(path, size) for path in paths])
 
-    def _depth_maps(self, frame: layout.Frame, size: tuple[int, int] | None) -> list[NDArray[np.float32]]:
+    def _depth_maps(self, frame: layout.Frame, size: tuple[int, int]) -> list[NDArray[np.float32]]:
         paths = [layout.depth_path(self.data_root, frame, name) for name in layout.CAMERAS]
         return [layout.read_depth_map(path, size) for path in paths]
 
@@ -128,9 +128,9 @@ class DDAD(OccupancyFrames[layout.Frame]):
         pairs = zip(maps, pixels.geometry.image, strict=True)
         return np.stack([nearest(points_of(one) + [0.5, 0.5, 0], matrix, *size) for one, matrix in pairs])
 
-    def _read_lidar(self, position: int, to_label: Matrices) -> dict[str, NDArray[Any]]:
+    def _read_lidar(self, position: int, size: tuple[int, int], to_label: Matrices) -> dict[str, NDArray[Any]]:
         """The points of the depth maps, row by row, in the middles of their pixels."""
-        points = [points_of(one) for one in self._depth_maps(self._all_frames[position], None)]
+        points = [points_of(one) for one in self._depth_maps(self._all_frames[position], size)]
         rows = np.concatenate(points).astype(np.float64)
         places = (rows[:, :2] + 0.5) @ to_label[:2, :2].T + to_label[:2, 2]
         camera = np.repeat(np.arange(len(points)), [len(one) for one in points])

@@ -317,9 +317,10 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         """[V, h, w] pixels of the frame's images of ``size`` (width, height) that do not show the vehicle, None for all."""
         return None
 
-    def _read_lidar(self, position: int, to_label: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    def _read_lidar(self, position: int, size: tuple[int, int], to_label: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         """Points in the images of a frame, as ``LidarDepth`` has them: places, cells, depth, camera.
 
+        size      (width, height) of the camera's own images
         to_label  [3, 3] pixel of the camera's own image -> pixel of the label camera
         """
         raise NotImplementedError
@@ -511,7 +512,7 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
 
     def _lidar(self, position: int, pixels: Pixels, to_label: NDArray[np.float64]) -> LidarDepth:
         to_view = self._view_matrix(pixels) @ np.linalg.inv(to_label)
-        points = self._read_lidar(position, to_label)
+        points = self._read_lidar(position, (pixels.width, pixels.height), to_label)
         return LidarDepth(
             places=torch.from_numpy(points["places"].astype(np.float32)),
             cells=torch.from_numpy(points["cells"].astype(np.int64)),
@@ -606,7 +607,8 @@ class OccupancyFrames(Dataset[OccupancyBatch], Generic[Frame]):
         if part == "depth":
             self.depth(index)
         elif part == "lidar":
-            self._read_lidar(position, np.eye(3))
+            pixels = self._read_pixels(position)
+            self._read_lidar(position, (pixels.width, pixels.height), np.eye(3))
         elif part == "views":
             pixels = self._read_pixels(position)
             self._read_views([(position, 0)], pixels, pixels.geometry)

@@ -200,9 +200,9 @@ def listing(data_root: str | Path, split: str) -> bytes:
     return info_path(data_root, split).read_bytes() + times.encode()
 
 
-def read_depth_map(path: Path, size: tuple[int, int] | None) -> NDArray[np.float32]:
-    """Of an image of ``size`` (width, height), or of whatever size."""
-    return layout_depth_maps.read_map(path, GET_DEPTH, size)
+def read_depth_map(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
+    """[h, w] metres of an image of ``size`` (width, height)."""
+    return layout_depth_maps.read_map(path, size, GET_DEPTH)
 
 
 def part_files() -> dict[str, PartFiles]:

@@ -20,6 +20,9 @@ from experiments.datasets.unpickle import DataError
 from renderers.arrays import ArrayFileError, read_npy
 
 FOLDER = "depth_full"
+GET = (
+    "python -m experiments.data prepare gaussianocc makes it from nuScenes' lidar, as GaussianOcc's export_gt_depth_nusc.py does"
+)
 FARTHEST = 1e4
 """Metres beyond which there is no point."""
 
@@ -30,8 +33,8 @@ def path_of(data_root: str | Path, image: Path) -> Path:
     return either(Path(data_root, "nuscenes", FOLDER, name), Path(data_root, FOLDER, name))
 
 
-def read_map(path: Path, get: str, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-    """[h, w] of an image of ``size`` (width, height), or of whatever size; raises DataError naming the file if it is missing
+def read_map(path: Path, size: tuple[int, int], get: str = GET) -> NDArray[np.float32]:
+    """[h, w] of an image of ``size`` (width, height); raises DataError naming the file if it is missing
     (``get`` says what brings it), damaged, of another size, or holds what is no depth."""
     if not path.is_file():
         raise DataError(f"depth map {path} is missing: {get}")
@@ -43,7 +46,7 @@ def read_map(path: Path, get: str, size: tuple[int, int] | None = None) -> NDArr
         raise DataError(
             f"depth map {path} is {stored.dtype} {list(stored.shape)[:8]}, expected metres [h, w]: delete the file; {get}"
         )
-    if size is not None and stored.shape != (size[1], size[0]):
+    if stored.shape != (size[1], size[0]):
         raise DataError(
             f"depth map {path} is {stored.shape[1]}x{stored.shape[0]}, its image is {size[0]}x{size[1]}: delete the file; {get}"
         )

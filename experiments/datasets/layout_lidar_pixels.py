@@ -68,10 +68,15 @@ def read_rows(path: Path) -> NDArray[np.float32]:
     return rows
 
 
-def read_depths(path: Path) -> NDArray[np.float32]:
-    """Rows (u, v, depth) [n, 3] of a file; raises DataError like ``read_rows`` and for a depth that is not positive."""
+def read_depths(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Rows (u, v, depth) [n, 3] of the points in an image of ``size`` (width, height); raises DataError like ``read_rows``, for
+    a depth that is not positive, and for a map of another size."""
     if path.suffix == ".npy":
-        return layout_depth_maps.points_of(layout_depth_maps.read_map(path, GET))
+        return layout_depth_maps.points_of(layout_depth_maps.read_map(path, size))
+    return _read_depth_rows(path)
+
+
+def _read_depth_rows(path: Path) -> NDArray[np.float32]:
     rows = read_rows(path)
     for wrong in (rows[:, 2].min(initial=1.0), rows[:, 2].max(initial=1.0)):
         if not 0 < wrong <= MAX_DEPTH:
@@ -83,7 +88,7 @@ def read_depths(path: Path) -> NDArray[np.float32]:
 
 def read_points(data_root: str | Path, image: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Rows (u, v, depth) [n, 3] and classes [n] of the points in an image; raises DataError naming the file that is at fault."""
-    rows = read_depths(path_of(data_root, image, DEPTH))
+    rows = _read_depth_rows(path_of(data_root, image, DEPTH))
     path = path_of(data_root, image, CLASSES)
     classified = read_rows(path)
     if classified.shape != rows.shape or not np.array_equal(classified[:, :2], rows[:, :2]):

@@ -93,14 +93,18 @@ class LidarPixelFrames(OccupancyFrames[Frame]):
         self._points[self.grid.empty : self.grid.empty + 1] = 0  # never a ray
 
     def _read_depth(self, position: int, pixels: Pixels) -> NDArray[np.float32]:
-        points = [read_depths(depth_path(self.data_root, path)) for path in self._image_paths(self._all_frames[position])]
+        points = self._depths(position, (pixels.width, pixels.height))
         size = self.image.width, self.image.height
         return np.stack([nearest(rows, matrix, *size) for rows, matrix in zip(points, pixels.geometry.image, strict=True)])
 
-    def _read_lidar(self, position: int, to_label: Matrices) -> dict[str, NDArray[Any]]:
+    def _depths(self, position: int, size: tuple[int, int]) -> list[NDArray[np.float32]]:
+        images = self._image_paths(self._all_frames[position])
+        return [read_depths(depth_path(self.data_root, path), size) for path in images]
+
+    def _read_lidar(self, position: int, size: tuple[int, int], to_label: Matrices) -> dict[str, NDArray[Any]]:
         """In order of the files. A dense map has a point's depth at the pixel that its place is rounded to, as GaussianOcc's has
         (tools/export_gt_depth_nusc.py)."""
-        points = [read_depths(depth_path(self.data_root, path)) for path in self._image_paths(self._all_frames[position])]
+        points = self._depths(position, size)
         rows = np.concatenate(points).astype(np.float64)
         places = rows[:, :2] @ to_label[:2, :2].T + to_label[:2, 2]
         camera = np.repeat(np.arange(len(points)), [len(one) for one in points])

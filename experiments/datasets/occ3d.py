@@ -142,7 +142,8 @@ class Occ3DNuScenes(PseudoLabelFrames[dict[str, Any]]):
                 now = rigid(camera["ego2global_rotation"], camera["ego2global_translation"]) @ mounted
                 motion = np.linalg.inv(rigid(pose[:4], pose[4:]) @ mounted) @ now
             except (KeyError, ValueError) as error:
-                raise DataError(f"the pose of {name} beside key frame {token} is unusable: {error}") from error
+                where = list_path(self.data_root, self.split)
+                raise DataError(f"{where}: the pose of {name} beside key frame {token} is unusable: {error}") from error
             found.append(CameraFrame(path, motion))
         return found
 

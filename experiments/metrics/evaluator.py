@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from mmengine.dist import all_gather_object, get_dist_info
 from mmengine.evaluator import BaseMetric
+from numpy.typing import NDArray
 
 from baselines.interface import OccupancyBatch, OccupancyGrid
 from experiments.metrics.counts import Counts, Scores, array, evaluate, sample_counts, total
@@ -25,6 +27,11 @@ def counted(names: Iterable[str]) -> dict[str, Counted]:
     """Of these metrics those that not every evaluation counts, ready to count."""
     targets = {name: METRICS.load(name).counted for name in names}
     return {name: METRICS.part(target)() for name, target in targets.items() if target}
+
+
+def masks(names: Iterable[str]) -> dict[str, str]:
+    """Of these metrics those that count other voxels than the data set's own mask says: name -> their mask."""
+    return {name: mask for name in names if (mask := METRICS.load(name).mask)}
 
 
 def of_sums(names: Iterable[str]) -> dict[str, OfSums]:
@@ -48,6 +55,9 @@ class OccupancyMetric(BaseMetric):
     rays  compute RayIoU; needs ``meta["ray_origins"]`` in every sample
     others  further metrics by name, see ``counted``
     of_sums  and those that follow from what is counted anyway, see ``of_sums``
+    masks  those of ``others`` that count other voxels than the data set's own mask says, see ``masks``
+    mask_of  ``meta["index"]`` of a sample -> its masks [X, Y, Z] by name (``OccupancyFrames.other_masks``), for ``masks``
+    voxels  False: what is predicted says nothing about voxels (``Recipe.predicts_voxels``), and no score of them is computed
     any_order  samples come in any order and on any process, not as a distributed sampler deals them out: they are put back by
            ``meta["index"]``, each once
 
@@ -68,12 +78,16 @@ class OccupancyMetric(BaseMetric):
         others: Mapping[str, Counted] | None = None,
         of_sums: Mapping[str, OfSums] | None = None,
         any_order: bool = False,
+        masks: Mapping[str, str] | None = None,
+        mask_of: Callable[[int], Mapping[str, NDArray[np.bool_]]] = lambda index: {},
+        voxels: bool = True,
     ) -> None:
         super().__init__(collect_device=collect_device)
         self.grid = grid
         self.others = dict(others or {})
         self.of_sums = dict(of_sums or {})
-        self.rays = rays
+        self.masks, self.mask_of = dict(masks or {}), mask_of
+        self.rays, self.voxels = rays and voxels, voxels
         self.any_order = any_order
         self._indices: list[int] = []
         self.last: Scores | None = None
@@ -90,17 +104,7 @@ class OccupancyMetric(BaseMetric):
                 if "ray_origins" not in meta:
                     raise ValueError(f"sample {meta.get('token', index)} has no meta['ray_origins'], RayIoU needs it")
                 origins = meta["ray_origins"]
-            self.results.append(
-                sample_counts(
-                    sample["labels"],
-                    batch.labels[index],
-                    batch.camera_mask[index],
-                    self.grid,
-                    ray_origins=origins,
-                    views=sample.get("views"),
-                )
-            )
-            voxels = (array(sample["labels"]), array(batch.labels[index]), array(batch.camera_mask[index]).astype(bool))
+            self.results.append(self._of_voxels(sample, batch, index, origins) if self.voxels else {})
             if self.any_order:
                 self._indices.append(int(batch.meta[index]["index"]))
             if batch.lidar is not None:
@@ -111,7 +115,18 @@ class OccupancyMetric(BaseMetric):
                 if batch.neighbours is None:
                     raise ValueError("predicted motion is measured by the batch's neighbours, which are not there")
                 self.results[-1] |= motion_sums(sample["motion"], batch.neighbours.one(index))
-            self.results[-1] |= {_OTHER + name: other.count(*voxels, self.grid) for name, other in self.others.items()}
+
+    def _of_voxels(self, sample: Mapping[str, Any], batch: OccupancyBatch, index: int, origins: Any) -> Counts:
+        labels, true, mask = sample["labels"], batch.labels[index], batch.camera_mask[index]
+        counts = sample_counts(labels, true, mask, self.grid, ray_origins=origins, views=sample.get("views"))
+        both, own = (array(labels), array(true)), array(mask).astype(bool)
+        known = self.mask_of(int(batch.meta[index]["index"])) if self.masks else {}
+        for name, other in self.others.items():
+            chosen = self.masks.get(name)
+            if chosen is not None and chosen not in known:
+                raise ValueError(f"metric '{name}' counts voxels of the {chosen}, which these labels do not have")
+            counts[_OTHER + name] = other.count(*both, own if chosen is None else known[chosen], self.grid)
+        return counts
 
     def evaluate(self, size: int) -> dict[str, float]:
         """As mmengine does it; ``size``: number of different samples. Raises ValueError if, in any order, others came."""
@@ -131,7 +146,8 @@ class OccupancyMetric(BaseMetric):
         """Called by mmengine on the main process with the counts of all samples."""
         self.last = evaluate(results, self.grid.class_names, self.grid.empty)
         summed, _ = total(results)
-        scores = {name: float(other.score(summed[_OTHER + name], self.grid)) for name, other in self.others.items()}
+        others = self.others if self.voxels else {}
+        scores = {name: float(other.score(summed[_OTHER + name], self.grid)) for name, other in others.items()}
         scores |= {name: function(summed, self.grid) for name, function in self.of_sums.items()}
         self.last.metrics.update({name: score for name, score in scores.items() if not math.isnan(score)})
         return self.last.metrics

@@ -16,13 +16,15 @@ from experiments.metrics.voxel import IoUScores, scores
 
 
 def miou(sums: Counts, grid: OccupancyGrid) -> float:
-    """Mean over those classes that occur, in percent, on the voxels of the cameras' mask."""
-    return _mean(_scores(sums, grid).per_class, grid)
+    """Mean over those classes that occur, in percent, on the voxels of the cameras' mask; NaN where no voxels were counted."""
+    return _mean(_scores(sums, grid).per_class, grid) if "voxels" in sums else float("nan")
 
 
 def moving(sums: Counts, grid: OccupancyGrid) -> float:
     """Mean over those classes alone that move by themselves (``Published.moving``) and occur, in percent, on the same voxels; NaN
     for a data set of which none are published."""
+    if "voxels" not in sums:
+        return float("nan")
     per_class = _scores(sums, grid).per_class
     kept = [per_class[name] for name in grid.published.moving or () if name in per_class]
     return float(np.mean(kept)) if kept else float("nan")
@@ -30,7 +32,7 @@ def moving(sums: Counts, grid: OccupancyGrid) -> float:
 
 def iou(sums: Counts, grid: OccupancyGrid) -> float:
     """Occupied against empty on the same voxels, in percent."""
-    return _scores(sums, grid).iou if grid.published.unseen_classes else float("nan")
+    return _scores(sums, grid).iou if grid.published.unseen_classes and "voxels" in sums else float("nan")
 
 
 def rayiou(sums: Counts, grid: OccupancyGrid) -> float:

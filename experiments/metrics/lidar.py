@@ -14,6 +14,9 @@ cameras  GaussianOcc (runner.py:443-447, 527-556; utils/loss_metric.py:145-164):
          200 m in DDAD; without one, all) count, and what is rendered counts as within that; the numbers of each image, then their
          mean over the images of a camera in which there is such a pixel, then over cameras
 
+Beside them stands what no image is needed for: the Abs Rel, GaussianOcc's way, of the one depth that fits these very frames best
+if it is said of every pixel. A prediction that is not clearly below has learned no depth.
+
 Points outside of what a model renders do not count, and frames and images without any are left out of means.
 """
 
@@ -32,12 +35,13 @@ from experiments.metrics.registry import LIDAR_NUMBERS
 Array = NDArray[np.float64]
 Sums = dict[str, NDArray[Any]]
 
-POINTS, FRAMES, CAMERAS = "lidar points", "lidar frames", "lidar cameras"
-"""Keys of sums: [8], [8] and [V, 8]. The last column says how many there are of what the others are sums over."""
+POINTS, FRAMES, CAMERAS, CONSTANTS = "lidar points", "lidar frames", "lidar cameras", "lidar constants"
+"""Keys of sums: [8], [8], [V, 8] and [V, 401]. The last column says how many there are of what the others are sums over."""
 
 NEAREST, FARTHEST, LIDAR_FARTHEST = 1e-3, 80.0, 40.0  # metres
 DENSE_NEAREST = 0.1
 STEP = 1.25
+SINGLE_DEPTHS = np.arange(1, 401) / 10  # metres, of which the best one is looked for
 
 
 NUMBERS = tuple(LIDAR_NUMBERS)
@@ -51,7 +55,7 @@ def depth_sums(rendered: RenderedDepth, lidar: LidarDepth, grid: OccupancyGrid) 
     camera = array(lidar.camera)
     limit = math.inf if grid.published.lidar_limit is None else grid.published.lidar_limit
     plain, stretched, true = [], [], []
-    cameras = np.zeros((len(depth), len(NUMBERS) + 1))
+    cameras, constants = np.zeros((len(depth), len(NUMBERS) + 1)), np.zeros((len(depth), len(SINGLE_DEPTHS) + 1))
     for view, image in enumerate(depth):
         own = camera == view
         near = own & (metres <= LIDAR_FARTHEST)
@@ -61,13 +65,17 @@ def depth_sums(rendered: RenderedDepth, lidar: LidarDepth, grid: OccupancyGrid) 
         plain.append(_between(image, x - 0.5, y - 0.5, clamped=False))
         stretched.append(_between(image, x / size[0] * (size[0] - 1), y / size[1] * (size[1] - 1), clamped=False))
         true.append(metres[near][inside])
-        cameras[view] = _means(*_of_dense(image, to_view[view], cells[own], metres[own], limit), DENSE_NEAREST, limit)
+        rendered_dense, dense = _of_dense(image, to_view[view], cells[own], metres[own], limit)
+        cameras[view] = _means(rendered_dense, dense, DENSE_NEAREST, limit)
+        if len(dense):
+            constants[view] = [*np.abs(SINGLE_DEPTHS[:, None] / dense - 1).mean(axis=1), 1.0]
     gathered = np.concatenate(true)
     pooled = _means(np.concatenate(plain), gathered, NEAREST, FARTHEST)
     return {
         POINTS: np.append(pooled[:-1] * len(gathered), len(gathered)),
         FRAMES: _rooted(_means(np.concatenate(stretched), gathered, NEAREST, FARTHEST)),
         CAMERAS: _rooted(cameras),
+        CONSTANTS: constants,
     }
 
 
@@ -134,6 +142,12 @@ def by_camera(sums: Sums, grid: OccupancyGrid, number: str) -> float:
     """GaussianOcc's mean over cameras of means over images; NaN where no pixel counts, or nothing was rendered."""
     means = [row[:-1] / row[-1] for row in sums.get(CAMERAS, ()) if row[-1]]
     return float(np.mean(means, axis=0)[NUMBERS.index(number)]) if means else float("nan")
+
+
+def best_constant(sums: Sums, grid: OccupancyGrid) -> float:
+    """The least Abs Rel, by camera, that one of SINGLE_DEPTHS has for all pixels of all frames; NaN likewise."""
+    means = [row[:-1] / row[-1] for row in sums.get(CONSTANTS, ()) if row[-1]]
+    return float(np.mean(means, axis=0).min()) if means else float("nan")
 
 
 def by_frame(sums: Sums, grid: OccupancyGrid, number: str) -> float:

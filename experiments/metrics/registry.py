@@ -23,6 +23,7 @@ class Metric:
     of_sums        "module:function" (sums of ``Counts`` over all frames, OccupancyGrid) -> number, NaN where nothing
                    counts; of one that follows from what every evaluation counts, and that not every one prints
     number         which one, of a function that gives several: its further argument
+    mask           whose voxels ``counted`` gets, one of ``OccupancyFrames.other_masks``; "": the data set's own
     reads          parts of evaluated frames that it needs, of models that render depth (``Recipe.renders_depth``); others do not
                    have it
     """
@@ -36,6 +37,7 @@ class Metric:
     counted: str = ""
     of_sums: str = ""
     number: str = ""
+    mask: str = ""
     reads: tuple[str, ...] = ()
 
 
@@ -57,6 +59,9 @@ RAYIOU_1, RAYIOU_2, RAYIOU_4 = (Metric(f"RayIoU@{metres}", measured_with="RayIoU
 MIOU_MOVING = Metric("mIoU of classes that move", measured_with="mIoU", of_sums="experiments.metrics.imageclasses:moving")
 MIOU_15 = Metric("mIoU over 15 classes", measured_with="mIoU", of_sums="experiments.metrics.imageclasses:miou")
 IOU_15 = Metric("IoU where these 15 are true", measured_with="mIoU", of_sums="experiments.metrics.imageclasses:iou")
+_BOTH = "camera and lidar mask"
+MIOU_OCC3D_BOTH = Metric(f"mIoU over 17 classes, {_BOTH}", counted="experiments.metrics.occurring:AllClasses", mask=_BOTH)
+MIOU_15_BOTH = Metric(f"mIoU over 15 classes, {_BOTH}", counted="experiments.metrics.occurring:PromptedClasses", mask=_BOTH)
 RAYIOU_15 = Metric("RayIoU over 15 classes", measured_with="RayIoU", of_sums="experiments.metrics.imageclasses:rayiou")
 IMAGE_MIOU = Metric("image mIoU", over_classes=True)
 IMAGE_IOU = Metric("image IoU", measured_with="image_mIoU")
@@ -69,6 +74,10 @@ MOTION_OVERALL = Metric("learned metres to true ones", "", of_sums=f"{_MOTION}:s
 MOTION_DIRECTION = Metric("direction error", "°", higher_is_better=False, of_sums=f"{_MOTION}:direction_error")
 ROTATION = Metric("rotation error", "°", digits=3, higher_is_better=False, of_sums=f"{_MOTION}:rotation_error")
 SECONDS_PER_ITERATION = Metric("time of an iteration", "s", digits=3, higher_is_better=False)
+# Printed by others and measured of no cell here: how long a rendering takes is measured by ``renderers.compare``.
+EPOCH_HOURS = Metric("time of an epoch", "h", higher_is_better=False)
+RENDER_SECONDS = Metric("time of a rendering", "s", higher_is_better=False)
+FRAMES_PER_SECOND = Metric("predictions a second", "")
 TRAIN_PEAK = Metric("peak memory of training", "MiB", digits=0, higher_is_better=False)
 PEAK = Metric("peak memory", "MiB", digits=0, higher_is_better=False)
 TRAIN_SECONDS = Metric("time of training", "s", digits=0, higher_is_better=False)
@@ -91,6 +100,14 @@ LIDAR_WAYS = {
     "points": ("to 40 m, all points", "experiments.metrics.lidar:by_point"),
 }
 """How they were published: GaussianOcc's way, and both of GaussianFlowOcc's."""
+BEST_CONSTANT = Metric(
+    "Abs Rel of the best single depth, by camera",
+    "",
+    digits=3,
+    higher_is_better=False,
+    of_sums="experiments.metrics.lidar:best_constant",
+    reads=("lidar",),
+)
 LIDAR = SimpleNamespace(
     **{
         f"{number}_{way}": Metric(
@@ -112,6 +129,8 @@ METRICS: Registry[Metric] = Registry(
         "mIoU_15_classes": f"{_HERE}:MIOU_15",
         "mIoU_moving_classes": f"{_HERE}:MIOU_MOVING",
         "IoU_15_classes": f"{_HERE}:IOU_15",
+        "mIoU_occ3d_camera_and_lidar_mask": f"{_HERE}:MIOU_OCC3D_BOTH",
+        "mIoU_15_classes_all_voxels_camera_and_lidar_mask": f"{_HERE}:MIOU_15_BOTH",
         "RayIoU": f"{_HERE}:RAYIOU",
         "RayIoU_15_classes": f"{_HERE}:RAYIOU_15",
         "RayIoU@1": f"{_HERE}:RAYIOU_1",
@@ -123,11 +142,15 @@ METRICS: Registry[Metric] = Registry(
         "bev_IoU": f"{_HERE}:BEV_IOU",
         "depth_l1": f"{_HERE}:DEPTH",
         **{f"lidar_{name}": f"{_HERE}:LIDAR.{name}" for name in vars(LIDAR)},
+        "lidar_abs_rel_best_constant": f"{_HERE}:BEST_CONSTANT",
         "motion_scale_by_frame": f"{_HERE}:MOTION_BY_FRAME",
         "motion_scale": f"{_HERE}:MOTION_OVERALL",
         "motion_direction": f"{_HERE}:MOTION_DIRECTION",
         "motion_rotation": f"{_HERE}:ROTATION",
         "seconds_per_iteration": f"{_HERE}:SECONDS_PER_ITERATION",
+        "epoch_hours": f"{_HERE}:EPOCH_HOURS",
+        "render_seconds": f"{_HERE}:RENDER_SECONDS",
+        "frames_per_second": f"{_HERE}:FRAMES_PER_SECOND",
         "train_peak_memory_mb": f"{_HERE}:TRAIN_PEAK",
         "peak_memory_mb": f"{_HERE}:PEAK",
         "train_seconds": f"{_HERE}:TRAIN_SECONDS",

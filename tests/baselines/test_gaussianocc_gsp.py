@@ -309,6 +309,7 @@ def test_depth_and_motion_are_answers() -> None:
     assert torch.equal(said[1]["motion"], answer.motion[1]) and torch.equal(said[1]["depth"].depth[0], answer.depth.depth[1])
 
 
-def test_the_row_without_alignment_has_the_toys_pose_network_otherwise() -> None:
-    row = load_table("table_gaussianocc_depth").row("gaussianocc-gsp-unaligned")
+@pytest.mark.parametrize("name", ["gaussianocc-gsp-unaligned", "gaussianocc-gsp-unaligned-cross-view"])
+def test_rows_without_alignment_have_the_toys_pose_network_otherwise(name: str) -> None:
+    row = load_table("table_gaussianocc_depth").row(name)
     assert {**row.options["pose"], "aligned": True} == TOY["pose"]

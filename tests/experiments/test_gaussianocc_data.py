@@ -19,6 +19,7 @@ from experiments.datasets.ddad import DDAD
 from experiments.datasets.inventory import inventory
 from experiments.datasets.layout import CAMERAS, read_infos
 from experiments.datasets.layout_camera_frames import list_path, read_list
+from experiments.datasets.layout_ddad import depth_path, read_frames
 from experiments.datasets.layout_depth_maps import map_of, points_of
 from experiments.datasets.layout_depth_maps import path_of as map_path
 from experiments.datasets.layout_image_semantics import path_of as semantics_path
@@ -72,7 +73,7 @@ def test_semantics_and_maps_of_depth(tiny: Path) -> None:
     assert torch.allclose(tall.intrinsics[0, 0, 0].diagonal(), torch.tensor([60 * 20 / 80, 60 * 30 / 45, 1.0]))
     depth[30, 41] = np.nan
     np.save(map_path(tiny, second), depth)
-    with pytest.raises(DataError, match=f"{second.stem}.npy has NaN or infinite values.*prepare renderocc"):
+    with pytest.raises(DataError, match=f"{second.stem}.npy has NaN or infinite values.*prepare gaussianocc"):
         Occ3DNuScenes(tiny, "train", image=IMAGE, depth=True)[1]
 
 
@@ -264,3 +265,39 @@ def test_the_toy_world_in_ddads_layout(tmp_path: Path, capsys: pytest.CaptureFix
     right = sum(warped(around.images, around, view, 1, depth[0, view]) for view in range(6))
     still = around.current[:, None].expand_as(around.images)
     assert right < 0.9 * sum(warped(still, around, view, 1, depth[0, view]) for view in range(6))
+
+
+@pytest.mark.parametrize("content, said", [(np.ones((10, 10), "f4"), r"is 10x10, its image is \d+x\d+"), (np.nan, "has NaN")])
+@pytest.mark.parametrize("dataset", ["occ3d", "ddad"])
+def test_depth_maps_of_other_images_are_refused_wherever_they_are_read(
+    tmp_path: Path, dataset: str, content: Any, said: str
+) -> None:
+    if dataset == "occ3d":
+        root = occ3d_layout.write_layout(tmp_path / "data", frames=2)
+        images = images_of(root, "val", 0)
+        path, get = map_path(root, images[2]), "prepare gaussianocc makes it from nuScenes' lidar"
+        for image in images:
+            map_path(root, image).parent.mkdir(parents=True, exist_ok=True)
+            np.save(map_path(root, image), np.ones((occ3d_layout.HEIGHT, occ3d_layout.WIDTH), "f4"))
+    else:
+        config = toyworld.ToyWorldConfig(
+            layout="ddad", train_scenes=1, val_scenes=1, train_frames=1, val_frames=1, image_width=242
+        )
+        root = toyworld.ensure_at(config, tmp_path / "data")
+        assert data.main(["prepare", "gaussianocc", "--data-root", str(root)]) == 0
+        path, get = depth_path(root, read_frames(root, "val")[0], "CAMERA_05"), "python -m experiments.data prepare gaussianocc"
+    reader: Any = {"occ3d": Occ3DNuScenes, "ddad": DDAD}[dataset]
+    image = ImageTransform(width=40, height=16, distort=False)
+
+    def read(**part: bool) -> None:
+        assert reader(root, "val", image=image, **part)[0] is not None
+
+    for part in ("lidar", "depth"):
+        read(**{part: True})
+    whole = np.load(path)
+    np.save(path, content if np.ndim(content) else np.full_like(whole, content))
+    for part in ("lidar", "depth"):
+        with pytest.raises(DataError, match=f"{path.name} {said}.*{get}"):
+            read(**{part: True})
+    with pytest.raises(DataError, match=f"{path.name} {said}"):
+        reader(root, "val").check_part("lidar", 0)  # which ``verify`` asks

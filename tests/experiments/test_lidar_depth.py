@@ -27,7 +27,7 @@ from experiments.datasets.occ3d import Occ3DNuScenes
 from experiments.datasets.transforms import ImageTransform
 from experiments.datasets.unpickle import DataError
 from experiments.metrics.evaluator import OccupancyMetric, of_sums
-from experiments.metrics.lidar import NUMBERS, by_camera, by_frame, by_point, depth_sums
+from experiments.metrics.lidar import NUMBERS, SINGLE_DEPTHS, best_constant, by_camera, by_frame, by_point, depth_sums
 from experiments.metrics.registry import LIDAR_WAYS, METRICS, lidar
 from experiments.spec import load_spec, load_table
 
@@ -131,6 +131,21 @@ def test_gaussianoccs_way_is_its_own() -> None:
     assert [len(found) for found in by_view] == [3, 2]
     expected = np.mean([np.mean(found, axis=0) for found in by_view], axis=0)
     assert scores(total(parts), by_camera) == pytest.approx(expected, rel=1e-4)  # OpenCV interpolates in float32
+
+
+def test_the_best_single_depth_is_that_of_a_model_which_says_it_everywhere() -> None:
+    sums = [depth_sums(*measured(seed), GRID) for seed in range(3)]
+    best = best_constant(total(sums), GRID)
+    said = {}
+    for metres in SINGLE_DEPTHS.tolist():
+        parts = []
+        for seed in range(3):
+            rendered, points = measured(seed)
+            parts.append(depth_sums(replace(rendered, depth=torch.full_like(rendered.depth, float(metres))), points, GRID))
+        said[metres] = by_camera(total(parts), GRID, "abs_rel")
+    least = min(said, key=said.__getitem__)
+    assert best == pytest.approx(said[least], rel=1e-6) and SINGLE_DEPTHS[0] < least < SINGLE_DEPTHS[-1]
+    assert np.isnan(best_constant({}, GRID))
 
 
 def test_the_limit_is_the_data_sets() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from baselines.interface import OccupancyBatch, OccupancyGrid
 from baselines.published import Published
 from experiments.metrics.counts import evaluate, sample_counts
 from experiments.metrics.depth import depth_l1, depth_sums
-from experiments.metrics.evaluator import OccupancyMetric, of_sums
+from experiments.metrics.evaluator import OccupancyMetric, counted, masks, of_sums
 from experiments.metrics.prior import fit_prior
 from experiments.metrics.voxel import confusion, scores
 
@@ -244,6 +246,26 @@ def test_metric_names_what_is_missing() -> None:
     without = OccupancyMetric(GRID, rays=False)
     without.process(batch, samples)
     assert "RayIoU" not in without.evaluate(2)
+
+
+def test_a_metric_of_another_mask_counts_its_voxels_and_names_a_mask_that_is_not_there() -> None:
+    name = "mIoU_occ3d_camera_and_lidar_mask"
+    batch, samples = batch_of([0, 1])
+    for index, meta in enumerate(batch["batch"].meta):
+        meta["index"] = index
+    other = [np.random.default_rng(index).random(GRID.shape) < 0.5 for index in range(2)]
+
+    def metric(mask_of: Callable[[int], dict[str, Any]]) -> OccupancyMetric:
+        return OccupancyMetric(GRID, others=counted([name, "mIoU"]), masks=masks([name, "mIoU"]), mask_of=mask_of)
+
+    masked = metric(lambda index: {"camera and lidar mask": other[index]})
+    masked.process(batch, samples)
+    parts = [sample(seed) for seed in range(2)]
+    matrix = sum(confusion(p, t, mask, num_classes=4) for (p, t, _, _), mask in zip(parts, other, strict=True))
+    found = masked.evaluate(2)
+    assert found[name] == pytest.approx(scores(matrix, NAMES, 3, absent="drop").miou) != found["mIoU_occ3d"]
+    with pytest.raises(ValueError, match=f"metric '{name}' counts voxels of the camera and lidar mask, which these labels"):
+        metric(lambda index: {}).process(batch, samples)
 
 
 _TWO_PROCESSES = """

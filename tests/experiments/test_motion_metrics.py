@@ -115,6 +115,15 @@ def test_the_evaluation_measures_it_whatever_the_batch_size() -> None:
         whole.process({"batch": replace(batch, neighbours=None)}, said)
 
 
+def test_of_a_model_that_predicts_no_voxels_none_are_scored() -> None:
+    names = ("motion_scale", "mIoU_15_classes", "IoU_15_classes", "mIoU_moving_classes")
+    batch, said = frames(2)
+    metric = OccupancyMetric(GRID, of_sums=of_sums(names), voxels=False)
+    metric.process({"batch": batch}, said)
+    assert set(metric.evaluate(2)) == {"motion_scale"}
+    assert metric.last is not None and (metric.last.per_class, metric.last.absent) == ({}, {})
+
+
 def test_other_moments_are_refused() -> None:
     with pytest.raises(ValueError, match=r"predicted motion must be \[1, 4, 4\], got \[2, 4, 4\]"):
         motion_sums(torch.eye(4).expand(2, 4, 4), neighbours([torch.eye(4)]))

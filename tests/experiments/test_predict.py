@@ -134,6 +134,15 @@ def test_a_mistake_is_one_line_with_the_way_out(command: Command, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_of_a_row_that_predicts_no_voxels_there_is_nothing_to_save(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["table_gaussianocc_depth", "--preset", "toy", "--row", "gaussianocc-gsp", "--renderer", "cpu", "--index", "0"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: row 'gaussianocc-gsp' predicts no voxels") and err.endswith(
+        "rows that do: gaussianocc-stage2\n"
+    )
+
+
 def test_a_folder_that_cannot_be_written_is_named(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     code, _, err = command("--row", "prior", "--index", "0", "--out", str(tmp_path / "file"))

@@ -38,6 +38,8 @@ def test_depth_and_motion_are_in_its_record(finished: Path, row: str) -> None:
     assert {*lidar("cameras"), "motion_scale", "motion_scale_by_frame", "motion_direction", "motion_rotation"} <= set(
         record.metrics
     )
+    assert not any("IoU" in name for name in (*record.metrics, *record.per_class, *record.checks)), "it predicts no voxels"
+    assert 0 < record.metrics["lidar_abs_rel_best_constant"] < 1
     assert 0 < record.metrics["lidar_abs_rel_cameras"] < 20 and 0 <= record.metrics["motion_rotation"] < 30
     assert set(record.first_losses[0]) - {"loss"} == LOSSES[row] and record.iterations == 2
     assert all(np.isfinite(value) for value in record.first_losses[0].values())

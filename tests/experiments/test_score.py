@@ -30,7 +30,8 @@ from experiments.datasets.build import reader
 from experiments.datasets.frames import OccupancyFrames
 from experiments.datasets.transforms import ImageTransform
 from experiments.metrics.counts import evaluate, sample_counts
-from experiments.metrics.evaluator import OccupancyMetric
+from experiments.metrics.evaluator import OccupancyMetric, counted, masks
+from experiments.metrics.registry import METRICS
 from experiments.score_records import ScoreRecord
 from experiments.scoring import frames as scored_frames
 from experiments.spec import load_table
@@ -153,7 +154,10 @@ def record_in(tmp_path: Path, pattern: str = "scores/*/*/*.json") -> ScoreRecord
 
 def evaluated(frames: OccupancyFrames[Any]) -> OccupancyMetric:
     """What a cell's evaluation says of the same guesses."""
-    metric = OccupancyMetric(frames.grid, rays=frames.has_ray_origins)
+    both = [name for name in METRICS.names() if METRICS.load(name).mask in frames.other_masks(0)]
+    metric = OccupancyMetric(
+        frames.grid, rays=frames.has_ray_origins, others=counted(both), masks=masks(both), mask_of=frames.other_masks
+    )
     for number, labels in enumerate(guesses(frames).values()):
         metric.process({"batch": frames[number]}, [{"labels": torch.from_numpy(labels)}])
     metric.evaluate(len(frames))
@@ -167,7 +171,11 @@ def test_every_format_gets_the_evaluators_numbers(command: Command, world: Path,
     code, out, err = command(tmp_path / "made", world)
     assert (code, err) == (0, "")
     found, expected = record_in(tmp_path), evaluated(frames).last
-    assert expected is not None and len(expected.metrics) >= 7
+    assert expected is not None and len(expected.metrics) >= 9
+    assert {key for key in expected.metrics if key.endswith("_camera_and_lidar_mask")} == {
+        "mIoU_occ3d_camera_and_lidar_mask",
+        "mIoU_15_classes_all_voxels_camera_and_lidar_mask",
+    }
     for key, value in expected.metrics.items():
         assert found.metrics[key] == value, key
     for key, values in expected.per_class.items():
@@ -214,8 +222,8 @@ def test_every_protocol_by_hand(command: Command, world: Path, tmp_path: Path) -
         assert metrics[f"mIoU{suffix}"] == pytest.approx((sum(every) + 100 * (17 - len(every))) / 17)
         assert metrics[f"mIoU_15_classes{suffix}"] == pytest.approx(np.mean(iou(fifteen, taught)))
         assert metrics[f"mIoU_15_classes_all_voxels{suffix}"] == pytest.approx(np.mean(iou(fifteen, mask)))
-        for key, counted in (("IoU", mask), ("IoU_15_classes", taught)):
-            a, b = (t != 17)[counted], (g != 17)[counted]
+        for key, scored in (("IoU", mask), ("IoU_15_classes", taught)):
+            a, b = (t != 17)[scored], (g != 17)[scored]
             assert metrics[f"{key}{suffix}"] == pytest.approx(100 * (a & b).sum() / (a | b).sum())
     names = record_in(tmp_path).names
     assert len(set(names.values())) == len(names) == len(metrics) == 3 * 6 + 5, "every number has a name of its own"

@@ -79,3 +79,13 @@ def test_rows_on_other_data_or_of_other_seeds_say_nothing(project: Path, make_re
     make_record(project / "results/records", ROW, 0, 11.0, data_fingerprint="other")
     make_record(project / "results/records", ROW, 1, 11.0, data_fingerprint="other")
     assert said(project, RISES) == []
+
+
+def test_rows_that_read_other_files_besides_are_compared_on_the_data_that_both_read(project: Path, make_record) -> None:
+    for seed, gain in enumerate((0.3, 0.36, 0.4)):
+        make_record(project / "results/records", BASE, seed, 10.0, data_fingerprint="world+rays")
+        make_record(project / "results/records", ROW, seed, 10.0 + gain, data_fingerprint="world+semantics")
+    assert said(project, RISES) == ["confirmed"]
+    for seed in range(3):
+        make_record(project / "results/records", BASE, seed, 10.0, data_fingerprint="other+semantics")
+    assert said(project, RISES) == []
