@@ -56,6 +56,7 @@ class CellTask:
     def __post_init__(self) -> None:
         self._cell: subprocess.Popen[bytes] | None = None
         self._begun, self._at = 0.0, 0
+        self._told = False
 
     def command(self) -> list[str]:
         """What the task runs."""
@@ -76,6 +77,8 @@ class CellTask:
         print(shlex.join(command), flush=True)
         self._cell = subprocess.Popen(command, env=_environment(self.devices), start_new_session=True, preexec_fn=_as_a_cell())
         while (code := self._cell.poll()) is None:
+            if self._told:
+                self._told_to_end()
             time.sleep(0.2)  # not wait(): within a signal's handler, nothing could ask for the process's end
         if code < 0:
             time.sleep(GRACE)  # a signal for the whole job: this process's own decides what becomes of it
@@ -100,6 +103,9 @@ class CellTask:
 
     def _told_to_end(self, *_: Any) -> None:
         """SIGTERM: cancelled, or Slurm's first word of a preemption, behind which it queues the task again by itself."""
+        if self._cell is None:  # what is raised while a process is being made is lost, and the cell would run on
+            self._told = True
+            return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         self._stop()
         if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":

@@ -86,7 +86,7 @@ def work_off(
                 place = free.pop(0)
                 with _unheard():
                     job = made.submit(replace(task, cores=place.cores, devices=place.devices))
-                running.append((entry, place, job))
+                    running.append((entry, place, job))
                 sweep.assign([entry], [job.job_id])
             for entry, place, job in [one for one in running if one[2].done()]:
                 running.remove((entry, place, job))

@@ -408,8 +408,9 @@ def test_a_mirrored_frame_moves_the_volume(batch: OccupancyBatch) -> None:
     mirror = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0]))
     chain = batch.chain
     assert chain is not None
-    features, vector = torch.randn(2, 6, 16, 8, 12), torch.randn(2, 6, VECTOR_LENGTH)
-    cost = torch.rand(2, 6, view.num_depths, 16, 24).softmax(2)
+    g = torch.Generator().manual_seed(0)
+    features, vector = torch.randn(2, 6, 16, 8, 12, generator=g), torch.randn(2, 6, VECTOR_LENGTH, generator=g)
+    cost = torch.rand(2, 6, view.num_depths, 16, 24, generator=g).softmax(2)
     plain, _ = view(features, vector, chain.projection(), (96, 64), cost)
     mirrored = replace(chain, reference=chain.reference @ mirror[:3, :3])
     moved, _ = view(features, vector, mirrored.projection(), (96, 64), cost)

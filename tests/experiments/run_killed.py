@@ -5,7 +5,7 @@
 Prints a line a cell, {"cell": ..., "kills": ..., "continued": [iterations], "tensors": how many, "different": [names]}. Every
 run is a forked process, so that the libraries are imported once; nothing computes before the fork, which threads would not
 survive. Runs are tracked where MLFLOW_TRACKING_URI names a store. Kills are SIGKILL, after a checkpoint drawn by the generator
-and a drawn part of the time between two checkpoints.
+and a drawn part of the time between two checkpoints; a process that is to be killed waits for it before its evaluation.
 """
 
 import json
@@ -22,18 +22,22 @@ from run_tiny import TABLES
 
 import experiments.tables
 from experiments import run
-from experiments.cell.folder import WEIGHTS, CellFolder
+from experiments.cell.folder import WEIGHTS, CellFolder, checkpoints_in, iteration_of
 from experiments.spec import Cell, load_table
 
 INTERVAL = 2  # iterations between two checkpoints in the tests' tables
 
 
-def start(cell: Cell, folder: Path, iterations: int) -> int:
-    """Run the cell in a process of its own; returns its id."""
+def start(cell: Cell, folder: Path, iterations: int, waits: bool) -> int:
+    """Run the cell in a process of its own, up to the evaluation if it ``waits`` there; returns the process's id."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
+            if waits:
+                from experiments.cell import training
+
+                training.CellRunner.test = lambda _: time.sleep(600)
             log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -55,18 +59,23 @@ def ended(child: int, wait: bool) -> bool:
 
 
 def kill_behind(child: int, reached: Callable[[], bool], part: float) -> bool:
-    """Kill the process once ``reached``, and ``part`` of the time between two checkpoints later; False if it was done before."""
+    """Kill the process once ``reached``, and ``part`` of the time between two checkpoints later; False if it ended itself."""
     begin = time.monotonic()
     while not reached():
         if ended(child, wait=False):
             return False
         time.sleep(0.002)
-    time.sleep(part * min(0.3, 0.02 * (time.monotonic() - begin)))  # short of the evaluation behind the last iteration
+    time.sleep(part * min(0.3, 0.02 * (time.monotonic() - begin)))
     if ended(child, wait=False):
         return False
     os.kill(child, signal.SIGKILL)
     ended(child, wait=True)
     return True
+
+
+def newest(work: CellFolder) -> int:
+    """Iteration of the newest checkpoint, 0 without one."""
+    return max(map(iteration_of, checkpoints_in(work.work_dir)), default=0)
 
 
 def chain(name: str, folder: Path, iterations: int, kills: int, draw: random.Random) -> dict[str, object]:
@@ -83,10 +92,9 @@ def chain(name: str, folder: Path, iterations: int, kills: int, draw: random.Ran
         work = CellFolder(cell, place)
         moments = sorted(draw.sample(range(INTERVAL, iterations, INTERVAL), kills)) if side == "killed" else []
         for moment in moments:
-            child = start(cell, place, iterations)
-            file = work.work_dir / f"iter_{moment}.pth"
-            killed += kill_behind(child, file.is_file, draw.random())
-        ended(start(cell, place, iterations), wait=True)
+            child = start(cell, place, iterations, waits=True)
+            killed += kill_behind(child, lambda: newest(work) >= moment, draw.random())  # noqa: B023 - called at once
+        ended(start(cell, place, iterations, waits=False), wait=True)
         states.append(torch.load(work.work_dir / WEIGHTS, weights_only=True)["state_dict"])
     continued = re.findall(r"continues at iteration (\d+)", (folder / name.replace(":", "-") / "killed" / "log").read_text())
     different = [key for key, value in states[0].items() if not torch.equal(value, states[1][key])]

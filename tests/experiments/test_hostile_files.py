@@ -242,7 +242,7 @@ def outcomes(kind: str, files: dict[str, bytes], folder: Path) -> dict[str, str]
         (folder / f"{number:03d}").write_bytes(files[name])
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-c", WORKER, kind, str(folder)], capture_output=True, text=True, timeout=300, env=environment
+        [sys.executable, "-c", WORKER, kind, str(folder)], capture_output=True, text=True, timeout=1200, env=environment
     )
     lines = done.stdout.splitlines()
     said = {names[int(number)]: what for number, _, what in (line.partition("\t") for line in lines) if number.isdecimal()}

@@ -36,4 +36,4 @@ def test_a_killed_cell_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert [result["cell"] for result in results] == list(CELLS)
     for result in results:
         assert result["tensors"] > 100 and result["different"] == [], result
-        assert 1 <= result["kills"] <= kills and result["continued"], result  # a kill may find the cell done
+        assert result["kills"] == kills and result["continued"], result

@@ -138,9 +138,12 @@ def test_a_second_run_waits_for_the_first_and_says_so_once(folder: CellFolder) -
     with folder.lock(said.append):
         thread = threading.Thread(target=second)
         thread.start()
+        end = time.monotonic() + 60
+        while not said and time.monotonic() < end:
+            time.sleep(0.01)
         thread.join(0.3)
         order.append("first")
-    thread.join(5)
+    thread.join(60)
     assert order == ["first", "second"]
     assert len(said) == 1 and "another run works on it" in said[0]
 

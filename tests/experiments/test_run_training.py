@@ -16,6 +16,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import torch
@@ -318,15 +319,29 @@ def test_a_change_of_the_spec_makes_a_record_outdated_and_its_checkpoints_are_no
     assert code == 0 and "outdated" in out
 
 
+def started(folder: Path, until: int, *words: str, **options: Any) -> subprocess.Popen[str]:
+    """A training of ``table_tiny`` that waits behind iteration ``until``: however late a signal comes, it finds it there."""
+    program = (
+        "import sys, time; from run_tiny import TABLES, main; import experiments.tables\n"
+        "from experiments.cell.engine import IterationTimesHook\n"
+        "last = int(sys.argv[1]) - 1\n"
+        "IterationTimesHook.after_train_iter = lambda _, runner, *rest, **more: runner.iter == last and time.sleep(600)\n"
+        "experiments.tables.__path__.append(TABLES); sys.exit(main(sys.argv[2:]))"
+    )
+    known = environment(folder)
+    known["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
+    command = [sys.executable, "-c", program, str(until), "table_tiny", *words]
+    return subprocess.Popen(command, env=known, cwd=folder, text=True, **options)
+
+
 @pytest.mark.slow
 def test_kill_9_leaves_a_resumable_cell_and_every_finished_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--row", "prior", "small", "--iterations", "12"]
-    start = [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny", *words]
     work = tmp_path / "results" / "table_tiny" / "toy" / "small--cpu--seed0--iterations=12"
-    process = subprocess.Popen(start, env=environment(tmp_path), cwd=tmp_path, stdout=subprocess.DEVNULL)
-    deadline = time.time() + 300
+    process = started(tmp_path, 7, *words, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 1200
     while not (work / "iter_4.pth").is_file():
         assert time.time() < deadline and process.poll() is None, "no checkpoint was written"
         time.sleep(0.02)
@@ -348,23 +363,24 @@ def test_kill_9_leaves_a_resumable_cell_and_every_finished_one(
 
 @pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    start = [sys.executable, str(Path(__file__).with_name("run_tiny.py")), "table_tiny", "--row", "small"]
-    process = subprocess.Popen(
-        [*start, "--iterations", "400"],
-        env=environment(tmp_path),
-        cwd=tmp_path,
+    process = started(
+        tmp_path,
+        3,
+        "--row",
+        "small",
+        "--iterations",
+        "400",
         stderr=subprocess.PIPE,
-        text=True,
         # As from a terminal: a shell that runs the tests in the background makes its children ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     work = tmp_path / "results" / "table_tiny" / "toy" / "small--cpu--seed0--iterations=400"
-    deadline = time.time() + 300
+    deadline = time.time() + 1200
     while not (work / "iter_2.pth").is_file():
         assert time.time() < deadline and process.poll() is None, "no checkpoint was written"
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "interrupted" in err and "continues small--cpu--seed0--iterations=400 from iteration" in err
     assert "Traceback" not in err
@@ -384,7 +400,7 @@ def test_two_runs_at_once_train_a_cell_once_and_both_finish(tmp_path: Path) -> N
         )
         for rows in (("small", ROW), (ROW, "small"))
     ]
-    outputs = [process.communicate(timeout=900) for process in both]
+    outputs = [process.communicate(timeout=3600) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     text = "".join(out for out, _ in outputs)
     assert text.count(": starts") == 2 and text.count("done already") == 2

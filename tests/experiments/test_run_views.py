@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import torch
 from grids import occ3d_grid
 from run_tiny import TABLES
 from test_run_training import command_in, run_within
@@ -14,7 +14,7 @@ from test_run_training import command_in, run_within
 import experiments.tables
 from baselines.gaussrender import gaussian_scale
 from experiments import records
-from experiments.cell import models
+from experiments.cell import engine, models
 from experiments.cell.engine import IterationTimesHook
 from experiments.records import Record
 from experiments.spec import load_table
@@ -88,11 +88,13 @@ def test_a_rows_options_reach_the_model_and_its_grid() -> None:
     assert plugin.renderer_prep.scale == plugin.renderer.scale == pytest.approx(2 * gaussian_scale(grid))
 
 
-def test_an_iteration_is_timed_after_the_first_ones() -> None:
+def test_an_iteration_is_timed_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 100.0
+    monkeypatch.setattr(engine, "time", SimpleNamespace(perf_counter=lambda: clock))
     hook = IterationTimesHook(warm_up=2)
     assert hook.median is None
-    for _ in range(5):
+    for seconds in (50, 60, 3, 1, 2):
         hook.before_train_iter(None, 0)  # type: ignore[arg-type]
-        torch.ones(10).sum()
+        clock += seconds
         hook.after_train_iter(None, 0)  # type: ignore[arg-type]
-    assert len(hook.seconds) == 3 and hook.median is not None and 0 < hook.median < 1
+    assert hook.seconds == [3, 1, 2] and hook.median == 2

@@ -480,7 +480,7 @@ def test_two_workers_give_the_bytes_of_one(command: Command, world: Path, tmp_pa
     written(tmp_path / "made", of_sparseocc, reader("occ3d")(world, "val"))
     assert command(tmp_path / "made", world)[0] == 0
     process = started(tmp_path / "made", world, tmp_path / "two", "--workers", "2")
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=1200)
     assert process.returncode == 0, err
     (one,), (two,) = ((tmp_path / where / "scores").rglob("*.jsonl") for where in ("results", "two"))
     assert one.read_bytes() == two.read_bytes() and one.name == two.name
@@ -497,7 +497,7 @@ def test_a_killed_scoring_goes_on(command: Command, world: Path, tmp_path: Path)
     aside = paths[2].rename(tmp_path / "aside.npz")
     os.mkfifo(paths[2])  # what reads it waits for somebody who writes: there the process is killed
     process = started(tmp_path / "made", world, tmp_path / "results", "--workers", "1")
-    for _ in range(6000):
+    for _ in range(60_000):
         if notes.is_file() and notes.read_bytes().count(b"\n") == 3:  # the heading and two frames
             break
         assert process.poll() is None, process.communicate()

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,7 +205,7 @@ def test_a_task_stops_its_cell_as_ctrl_c_and_goes_on_unless_nothing_comes_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program = (
-        "import sys, time\ntry:\n    open(sys.argv[1] + '/up', 'x'); time.sleep(60)\n"
+        "import sys, time\ntry:\n    open(sys.argv[1] + '/up', 'x'); time.sleep(600)\n"
         "except KeyboardInterrupt:\n    open(sys.argv[1] + '/stopped', 'x')"
     )
     monkeypatch.setattr(CellTask, "command", lambda self: [sys.executable, "-c", program, str(tmp_path)])
@@ -232,6 +233,28 @@ def test_a_task_stops_its_cell_as_ctrl_c_and_goes_on_unless_nothing_comes_of_it(
     assert one.checkpoint() is not None
 
 
+def test_a_task_that_is_told_to_end_while_its_cell_is_being_started_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def told_meanwhile(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        started.append(subprocess.Popen(*words, **options))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return started[0]
+
+    monkeypatch.setattr(CellTask, "command", lambda self: ["sleep", "120"])
+    monkeypatch.setattr(task, "subprocess", SimpleNamespace(Popen=told_meanwhile))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit):
+            CellTask((), tmp_path)()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [process.wait(10) for process in started] == [-signal.SIGINT], "as Ctrl-C does"
+
+
 # Locks
 
 
@@ -249,13 +272,16 @@ def foreign(folder: CellFolder, age: float, **changes: Any) -> Path:
     return lease
 
 
-def test_a_cell_of_another_machine_is_left_alone_until_its_lease_is_stale(tmp_path: Path) -> None:
+def test_a_cell_of_another_machine_is_left_alone_until_its_lease_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "STALE", 100 * lock.STALE)  # a tenth of it is longer than any pause of a busy machine
     folder = folder_of(tmp_path)
-    lease = foreign(folder, lock.STALE - 20)
+    lease = foreign(folder, 0.9 * lock.STALE)
     with pytest.raises(Busy), folder.lock(print, wait=False):
         pass
     assert str(folder.holder()) == "process 5 on node7"
-    foreign(folder, lock.STALE + 20)
+    foreign(folder, 1.1 * lock.STALE)
     assert folder.holder() is None
     with folder.lock(print, wait=False):
         holder = folder.holder()
@@ -277,16 +303,16 @@ def test_a_holder_renews_its_lease_and_stops_where_another_machine_took_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lock, "BEAT", 0.05)
-    folder = folder_of(tmp_path)
+    folder, begin = folder_of(tmp_path), time.time()
     with pytest.raises(KeyboardInterrupt), folder.lock(print):
         lease = folder.record_path.with_name(f".{folder.cell.name}.lease")
         os.utime(lease, (0, 0))
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while lease.stat().st_mtime == 0 and time.monotonic() < end:
             time.sleep(0.02)
-        assert time.time() - lease.stat().st_mtime < 60
+        assert lease.stat().st_mtime > begin - 1  # the clock that gives files their times is a coarse one
         foreign(folder, 0)
-        time.sleep(10)
+        time.sleep(60)
     assert "node7" in lease.read_text(), "the lease is another machine's"
 
 
@@ -400,25 +426,30 @@ def test_ctrl_c_ends_all_cells_in_order(moment: str, tmp_path: Path, monkeypatch
     """Through submitit's local executor: its processes, the task's, and the cell's."""
     sweep, tasks = sweep_of(tmp_path, 1)
     monkeypatch.setenv("PYTHONPATH", str(task.ROOT))
-    made = workstation.executor(sweep.jobs)
+    made, assigned = workstation.executor(sweep.jobs), sweep.folder / "jobs.tsv"
     jobs: list[Any] = []
 
     class Sleeps(CellTask):
         def command(self) -> list[str]:
-            return ["sleep", "600"]
+            return ["sleep", "120"]  # longer than anything waits for its end
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "_cell" and value is not None:
+                (tmp_path / "begun").touch()
 
     def ready() -> bool:
         if moment == "at once":
             return True
+        if moment == "within the cell":
+            return (tmp_path / "begun").is_file()
         log = Path(jobs[0].paths.stdout)
-        word = "sleep 600" if moment == "within the cell" else "Starting with"
-        return log.is_file() and word in log.read_text()
+        return log.is_file() and "Starting with" in log.read_text()
 
     def interrupt() -> None:
-        end = time.monotonic() + 60
-        while not (jobs and ready()) and time.monotonic() < end:
+        end = time.monotonic() + 300
+        while not (assigned.is_file() and ready()) and time.monotonic() < end:  # the submission does not hear it
             time.sleep(0.01)
-        time.sleep(0.2)  # out of work_off's submission, which does not hear it
         os.kill(os.getpid(), signal.SIGINT)
 
     class Endless:

@@ -24,6 +24,6 @@ def outputs_of_two_ranks(script: str, folder: Path) -> list[str]:
         )
         for rank in range(2)
     ]
-    errors = [run.communicate(timeout=600)[1] for run in runs]
+    errors = [run.communicate(timeout=1200)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], errors
     return [(folder / f"out{rank}").read_text() for rank in range(2)]

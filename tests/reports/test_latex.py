@@ -52,7 +52,7 @@ def test_all_tables_are_set(written: list[Path]) -> None:
         cwd=document.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert document.with_suffix(".pdf").is_file()
