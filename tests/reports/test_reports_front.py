@@ -80,7 +80,7 @@ def test_every_other_page_is_linked_with_what_was_run(project: Path, make_record
     make_record(project / "results/records", "camera", 0, 10.0, table="table_ablation_losses")
     lines = readme_section(project, "results").splitlines()
     assert any("(reports/pages/table_ablation_losses.md): ours, toy, cpu, 1 seed" in line for line in lines)
-    assert any("(reports/pages/table_cost.md): not run yet" in line for line in lines)
+    assert any("(reports/pages/table_ablation_views.md): not run yet" in line for line in lines)
     assert any("(reports/pages/table_renderers.md): not measured yet" in line for line in lines)
     assert any(line.endswith("(reports/pages/table_2d.md)") for line in lines)
 
