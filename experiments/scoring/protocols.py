@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from baselines.interface import OccupancyGrid
 from experiments.metrics import imageclasses
 from experiments.metrics.counts import Counts, evaluate, sample_counts
+from experiments.metrics.occurring import PromptedClasses
 from experiments.metrics.rayiou import THRESHOLDS
-from experiments.metrics.voxel import confusion, scores
+from experiments.metrics.voxel import confusion
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,6 @@ def _of_voxels(sums: Counts, grid: OccupancyGrid, mask: str, suffix: str, found:
     found.absent.update({key + suffix: classes for key, classes in scored.absent.items()})
     if unseen:
         left_out = " and ".join(unseen)
-        present = scores(sums["voxels"], grid.class_names, grid.empty, absent="drop").per_class
-        kept = [value for name, value in present.items() if name not in (*unseen, grid.class_names[grid.empty])]
         add(
             "mIoU_15_classes",
             f"mIoU over {taught} classes, {mask} without voxels of {left_out} (GaussianFlowOcc)",
@@ -87,7 +86,7 @@ def _of_voxels(sums: Counts, grid: OccupancyGrid, mask: str, suffix: str, found:
         add(
             "mIoU_15_classes_all_voxels",
             f"mIoU over {taught} classes, {mask}, voxels of {left_out} being there (GaussianOcc)",
-            float(np.mean(kept)) if kept else nan,
+            PromptedClasses().score(sums["voxels"], grid),
         )
         add(
             "IoU_15_classes",

@@ -2,29 +2,26 @@
 
 from dataclasses import replace
 
-from experiments.spec import Column, Preset, PresetName, Row, TableSpec
+from experiments.spec import Column, Preset, PresetName, Row, Schedule, TableSpec
 from experiments.tables.table_gaussianocc import TABLE as GAUSSIANOCC
 from experiments.tables.table_occ3d import TABLE as OCC3D
 
 _ITERATIONS: dict[PresetName, int] = {"toy": 40, "mini": 200, "paper": 200}
 
 
+def _cut(schedule: Schedule, iterations: int) -> Schedule:
+    return replace(schedule, iterations=iterations, epochs=None, checkpoint_interval=iterations)
+
+
 def _short(preset: Preset, iterations: int) -> Preset:
-    schedule = replace(preset.schedule, iterations=iterations, epochs=None, checkpoint_interval=iterations)
-    return replace(preset, schedule=schedule, check_shuffled_images=False, short_evaluation=True)
+    return replace(preset, schedule=_cut(preset.schedule, iterations), check_shuffled_images=False, short_evaluation=True)
 
 
 def _own(row: str, base: str | None) -> Row:
     """A row of GaussianOcc with its own optimisation, one frame a step. Rows with poses of sensors need no first stage."""
     known = GAUSSIANOCC.row(row)
     short = {
-        name: replace(
-            known.schedules["toy" if name == "toy" else "mini"],
-            batch_size=1,
-            iterations=count,
-            epochs=None,
-            checkpoint_interval=count,
-        )
+        name: replace(_cut(known.schedules["toy" if name == "toy" else "mini"], count), batch_size=1)
         for name, count in _ITERATIONS.items()
     }
     return replace(known, title=f"GaussianOcc: {known.title}", base=base, schedules=short, note="", metrics=())
